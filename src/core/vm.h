@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A virtual machine: memory, buses, clock, vCPUs, one engine, and the machine
+ * model built around them. All state hangs off struct vm; two can live in one
+ * process.
+ */
+#ifndef LODGE_CORE_VM_H
+#define LODGE_CORE_VM_H
+
+#include "core/bus.h"
+#include "core/clock.h"
+#include "core/mem.h"
+#include "core/vcpu.h"
+
+#define VM_MAX_CPUS 64
+
+struct engine_ops;
+struct machine;
+
+struct vm_config {
+    const char *name;
+    unsigned cpus;
+    uint64_t memory; /* bytes */
+    const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
+    const struct engine_ops *engine;
+    int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
+    bool no_reboot;
+    bool stats;
+};
+
+enum vm_end {
+    VM_END_POWEROFF, /* the guest switched itself off */
+    VM_END_RESET,    /* the guest reset and no_reboot is set */
+    VM_END_STOPPED,  /* vm_request(VM_REQ_STOP) from outside */
+    VM_END_FAILED,   /* triple fault or engine error; see err */
+};
+
+enum vm_request { VM_REQ_POWEROFF = 1, VM_REQ_RESET = 2, VM_REQ_STOP = 4 };
+
+struct vm {
+    struct vm_config cfg;
+    struct mem mem;
+    struct bus pio, mmio;
+    struct clock clock;
+    struct vcpu *vcpus; /* cfg.cpus of them */
+    const struct engine_ops *engine;
+    void *engine_data;
+    struct machine *machine;
+    _Atomic uint32_t requests; /* enum vm_request bits, for the thread in vm_run */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+};
+
+/* Build the VM: memory, engine, devices, vCPUs; the guest is loaded by vm_run. On failure nothing is held. */
+int vm_new(struct vm **vm, const struct vm_config *cfg, struct err *err);
+void vm_free(struct vm *vm);
+
+/*
+ * Load the guest and run it until it ends; resets are served inside (unless
+ * no_reboot). Returns 0 with *end set, or a negative errno with *err filled
+ * when it could not be loaded or failed (end is then VM_END_FAILED).
+ */
+int vm_run(struct vm *vm, enum vm_end *end, struct err *err);
+
+/* Ask for power-off, reset or stop. Any thread, a vCPU's own included; returns at once. */
+void vm_request(struct vm *vm, enum vm_request req);
+
+#endif

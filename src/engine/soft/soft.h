@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The software engine's per-vCPU state and what its parts promise each other.
+ *
+ * Host vector registers: while `fpu_live` is set the guest's x87/SSE/AVX state
+ * sits in the host's registers. Everything under src/engine/soft that may run
+ * then is compiled with -mgeneral-regs-only; before calling out (libc, Zydis,
+ * devices, translation) the caller parks it with soft_fpu_park().
+ */
+#ifndef LODGE_SOFT_SOFT_H
+#define LODGE_SOFT_SOFT_H
+
+#include <setjmp.h>
+#include <stdatomic.h>
+
+#include "core/vcpu.h"
+#include "core/vm.h"
+#include "engine/soft/insn.h"
+#include "x86/state.h"
+
+/*
+ * Soft TLB entry. tag is the guest page address; ~0 in an empty one, which no
+ * address with that index has (entry 4095, whose index does match, uses 0).
+ */
+struct tlb_entry {
+    uint64_t tag;
+    hva_t page; /* host address of the page */
+};
+
+#define TLB_ENTRIES 4096
+#define TLB_INDEX(va) (((va) >> PAGE_SHIFT) & (TLB_ENTRIES - 1))
+
+/* Jump cache: guest-virtual target to translated code. Indexed by address bits 4..15. */
+struct jc_entry {
+    uint64_t va;
+    const uint8_t *code;
+};
+#define JC_ENTRIES 4096
+#define JC_INDEX(va) (((va) >> 4) & (JC_ENTRIES - 1))
+
+/* How a set's accesses are checked: part of its key. */
+enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC /* SMAP off or EFLAGS.AC */, TLB_NMODES };
+
+struct tlb_set; /* tlb.h */
+struct soft_vm;
+
+enum mem_access { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };
+
+struct soft_cpu {
+    /* Read and written by translated code, GS-relative. */
+    struct x86_state st;
+    struct tlb_set *set;           /* current TLB set: read, write, then the jump cache */
+    struct jc_entry *jc;           /* its jump cache, or the always-empty one while an exit is requested */
+    uint64_t page_va;              /* guest page being executed in translated code */
+    uint64_t tmp[4];               /* scratch of translated code */
+    uint64_t host_rsp;
+    uint16_t lazy_flags;           /* AH of LAHF in the high byte, OF in bit 0 */
+    _Atomic uint32_t exit_request; /* leave translated code at the next poll */
+    uint8_t fpu_live;              /* guest vector state is in host registers */
+    uint8_t fpu_ok;                /* fpu_live, and CR0/CR4/XCR0/MXCSR let SIMD code run natively */
+    uint8_t mode;                  /* enum insn_mode of the current CS */
+    uint8_t in_code;               /* executing in the code cache (for the signal handler) */
+
+    struct vcpu *vcpu;
+    struct soft_vm *svm;
+    sigjmp_buf *fault_jmp;         /* host fault in translated code or thunk goes here */
+
+    /* Exception under way: set by soft_raise. */
+    jmp_buf exc_jmp;               /* where soft_raise returns to: the run loop */
+    uint8_t exc_vector, exc_has_error;
+    uint32_t exc_error;
+
+    uint64_t next_rip;             /* RIP after the current instruction; interpreter handlers may change it */
+
+    struct decode_cache *dcache;
+    struct tlb_set **sets;
+    struct soft_counters *counters;
+    uint8_t bounce[256] __attribute__((aligned(64)));
+};
+
+/* ---- Exceptions ------------------------------------------------------- */
+
+/*
+ * Raise a guest exception for the current instruction: st.rip must still be
+ * its first byte and no register may have been changed. Does not return; the
+ * run loop delivers it (contributory faults become #DF, then shutdown).
+ * soft_raise_pf also sets CR2.
+ */
+_Noreturn void soft_raise(struct soft_cpu *c, unsigned vector);
+_Noreturn void soft_raise_err(struct soft_cpu *c, unsigned vector, uint32_t error);
+_Noreturn void soft_raise_pf(struct soft_cpu *c, gva_t va, uint32_t error);
+
+/* ---- Linear memory (mmu.c) -------------------------------------------- */
+/*
+ * Access at a linear address with the CPU's present privilege (`mem_*`) or as
+ * supervisor for descriptor tables, TSS and the like (`sys_*`). size 1, 2, 4,
+ * 8; page crossing, MMIO, code pages and dirty bits are handled. A fault
+ * raises #PF and does not return; nothing has been written then (a crossing
+ * write checks both pages first).
+ */
+uint64_t mem_ld(struct soft_cpu *c, gva_t va, unsigned size);
+void mem_st(struct soft_cpu *c, gva_t va, unsigned size, uint64_t val);
+uint64_t sys_ld(struct soft_cpu *c, gva_t va, unsigned size);
+void sys_st(struct soft_cpu *c, gva_t va, unsigned size, uint64_t val);
+
+/* Any length (vector operands, XSAVE images): both pages checked before the first byte moves. len <= 4096. */
+void mem_ld_bytes(struct soft_cpu *c, gva_t va, void *buf, unsigned len);
+void mem_st_bytes(struct soft_cpu *c, gva_t va, const void *buf, unsigned len);
+
+/*
+ * Host pointer for a direct access of `len` bytes inside one page, or NULL
+ * when it is MMIO, crosses a page, or (ACC_WRITE) hits a page holding
+ * translated code. Raises #PF like mem_ld/mem_st. The pointer is good until
+ * the next call that may change the TLB. For locked operations and for
+ * moving strings page by page.
+ */
+void *mem_host(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc);
+
+/* Check that a later access will not fault; raises #PF. */
+void mem_probe(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc);
+
+/* Taken around the read-modify-write of a locked instruction for which mem_host gave NULL. Recursive use is a bug. */
+void soft_bus_lock(struct soft_cpu *c);
+void soft_bus_unlock(struct soft_cpu *c);
+
+/* TLB maintenance after a change of CR0, CR3, CR4, EFER, CPL or EFLAGS.AC. */
+void tlb_switch(struct soft_cpu *c);                  /* choose the set for the present CR3/PCID and mode */
+void tlb_flush_all(struct soft_cpu *c);               /* everything, global entries included */
+void tlb_flush_nonglobal(struct soft_cpu *c);
+void tlb_flush_pcid(struct soft_cpu *c, unsigned pcid); /* non-global entries of one PCID */
+void tlb_flush_page(struct soft_cpu *c, gva_t va);    /* INVLPG */
+
+/* ---- Segmentation (interp_seg.c) -------------------------------------- */
+
+/*
+ * Linear address of an access of `size` bytes at seg:off; checks limit, type
+ * and canonical form, raising #GP(0) or #SS(0). In 64-bit mode only FS and GS
+ * have a base and only canonicality is checked.
+ */
+gva_t seg_linear(struct soft_cpu *c, enum x86_sreg seg, uint64_t off, unsigned size,
+                 enum mem_access acc);
+
+/* Load a segment register as MOV/POP does, descriptor checks included; CS is refused by decode. */
+void seg_load(struct soft_cpu *c, enum x86_sreg seg, uint16_t sel);
+
+/* Stack access with the present SS and stack-address size; SP changes only when the access did not fault. */
+void stack_push(struct soft_cpu *c, unsigned size, uint64_t val);
+uint64_t stack_pop(struct soft_cpu *c, unsigned size);
+unsigned stack_addr_size(const struct soft_cpu *c); /* 2, 4 or 8 */
+
+/* Set CPL, recompute c->mode from CS, EFER.LMA and CR0.PE, and choose the TLB set. */
+void soft_mode_changed(struct soft_cpu *c);
+
+/* ---- Operands (interp.h gives the inline part) ------------------------ */
+
+/* Offset part of the memory operand, truncated to the address size; no segment base. */
+uint64_t insn_ea(const struct soft_cpu *c, const struct insn *in);
+
+/* ---- Interpreter ------------------------------------------------------- */
+
+/*
+ * Execute one instruction already decoded. On return st.rip is past it (or at
+ * its target); a fault leaves through soft_raise with st.rip unchanged.
+ * Returns nonzero when the run loop must look up before going on (HLT, mode
+ * change, interrupts newly possible, TLB set changed).
+ */
+int interp_insn(struct soft_cpu *c, const struct insn *in);
+
+typedef void insn_fn(struct soft_cpu *c, const struct insn *in);
+
+/*
+ * Handlers by mnemonic. Three tables, consulted in this order; an instruction in
+ * none of them and without INSN_NATIVE is #UD. A handler finds c->next_rip
+ * set to the following instruction and changes it to branch; it must not
+ * write st.rip.
+ */
+extern insn_fn *const interp_int_table[];  /* interp_alu.c, interp_move.c, interp_string.c, ... through interp_table.c */
+extern insn_fn *const interp_sys_table[];  /* interp_sys*.c */
+
+/*
+ * Deliver interrupt or exception `vector` through the IDT (or the real-mode
+ * table) with the return address st.rip, exactly as SDM volume 3 chapter 6
+ * says: gates, privilege change, IST, TSS stacks, error code, 16-, 32- and
+ * 64-bit forms. May itself raise.
+ */
+enum int_kind { INT_EXT, INT_EXC, INT_SOFT /* INT n, INT3, INTO: gate DPL is checked */ };
+void interp_deliver(struct soft_cpu *c, unsigned vector, enum int_kind kind, bool has_error,
+                    uint32_t error);
+
+/* INIT and SIPI as seen by the CPU. */
+void interp_sipi(struct soft_cpu *c, unsigned start_page);
+
+/* ---- FPU (fpu.c) -------------------------------------------------------- */
+
+void soft_fpu_park(struct soft_cpu *c);    /* guest state from host registers into st.xsave */
+void soft_fpu_changed(struct soft_cpu *c); /* CR0, CR4 or XCR0 changed: recompute fpu_ok */
+
+/* Zydis, cached by host address and bytes; fetches at st.rip; raises #PF, #GP. Valid until the next call. */
+const struct insn *soft_fetch(struct soft_cpu *c);
+
+/* Ask the run loop to look at events before the next block (interrupt window opened, ...). */
+static inline void soft_look_up(struct soft_cpu *c)
+{
+    atomic_store_explicit(&c->exit_request, 1, memory_order_relaxed);
+}
+
+#endif
