@@ -15,6 +15,7 @@
 
 struct vm;
 struct lapic;
+struct msr_state;
 
 /* Posted to a vCPU by other threads, consumed by the engine between instructions. */
 #define VCPU_EV_INTR (1u << 0) /* the local APIC may have a vector; ask vcpu_intr_pending */
@@ -40,6 +41,7 @@ struct vcpu {
     unsigned id; /* also the APIC ID */
     pthread_t thread;
     struct lapic *lapic;
+    struct msr_state *msrs;
     void *engine;               /* the engine's own */
     _Atomic uint32_t events;    /* VCPU_EV_* */
     _Atomic uint32_t sipi_vector;

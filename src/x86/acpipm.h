@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * ACPI fixed hardware: PM1a event and control blocks, PM timer, the reset
+ * register 0xcf9 and the keyboard controller's reset command. Power-off and
+ * reset become vm_request().
+ */
+#ifndef LODGE_X86_ACPIPM_H
+#define LODGE_X86_ACPIPM_H
+
+#include "core/irq.h"
+#include "core/vm.h"
+
+struct acpipm;
+
+int acpipm_new(struct acpipm **pm, struct vm *vm, struct irq_line sci, struct err *err); /* maps its ports */
+void acpipm_free(struct acpipm *pm);
+void acpipm_reset(struct acpipm *pm);
+void acpipm_power_button(struct acpipm *pm); /* any thread */
+
+#endif

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* CPUID policy: what every engine shows its guests. */
+#ifndef LODGE_X86_CPUID_H
+#define LODGE_X86_CPUID_H
+
+#include "core/vcpu.h"
+#include "x86/state.h"
+
+#define CPUID_XCR0_MASK 0x7ull /* x87, SSE, AVX */
+
+/* Answer CPUID for this vCPU in its present state (OSXSAVE, XCR0 sizes). out: EAX EBX ECX EDX. */
+void cpuid_get(const struct vcpu *vcpu, const struct x86_state *st, uint32_t leaf, uint32_t subleaf,
+               uint32_t out[4]);
+
+#endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* MSRs that belong to the machine rather than to an engine, and the KVM paravirtual interface. */
+#ifndef LODGE_X86_MSR_H
+#define LODGE_X86_MSR_H
+
+#include "core/vcpu.h"
+
+struct msr_state; /* one a vCPU: MTRRs, misc enable, kvmclock, PV EOI, ... */
+
+int msr_state_new(struct msr_state **ms, struct vcpu *vcpu, struct err *err);
+void msr_state_free(struct msr_state *ms);
+void msr_state_reset(struct msr_state *ms);
+int msr_read(struct msr_state *ms, uint32_t msr, uint64_t *val);  /* -1: #GP */
+int msr_write(struct msr_state *ms, uint32_t msr, uint64_t val);
+
+#endif
