@@ -12,6 +12,8 @@
 
 enum insn_mode { INSN_16, INSN_32, INSN_64 };
 
+enum insn_enc { ENC_LEGACY, ENC_VEX, ENC_EVEX, ENC_OTHER };
+
 enum opnd_kind {
     OPND_NONE,
     OPND_GPR,  /* reg 0..15, size 1/2/4/8 */
@@ -47,6 +49,7 @@ struct opnd {
 #define INSN_SIMD (1u << 5)    /* touches x87/MMX/SSE/AVX state */
 #define INSN_PRIV (1u << 6)
 #define INSN_BRANCH (1u << 7)  /* ends a straight line: any transfer of control */
+#define INSN_FAR (1u << 8)    /* far JMP, CALL, RET */
 
 struct insn {
     uint16_t op;       /* ZYDIS_MNEMONIC_* */
@@ -62,11 +65,15 @@ struct insn {
     int64_t mem_disp;
     uint64_t imm, imm2;
     struct opnd opnd[4];
-    uint16_t fl_read, fl_write; /* arithmetic EFLAGS read; written, set, cleared or left undefined (X86_ARITH bits) */
-    uint16_t gpr_read, gpr_write; /* bit per GPR, explicit and implicit, address registers included in read */
+    /* X86_ARITH bits that the result depends on, and bits certainly overwritten (shifts by CL keep theirs: both say so) */
+    uint16_t fl_read, fl_write;
+    uint16_t gpr_read, gpr_write; /* bit per GPR: explicit operands; address registers count as read */
     uint8_t bytes[16]; /* the instruction as fetched */
-    /* positions inside bytes[], for re-encoding; 0: absent */
-    uint8_t modrm_off, opcode_off, disp_off, disp_len, imm_off, imm_len, enc, map;
+    /* for re-encoding: positions inside bytes[], 0 when absent */
+    uint8_t modrm_off, imm_off, imm_len;
+    uint8_t op_off; /* first byte after legacy prefixes and REX: escape, opcode, or VEX prefix */
+    uint8_t rex;    /* REX byte or 0 */
+    uint8_t enc;    /* enum insn_enc */
 };
 
 #endif

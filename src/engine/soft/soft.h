@@ -46,6 +46,38 @@ struct soft_vm;
 
 enum mem_access { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };
 
+/* Counted per vCPU, summed for --stats. Name and meaning, once. */
+#define SOFT_COUNTERS(X)                                                                           \
+    X(enter, "entries to translated code")                                                         \
+    X(interp, "instructions interpreted")                                                          \
+    X(decode, "instructions decoded for the interpreter")                                          \
+    X(block, "blocks translated")                                                                  \
+    X(block_insn, "guest instructions translated")                                                 \
+    X(block_bytes, "bytes of guest code translated")                                               \
+    X(code_bytes, "bytes of host code produced")                                                   \
+    X(translate_ns, "nanoseconds translating")                                                     \
+    X(jc_miss, "jump cache misses")                                                                \
+    X(chain, "direct branches linked")                                                             \
+    X(tlb_miss, "soft TLB misses")                                                                 \
+    X(tlb_flush_all, "soft TLB flushes")                                                           \
+    X(tlb_flush_pcid, "soft TLB flushes of one address space")                                     \
+    X(tlb_flush_page, "INVLPG")                                                                    \
+    X(smc, "writes that hit translated code")                                                      \
+    X(smc_page, "writes to pages holding code")                                                    \
+    X(cache_flush, "translation cache flushes")                                                    \
+    X(mmio, "memory-mapped I/O accesses")                                                          \
+    X(pio, "port I/O accesses")                                                                    \
+    X(irq, "interrupts delivered")                                                                 \
+    X(exception, "exceptions delivered")                                                           \
+    X(fpu_load, "vector state loads")                                                              \
+    X(halt, "halts")
+
+struct soft_counters {
+#define X(name, text) uint64_t name;
+    SOFT_COUNTERS(X)
+#undef X
+};
+
 struct soft_cpu {
     /* Read and written by translated code, GS-relative. */
     struct x86_state st;
@@ -73,8 +105,11 @@ struct soft_cpu {
     uint64_t next_rip;             /* RIP after the current instruction; interpreter handlers may change it */
 
     struct decode_cache *dcache;
-    struct tlb_set **sets;
-    struct soft_counters *counters;
+    struct tlb_set *sets;                 /* TLB_NSETS of them */
+    struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */
+    uint64_t set_clock;                   /* for choosing the set to give up */
+    uint16_t set_pcid;
+    struct soft_counters counters;
     uint8_t bounce[256] __attribute__((aligned(64)));
 };
 
@@ -124,6 +159,7 @@ void soft_bus_lock(struct soft_cpu *c);
 void soft_bus_unlock(struct soft_cpu *c);
 
 /* TLB maintenance after a change of CR0, CR3, CR4, EFER, CPL or EFLAGS.AC. */
+enum tlb_mode tlb_present_mode(const struct soft_cpu *c);
 void tlb_switch(struct soft_cpu *c);                  /* choose the set for the present CR3/PCID and mode */
 void tlb_flush_all(struct soft_cpu *c);               /* everything, global entries included */
 void tlb_flush_nonglobal(struct soft_cpu *c);
@@ -176,6 +212,9 @@ typedef void insn_fn(struct soft_cpu *c, const struct insn *in);
  */
 extern insn_fn *const interp_int_table[];  /* interp_alu.c, interp_move.c, interp_string.c, ... through interp_table.c */
 extern insn_fn *const interp_sys_table[];  /* interp_sys*.c */
+
+/* System forms of mnemonics in the first table: CALL, JMP and RET with INSN_FAR; MOV with OPND_CR or OPND_DR. */
+insn_fn interp_far_call, interp_far_jmp, interp_far_ret, interp_mov_cr, interp_mov_dr;
 
 /*
  * Deliver interrupt or exception `vector` through the IDT (or the real-mode
