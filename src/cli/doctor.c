@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* lodge doctor: which engines this host can use, and facts for a report. */
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/engines.h"
+#include "cli/host.h"
+#include "cli/size.h"
+#include "cli/verb.h"
+
+struct doctor_opts {
+    const char *format;
+};
+
+const struct opt_desc doctor_opts[] = {
+    {.name = "format",
+     .arg = "text|json",
+     .parse = opt_choice,
+     .choices = "text|json",
+     .def = "text",
+     .field = offsetof(struct doctor_opts, format),
+     .help = "how to print the findings"},
+    {NULL},
+};
+
+#define MAX_ENGINES 8
+
+struct finding {
+    const struct engine_name *engine;
+    bool usable;
+    struct err why;
+};
+
+static size_t find_engines(struct finding found[MAX_ENGINES])
+{
+    size_t n = 0;
+
+    for (const struct engine_name *e = engine_names; e->name && n < MAX_ENGINES; e++, n++) {
+        const struct engine_ops *ops;
+
+        found[n] = (struct finding){.engine = e};
+        found[n].usable = !engine_try(e->name, &ops, &found[n].why);
+    }
+    return n;
+}
+
+static const char *yes_no(bool yes)
+{
+    return yes ? "yes" : "no";
+}
+
+static void print_text(const struct host *h, const struct finding *found, size_t n)
+{
+    char a[SIZE_TEXT], b[SIZE_TEXT], c[SIZE_TEXT];
+
+    printf("%-8s%-8s%s\n", "ENGINE", "USABLE", "WHY");
+    for (size_t i = 0; i < n; i++) {
+        const struct finding *f = &found[i];
+
+        printf("%-8s%-8s%s\n", f->engine->name, yes_no(f->usable),
+               f->usable ? f->engine->about : f->why.what);
+        if (!f->usable && f->why.next[0])
+            printf("%-16s%s\n", "", f->why.next);
+    }
+    printf("\nlodge    %s\n", LODGE_VERSION);
+    printf("kernel   %s\n", h->kernel);
+    printf("CPU      %s\n", h->cpu[0] ? h->cpu : "(no name)");
+    printf("         %u online, %u usable; VMX %s, SVM %s; in a virtual machine: %s\n",
+           h->cpus_online, h->cpus_usable, yes_no(h->vmx), yes_no(h->svm), yes_no(h->hypervisor));
+    printf("memory   %s, %s available, %s swap\n", size_format(h->memory, a),
+           size_format(h->memory_available, b), size_format(h->swap, c));
+    printf("/dev/kvm %s\n", h->kvm);
+}
+
+static json_t *engine_json(const struct finding *f)
+{
+    return json_pack("{s:s, s:b, s:s, s:s}", "name", f->engine->name, "usable", f->usable, "why",
+                     f->usable ? f->engine->about : f->why.what, "next", f->why.next);
+}
+
+static int print_json(const struct host *h, const struct finding *found, size_t n)
+{
+    json_t *list = json_array(), *root;
+    int r = -1;
+
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, engine_json(&found[i]));
+    root = json_pack(
+        "{s:s, s:o, s:{s:s, s:s, s:I, s:I, s:b, s:b, s:b, s:I, s:I, s:I, s:s}}", "version",
+        LODGE_VERSION, "engines", list, "host", "kernel", h->kernel, "cpu", h->cpu, "cpus_online",
+        (json_int_t)h->cpus_online, "cpus_usable", (json_int_t)h->cpus_usable, "vmx", h->vmx, "svm",
+        h->svm, "hypervisor", h->hypervisor, "memory", (json_int_t)h->memory, "memory_available",
+        (json_int_t)h->memory_available, "swap", (json_int_t)h->swap, "dev_kvm", h->kvm);
+    if (root) {
+        r = json_dumpf(root, stdout, JSON_INDENT(2));
+        putchar('\n');
+    }
+    json_decref(root);
+    return r;
+}
+
+int verb_doctor(const struct verb *verb, int argc, char **argv)
+{
+    struct finding found[MAX_ENGINES];
+    struct doctor_opts opts;
+    struct host host;
+    bool usable = false;
+    int nargs, r = verb_parse(verb, &opts, sizeof(opts), argc, argv, &nargs);
+    size_t n;
+
+    if (r >= 0)
+        return r;
+    host_read(&host);
+    n = find_engines(found);
+    for (size_t i = 0; i < n; i++)
+        usable |= found[i].usable;
+    if (strcmp(opts.format, "json"))
+        print_text(&host, found, n);
+    else if (print_json(&host, found, n)) {
+        fprintf(stderr, "lodge: the findings cannot be written as JSON\n");
+        return CLI_FAILED;
+    }
+    r = cli_flush();
+    return r ? r : usable ? CLI_OK : CLI_FAILED;
+}

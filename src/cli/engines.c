@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "cli/engines.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/engine.h"
+
+const struct engine_name engine_names[] = {
+    {"kvm", "the CPU's virtualization, through /dev/kvm"},
+    {"soft", "software on any x86-64 host; no privileges, no kernel module"},
+    {NULL},
+};
+
+int engine_try(const char *name, const struct engine_ops **ops, struct err *err)
+{
+    *ops = NULL;
+    for (const struct engine_ops *const *e = engines; *e; e++) {
+        if (!strcmp((*e)->name, name)) {
+            *ops = *e;
+            return (*e)->probe(err);
+        }
+    }
+    for (const struct engine_name *n = engine_names; n->name; n++)
+        if (!strcmp(n->name, name))
+            return err_set(err, -ENOSYS, "this version has no %s engine", name);
+    return err_set(err, -EINVAL, "there is no engine named %s", name);
+}
+
+static int choose_auto(const struct engine_ops **ops, struct err *err)
+{
+    struct err first = {0};
+
+    for (const struct engine_ops *const *e = engines; *e; e++) {
+        struct err why = {0};
+
+        if (!(*e)->probe(&why)) {
+            *ops = *e;
+            return 0;
+        }
+        if (!first.code)
+            err_set(&first, -ENOTSUP, "%s: %.400s", (*e)->name, why.what);
+    }
+    err_set(err, -ENOTSUP, "no engine can be used on this host; %.470s", first.what);
+    err_next(err, "lodge doctor says more");
+    return -ENOTSUP;
+}
+
+int engine_choose(const char *name, const struct engine_ops **ops, struct err *err)
+{
+    int r;
+
+    if (!strcmp(name, "auto"))
+        return choose_auto(ops, err);
+    r = engine_try(name, ops, err);
+    if (r && err && !err->next[0])
+        err_next(err, "lodge doctor says which engines this host can use; --engine auto takes one");
+    return r;
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "cli/registry.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A release running at the same time can remove what we just made; each try meets at most one of them. */
+#define CLAIM_TRIES 100
+
+int registry_check_name(const char *name, struct err *err)
+{
+    static const char first[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+    static const char other[] = "abcdefghijklmnopqrstuvwxyz0123456789_.-";
+    size_t len = strlen(name);
+
+    if (len && len <= REGISTRY_NAME_MAX && strchr(first, name[0]) && strspn(name, other) == len)
+        return 0;
+    err_set(err, -EINVAL, "'%.80s' can't be the name of a guest", name);
+    err_next(err, "a name is a lower-case letter or digit, then these and _ . -, at most %d in all",
+             REGISTRY_NAME_MAX);
+    return -EINVAL;
+}
+
+int registry_base(char *buf, size_t size, struct err *err)
+{
+    const char *xdg = getenv("XDG_RUNTIME_DIR");
+    int n;
+
+    if (geteuid() == 0 && !access("/run", W_OK))
+        n = snprintf(buf, size, "/run/lodge");
+    else if (xdg && xdg[0] == '/')
+        n = snprintf(buf, size, "%s/lodge", xdg);
+    else
+        n = snprintf(buf, size, "/tmp/lodge-%u", (unsigned)geteuid());
+    if (n < 0 || (size_t)n >= size)
+        return err_set(err, -ENAMETOOLONG, "the path in XDG_RUNTIME_DIR is too long");
+    return 0;
+}
+
+/* A directory of ours that nobody else may write to; made when missing. */
+static int own_dir(const char *path, struct err *err)
+{
+    struct stat st;
+
+    if (mkdir(path, 0700) && errno != EEXIST)
+        return err_set(err, -errno, "cannot make the directory %s: %s", path, strerror(errno));
+    if (lstat(path, &st))
+        return err_set(err, -errno, "cannot look at %s: %s", path, strerror(errno));
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022)) {
+        err_set(err, -EPERM, "%s is not a directory that only this user can write to", path);
+        err_next(err, "move it out of the way");
+        return -EPERM;
+    }
+    return 0;
+}
+
+static int held_error(int fd, const char *name, struct err *err)
+{
+    char pid[24] = "";
+
+    /* The holder locks before it writes, so the file can still be empty for a moment. */
+    for (int i = 0; i < 50 && !pid[0]; i++) {
+        ssize_t n = pread(fd, pid, sizeof(pid) - 1, 0);
+
+        pid[n > 0 ? n : 0] = '\0';
+        pid[strspn(pid, "0123456789")] = '\0';
+        if (!pid[0])
+            usleep(2000);
+    }
+    err_set(err, -EBUSY, "a guest named %s is already running, as process %s", name,
+            pid[0] ? pid : "(not known)");
+    err_next(err, "choose another --name, or end that one");
+    return -EBUSY;
+}
+
+/* The file we locked may have been unlinked by its last owner before we got the lock. */
+static bool still_there(const struct registry *reg)
+{
+    struct stat a, b;
+
+    return !fstat(reg->fd, &a) && !lstat(reg->lock, &b) && a.st_ino == b.st_ino &&
+           a.st_dev == b.st_dev;
+}
+
+static int write_pid(struct registry *reg, struct err *err)
+{
+    char pid[24];
+    int n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+
+    if (ftruncate(reg->fd, 0) || pwrite(reg->fd, pid, (size_t)n, 0) != n)
+        return err_set(err, -EIO, "cannot write %s: %s", reg->lock, strerror(errno));
+    return 0;
+}
+
+/* One try. -ENOENT: something was removed in between. */
+static int try_claim(struct registry *reg, const char *name, struct err *err)
+{
+    int r = own_dir(reg->base, err);
+
+    if (!r)
+        r = own_dir(reg->dir, err);
+    if (r)
+        return r;
+    reg->fd = open(reg->lock, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (reg->fd < 0)
+        return err_set(err, -errno, "cannot open %s: %s", reg->lock, strerror(errno));
+    if (flock(reg->fd, LOCK_EX | LOCK_NB)) {
+        if (errno == EWOULDBLOCK)
+            r = held_error(reg->fd, name, err);
+        else
+            r = err_set(err, -errno, "cannot lock %s: %s", reg->lock, strerror(errno));
+    } else if (!still_there(reg)) {
+        r = err_set(err, -ENOENT, "%s went away", reg->lock);
+    } else {
+        r = write_pid(reg, err);
+        if (r)
+            registry_release(reg);
+    }
+    if (r && reg->fd >= 0) {
+        close(reg->fd);
+        reg->fd = -1;
+    }
+    return r;
+}
+
+int registry_claim(struct registry *reg, const char *base, const char *name, struct err *err)
+{
+    int r = -ENOENT;
+
+    reg->fd = -1;
+    if ((size_t)snprintf(reg->base, sizeof(reg->base), "%s", base) >= sizeof(reg->base))
+        return err_set(err, -ENAMETOOLONG, "the path %s is too long", base);
+    snprintf(reg->dir, sizeof(reg->dir), "%s/%s", reg->base, name);
+    snprintf(reg->lock, sizeof(reg->lock), "%s/lock", reg->dir);
+    for (int i = 0; i < CLAIM_TRIES && r == -ENOENT; i++)
+        r = try_claim(reg, name, err);
+    return r;
+}
+
+/* Removed while still locked: who opens the old file finds out in still_there. */
+void registry_release(struct registry *reg)
+{
+    if (reg->fd < 0)
+        return;
+    unlink(reg->lock);
+    rmdir(reg->dir);
+    rmdir(reg->base);
+    close(reg->fd);
+    reg->fd = -1;
+}

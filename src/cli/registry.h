@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Names of running guests: one directory each below a base directory, with a
+ * file `lock` that the guest's process keeps locked (flock) and that holds its
+ * PID. The kernel drops the lock when the process ends, however it ends, so a
+ * directory left by a killed process is simply taken over.
+ */
+#ifndef LODGE_CLI_REGISTRY_H
+#define LODGE_CLI_REGISTRY_H
+
+#include "base/err.h"
+#include "base/types.h"
+
+#define REGISTRY_NAME_MAX 63
+
+struct registry {
+    char base[256], dir[384], lock[400];
+    int fd; /* of the lock file; -1: nothing claimed */
+};
+
+/* A lower-case letter or digit, then these and _ . - ; at most REGISTRY_NAME_MAX. -EINVAL with the reason. */
+int registry_check_name(const char *name, struct err *err);
+
+/*
+ * Where guests of this user are registered: /run/lodge for root (where /run
+ * can be written to), else $XDG_RUNTIME_DIR/lodge, else /tmp/lodge-UID.
+ */
+int registry_base(char *buf, size_t size, struct err *err);
+
+/*
+ * Take `name` below `base` (made when missing; refused when others may write
+ * to it). -EBUSY when a running process has it: the message names its PID.
+ * `name` must have passed registry_check_name.
+ */
+int registry_claim(struct registry *reg, const char *base, const char *name, struct err *err);
+
+/* Give the name back and remove its directory, and the base when that was the last. Idempotent. */
+void registry_release(struct registry *reg);
+
+#endif

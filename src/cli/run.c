@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* lodge run: one guest in the foreground. */
+#include "cli/run.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/console.h"
+#include "cli/engines.h"
+#include "cli/host.h"
+#include "cli/registry.h"
+#include "cli/size.h"
+#include "cli/tty.h"
+#include "cli/verb.h"
+#include "core/vm.h"
+#include "engine/engine.h"
+#include "x86/boot.h"
+
+/* One run. The console's thread calls session_leave while the main thread builds, runs and frees the VM. */
+struct session {
+    const struct run_opts *opts;
+    const struct engine_ops *engine;
+    struct registry reg;
+    struct console *console;
+    pthread_mutex_t lock;
+    struct vm *vm; /* while there is one to be told */
+    bool leaving;  /* somebody asked to end the run */
+    int signal;    /* the signal that did; 0: the escape key */
+    double wall;   /* seconds the guest ran */
+};
+
+static double seconds_now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static void session_leave(void *opaque, int signal)
+{
+    struct session *s = opaque;
+
+    pthread_mutex_lock(&s->lock);
+    if (s->leaving && signal) {
+        /* Asked again: whatever holds the guest up, the process goes now. Its name is free once it is gone. */
+        tty_restore();
+        _exit(128 + signal);
+    }
+    if (!s->leaving) {
+        s->leaving = true;
+        s->signal = signal;
+        if (s->vm)
+            vm_request(s->vm, VM_REQ_STOP);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* From here on session_leave reaches `vm` (NULL: none any more). */
+static void session_set_vm(struct session *s, struct vm *vm)
+{
+    pthread_mutex_lock(&s->lock);
+    s->vm = vm;
+    if (vm && s->leaving)
+        vm_request(vm, VM_REQ_STOP);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int check_memory(uint64_t memory, struct err *err)
+{
+    uint64_t have = host_memory_total();
+    char a[SIZE_TEXT], b[SIZE_TEXT];
+
+    if (!have || memory <= have)
+        return 0;
+    err_set(err, -ENOMEM, "the guest is to have %s of memory, but this host has %s with its swap",
+            size_format(memory, a), size_format(have, b));
+    err_next(err, "choose a smaller --memory");
+    return -ENOMEM;
+}
+
+/* All that can fail without a VM. */
+static int check_all(struct session *s, struct err *err)
+{
+    const struct run_opts *o = s->opts;
+    struct boot_config boot = {
+        .kernel = o->kernel, .initrd = o->initrd, .cmdline = o->append, .cpus = o->cpus};
+    int r = check_memory(o->memory, err);
+
+    if (!r)
+        r = engine_choose(o->engine, &s->engine, err);
+    if (!r)
+        r = boot_check(&boot, o->memory, err);
+    return r;
+}
+
+static void say_start(const struct session *s)
+{
+    const struct run_opts *o = s->opts;
+    char size[SIZE_TEXT];
+
+    if (o->quiet)
+        return;
+    fprintf(stderr, "lodge: guest %s, engine %s, %u CPU%s, %s", o->name, s->engine->name, o->cpus,
+            o->cpus == 1 ? "" : "s", size_format(o->memory, size));
+    if (s->console && console_is_tty(s->console) && o->escape >= 0)
+        fprintf(stderr, "; ctrl-%c stops it", o->escape + '@');
+    /* The terminal is raw by now. */
+    fprintf(stderr, "\r\n");
+}
+
+static void print_stats(struct session *s, struct vm *vm)
+{
+    struct rusage ru;
+
+    fprintf(stderr, "lodge: statistics of guest %s\n", s->opts->name);
+    fprintf(stderr, "wall time        %.3f s\n", s->wall);
+    if (!getrusage(RUSAGE_SELF, &ru)) {
+        fprintf(stderr, "host CPU time    %.3f s user, %.3f s system\n",
+                (double)ru.ru_utime.tv_sec + (double)ru.ru_utime.tv_usec / 1e6,
+                (double)ru.ru_stime.tv_sec + (double)ru.ru_stime.tv_usec / 1e6);
+        fprintf(stderr, "max RSS          %.1f MiB\n", (double)ru.ru_maxrss / 1024);
+    }
+    s->engine->print_stats(vm, stderr);
+}
+
+static int end_status(const struct session *s, enum vm_end end)
+{
+    bool quiet = s->opts->quiet;
+
+    switch (end) {
+    case VM_END_POWEROFF:
+        return CLI_OK;
+    case VM_END_RESET:
+        if (!quiet)
+            fprintf(stderr, "lodge: the guest reset; the run ends there (--no-reboot)\n");
+        return CLI_OK;
+    case VM_END_STOPPED:
+        if (s->signal) {
+            if (!quiet)
+                fprintf(stderr, "lodge: the guest was stopped by SIG%s\n", sigabbrev_np(s->signal));
+            return 128 + s->signal;
+        }
+        if (!quiet)
+            fprintf(stderr, "lodge: left the console; the guest was stopped\n");
+        return CLI_OK;
+    case VM_END_FAILED:
+        break;
+    }
+    return CLI_FAILED;
+}
+
+static int run_vm(struct session *s, struct err *err)
+{
+    const struct run_opts *o = s->opts;
+    bool stdio = !strcmp(o->console, "stdio");
+    const struct vm_config cfg = {
+        .name = o->name,
+        .cpus = o->cpus,
+        .memory = o->memory,
+        .kernel = o->kernel,
+        .initrd = o->initrd,
+        .cmdline = o->append,
+        .engine = s->engine,
+        .serial_in = console_input(s->console),
+        .serial_out = stdio ? STDOUT_FILENO : -1,
+        .no_reboot = o->no_reboot,
+        .stats = o->stats,
+    };
+    enum vm_end end = VM_END_FAILED;
+    struct vm *vm;
+    double start;
+    int r = vm_new(&vm, &cfg, err);
+
+    if (r)
+        return r;
+    say_start(s);
+    session_set_vm(s, vm);
+    start = seconds_now();
+    r = vm_run(vm, &end, err);
+    s->wall = seconds_now() - start;
+    session_set_vm(s, NULL);
+    console_stop(s->console);
+    if (o->stats)
+        print_stats(s, vm);
+    vm_free(vm);
+    return r ? r : end_status(s, end);
+}
+
+/* Name, console, VM: taken in that order, given back in the other. Negative: *err says why. */
+static int run_session(struct session *s, struct err *err)
+{
+    const struct run_opts *o = s->opts;
+    struct console_config console = {
+        .in = strcmp(o->console, "stdio") ? -1 : STDIN_FILENO,
+        .escape = o->escape,
+        .leave = session_leave,
+        .opaque = s,
+    };
+    char base[256];
+    int r = registry_base(base, sizeof(base), err);
+
+    if (!r)
+        r = registry_claim(&s->reg, base, o->name, err);
+    if (r)
+        return r;
+    r = console_new(&s->console, &console, err);
+    if (!r) {
+        r = run_vm(s, err);
+        console_stop(s->console);
+    }
+    registry_release(&s->reg);
+    console_free(s->console);
+    return r;
+}
+
+int verb_run(const struct verb *verb, int argc, char **argv)
+{
+    struct run_opts opts;
+    struct session s = {.opts = &opts, .reg.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct err err = {0};
+    int nargs, r = verb_parse(verb, &opts, sizeof(opts), argc, argv, &nargs);
+
+    if (r >= 0)
+        return r;
+    if (run_opts_check(&opts, &err))
+        return verb_usage(verb, &err);
+    log_set_level(opts.quiet ? LOG_ERROR : LOG_WARN);
+    /* A reader that went away ends the output, not the guest. */
+    signal(SIGPIPE, SIG_IGN);
+    r = check_all(&s, &err);
+    if (!r)
+        r = run_session(&s, &err);
+    if (r >= 0)
+        return r;
+    err_report(&err);
+    return CLI_FAILED;
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "cli/engines.h"
+#include "cli/registry.h"
+#include "cli/run.h"
+#include "cli/verb.h"
+#include "core/vm.h"
+
+/* A distribution kernel is placed at 16 MiB and unpacks itself there. */
+#define MEMORY_MIN MIB(32)
+
+#define FIELD(f) .field = offsetof(struct run_opts, f)
+
+const struct opt_desc run_opts[] = {
+    {.name = "name",
+     .arg = "NAME",
+     .parse = opt_string,
+     FIELD(name),
+     .help = "name of the guest, unique among running ones\n(default vm-PID)"},
+    {.name = "engine",
+     .arg = ENGINE_CHOICES,
+     .parse = opt_choice,
+     .choices = ENGINE_CHOICES,
+     .def = "auto",
+     FIELD(engine),
+     .help = "how guest code is executed; auto takes the best\nthat works here"},
+    {.name = "cpus",
+     .letter = 'c',
+     .arg = "N",
+     .parse = opt_uint,
+     .def = "1",
+     .min = 1,
+     .max = VM_MAX_CPUS,
+     FIELD(cpus),
+     .help = "number of CPUs, 1 to 64"},
+    {.name = "memory",
+     .letter = 'm',
+     .arg = "SIZE",
+     .parse = opt_size,
+     .def = "512M",
+     .min = MEMORY_MIN,
+     .why = "a kernel is placed at 16 MiB and needs room to unpack itself there",
+     FIELD(memory),
+     .help = "memory, at least 32M"},
+    {.name = "kernel",
+     .arg = "FILE",
+     .parse = opt_file,
+     FIELD(kernel),
+     .help = "kernel to start: bzImage or ELF (required)"},
+    {.name = "initrd",
+     .arg = "FILE",
+     .parse = opt_file,
+     FIELD(initrd),
+     .help = "initial RAM disk handed to the kernel"},
+    {.name = "append",
+     .arg = "TEXT",
+     .parse = opt_string,
+     FIELD(append),
+     .help = "kernel command line"},
+    {.name = "console",
+     .arg = "stdio|none",
+     .parse = opt_choice,
+     .choices = "stdio|none",
+     .def = "stdio",
+     FIELD(console),
+     .help = "where the guest's first serial port goes"},
+    {.name = "escape",
+     .arg = "KEY",
+     .parse = opt_key,
+     .def = "^]",
+     FIELD(escape),
+     .help = "key that leaves the console and stops the guest,\nlike ^] or ctrl-a, or none"},
+    {.name = "no-reboot",
+     .parse = opt_flag,
+     FIELD(no_reboot),
+     .help = "end the run when the guest resets"},
+    {.name = "stats",
+     .parse = opt_flag,
+     FIELD(stats),
+     .help = "print the engine's counters and times at the end"},
+    {.name = "quiet",
+     .letter = 'q',
+     .parse = opt_flag,
+     FIELD(quiet),
+     .help = "print nothing but errors beside the guest's output"},
+    {NULL},
+};
+
+int run_opts_check(struct run_opts *o, struct err *err)
+{
+    if (!o->kernel) {
+        err_set(err, -EINVAL, "lodge run needs a kernel: --kernel FILE");
+        err_next(err, "on most systems there is one at /boot/vmlinuz-VERSION");
+        return -EINVAL;
+    }
+    if (!o->name) {
+        snprintf(o->name_buf, sizeof(o->name_buf), "vm-%d", (int)getpid());
+        o->name = o->name_buf;
+    }
+    if (o->memory > UINT64_MAX - PAGE_SIZE)
+        return err_set(err, -EINVAL, "--memory is more than any machine can have");
+    o->memory = ALIGN_UP(o->memory, (uint64_t)PAGE_SIZE);
+    return registry_check_name(o->name, err);
+}

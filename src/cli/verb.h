@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What `lodge VERB` can be: a table in main.c, one verb per file. */
+#ifndef LODGE_CLI_VERB_H
+#define LODGE_CLI_VERB_H
+
+#include "base/err.h"
+#include "cli/opts.h"
+
+/* Exit statuses. A run that a signal ended gives 128 + its number instead. */
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
+
+struct verb {
+    const char *name;
+    const char *args;    /* what follows the name in the usage line */
+    const char *summary; /* one line */
+    const char *about;   /* more, for --help; NULL: nothing */
+    const struct opt_desc *opts;
+    unsigned max_args; /* positional arguments it takes */
+    int (*run)(const struct verb *verb, int argc, char **argv);
+};
+
+extern const struct verb verbs[]; /* ends with an entry whose name is NULL */
+
+const struct verb *verb_find(const char *name);
+
+/* Fill `err` for a name verb_find does not know, with the nearest one as suggestion. Returns CLI_USAGE. */
+int verb_unknown(const char *name, struct err *err);
+
+/*
+ * Parse the arguments after the verb's name by verb->opts. Returns -1 to go
+ * on (positional arguments are then argv[0..*nargs)), or the exit status:
+ * help was asked for and printed, or the usage error was reported.
+ */
+int verb_parse(const struct verb *verb, void *out, size_t size, int argc, char **argv, int *nargs);
+
+/* Report `err` as wrong usage of `verb` (NULL: of lodge itself); returns CLI_USAGE. */
+int verb_usage(const struct verb *verb, struct err *err);
+
+void verb_help(const struct verb *verb);
+void verb_list(void); /* `lodge --help` */
+
+/* Flush standard output; CLI_FAILED with a message when what was printed did not arrive. */
+int cli_flush(void);
+
+int verb_run(const struct verb *verb, int argc, char **argv);
+int verb_doctor(const struct verb *verb, int argc, char **argv);
+int verb_help_main(const struct verb *verb, int argc, char **argv);
+int verb_version(const struct verb *verb, int argc, char **argv);
+
+extern const struct opt_desc run_opts[];
+extern const struct opt_desc doctor_opts[];
+
+#endif
