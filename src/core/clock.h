@@ -19,6 +19,7 @@ struct clock {
     bool started, stop;
     struct vtimer *armed;   /* sorted by deadline */
     struct vtimer *running; /* callback under way */
+    uint64_t wait_ns;       /* when the thread wakes by itself; 0: it is not asleep */
     uint64_t epoch_ns;      /* CLOCK_MONOTONIC at guest time 0 */
     uint64_t tsc_khz;       /* of host and guest TSC alike */
     uint64_t tsc_offset;    /* guest TSC = host TSC + tsc_offset */
