@@ -8,6 +8,9 @@
 
 #define CPUID_XCR0_MASK 0x7ull /* x87, SSE, AVX */
 
+/* CPUID.1:EAX and EDX after RESET: family 6, model 0x36, stepping 1 (cpuid.c says why). */
+#define CPUID_SIGNATURE 0x00030661u
+
 /* Answer CPUID for this vCPU in its present state (OSXSAVE, XCR0 sizes). out: EAX EBX ECX EDX. */
 void cpuid_get(const struct vcpu *vcpu, const struct x86_state *st, uint32_t leaf, uint32_t subleaf,
                uint32_t out[4]);
