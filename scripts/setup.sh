@@ -24,6 +24,7 @@ meson meson
 ninja-build ninja
 pkg-config pkg-config
 libzydis-dev /usr/include/Zydis/Zydis.h
+libjansson-dev /usr/include/jansson.h
 scdoc scdoc
 END
         ;;
