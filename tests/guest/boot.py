@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests that boot, work, reset, idle and end."""
+import gzip
+import lzma
+import re
+import struct
+from pathlib import Path
+
+from guest import CACHE, Case, Place, Skip, check, initramfs, kernel, lodge_command
+
+INIT = r"LODGE-TEST init cpus=(\d+) mem=(\d+) uptime=(\S+) release=(\S+)"
+DONE = r"LODGE-TEST done"
+
+
+def ends_well(run, place):
+    """The guest powered itself off: status 0, no complaint, nothing left."""
+    status = run.wait_exit()
+    check(status == 0, f"exit status is not 0: {run.describe()}")
+    check(run.stderr() == "", f"unexpected messages: {run.stderr()}")
+    check(not run.group_alive(), "a process was left behind")
+    check(not place.left(), f"left behind: {place.left()}")
+
+
+def boot(name, cpus, memory="512M", test="boot", extra=()):
+    """Boot to init and through one of init's tests; returns the ended run."""
+    command = lodge_command(kernel(name), initramfs(), f"lodge.test={test}", cpus, memory, extra)
+    with Place() as place, place.run(command) as run:
+        _, seen = run.wait_line(INIT)
+        check(int(seen[1]) == cpus, f"{seen[1]} CPUs online, wanted {cpus}")
+        run.wait_line(DONE)
+        ends_well(run, place)
+        return run, seen
+
+
+def boots(name, cpus):
+    run, _ = boot(name, cpus, test="cpus")
+    for cpu in range(cpus):
+        run.wait_line(rf"LODGE-TEST cpu want={cpu} got={cpu} i=2000", 0)
+
+
+def has_memory(mib):
+    available = int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1])
+    if available // 1024 < mib + 1024:
+        raise Skip(f"{mib} MiB of guest memory is more than this host can spare")
+    _, seen = boot("cloud", 1, f"{mib}M")
+    # The kernel keeps some for itself: page structures are 1/64, and its image.
+    check(mib * 1024 * 0.95 - 65536 <= int(seen[2]) <= mib * 1024,
+          f"the guest sees {seen[2]} kB of {mib} MiB")
+
+
+def holds_memory():
+    run, _ = boot("cloud", 1, "256M", test="memtest")
+    run.wait_line(r"LODGE-TEST memtest end  ok ok ok ok$", 0)
+
+
+def loops():
+    run, _ = boot("cloud", 1, test="loop")
+    run.wait_line(r"LODGE-TEST loop end i=200000", 0, count=2)
+
+
+def idles():
+    """Ten idle seconds cost under 3% of one CPU."""
+    command = lodge_command(kernel("cloud"), initramfs(), "lodge.test=idle10", 2)
+    with Place() as place, place.run(command) as run:
+        began, _ = run.wait_line("LODGE-TEST idle begin")
+        before = run.cpu_seconds()
+        ended, _ = run.wait_line("LODGE-TEST idle end")
+        used = run.cpu_seconds() - before
+        check(9.5 <= ended - began <= 12, f"sleep 10 took {ended - began:.2f} s")
+        check(used < 0.03 * (ended - began), f"idle for {ended - began:.1f} s used {used:.2f} s")
+        ends_well(run, place)
+
+
+def resets():
+    """A guest reset starts it over: init comes twice, from one process."""
+    command = lodge_command(kernel("cloud"), initramfs(), "lodge.test=reboot", 2)
+    with Place() as place, place.run(command) as run:
+        run.wait_line(INIT)
+        run.wait_line(INIT, count=2)
+        check(run.process.poll() is None, run.describe())
+        run.process.terminate()
+        check(run.wait_exit(20) == 128 + 15, f"status after SIGTERM: {run.describe()}")
+        check(not place.left(), f"left behind: {place.left()}")
+
+
+def ends_at_reset(append, cpus):
+    command = lodge_command(kernel("cloud"), initramfs(), append, cpus, extra=["--no-reboot"])
+    with Place() as place, place.run(command) as run:
+        run.wait_line(INIT)
+        ends_well(run, place)
+        check(len(re.findall(INIT, run.stdout())) == 1, "the guest was started again")
+
+
+def triple_fault():
+    """A triple fault is a failure whose one message says where."""
+    command = lodge_command(kernel("cloud"), initramfs(), "reboot=t lodge.test=reboot",
+                            extra=["--no-reboot"])
+    with Place() as place, place.run(command) as run:
+        run.wait_line("LODGE-TEST reboot")
+        status = run.wait_exit()
+        check(status == 1, f"exit status is not 1: {run.describe()}")
+        for word in ("triple fault", r"\brip\b", r"\bcs\b", r"\b[0-9a-f]{2}( [0-9a-f]{2}){3,}"):
+            check(re.search(word, run.stderr(), re.I), f"no {word} in: {run.stderr()}")
+        check(not place.left(), f"left behind: {place.left()}")
+
+
+def stats():
+    command = lodge_command(kernel("cloud"), initramfs(), "lodge.test=boot", extra=["--stats"])
+    with Place() as place, place.run(command) as run:
+        run.wait_line(DONE)
+        check(run.wait_exit() == 0, run.describe())
+        check(re.search(r"\d", run.stderr()), "--stats printed nothing")
+
+
+def payload(bzimage):
+    """The ELF vmlinux inside a bzImage (Documentation/arch/x86/boot.rst: payload_offset)."""
+    image = Path(bzimage).read_bytes()
+    setup = ((image[0x1f1] or 4) + 1) * 512
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    data = image[setup + offset:setup + offset + length]
+    if data.startswith(b"\xfd7zXZ"):
+        return lzma.LZMADecompressor().decompress(data)
+    if data.startswith(b"\x1f\x8b"):
+        return gzip.decompress(data[:-4])
+    if data.startswith(b"\x7fELF"):
+        return data
+    raise Skip("the kernel is compressed in a way that Python's library does not undo")
+
+
+def pvh(name, cpus):
+    """The same kernel as an ELF file, entered through its PVH note."""
+    source = kernel(name)
+    path = CACHE / f"vmlinux-{name}"
+    if not path.exists() or path.stat().st_mtime < Path(source).stat().st_mtime:
+        path.write_bytes(payload(source))
+    boot(str(path), cpus, test="cpus")
+
+
+CASES = [Case(f"boot {name} with {cpus} CPUs", boots, name, cpus)
+         for name, cpus in (("cloud", 1), ("cloud", 2), ("cloud", 4), ("amd64", 1), ("amd64", 2),
+                            ("amd64", 4), ("backports", 1), ("backports", 2), ("backports", 4))]
+CASES += [
+    Case("boot cloud as ELF through PVH", pvh, "cloud", 2),
+    Case("boot amd64 as ELF through PVH", pvh, "amd64", 1),
+    Case("128 MiB of memory", has_memory, 128),
+    Case("2 GiB of memory", has_memory, 2048),
+    Case("5 GiB of memory, part above 4 GiB", has_memory, 5120),
+    Case("memory keeps what is written", holds_memory),
+    Case("shell loop", loops),
+    Case("idle costs next to nothing", idles),
+    Case("reset restarts the guest", resets),
+    Case("--no-reboot ends at a reset", ends_at_reset, "lodge.test=reboot", 2),
+    Case("--no-reboot ends after a panic", ends_at_reset, "lodge.test=panic panic=-1", 1),
+    Case("triple fault is reported", triple_fault),
+    Case("--stats prints counters", stats),
+]
