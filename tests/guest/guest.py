@@ -36,8 +36,8 @@ def initramfs(profile="test"):
 
 
 def lodge_command(kernel_path, initrd, append="", cpus=1, memory="512M", extra=()):
-    return [str(LODGE), "run", "--name", fresh_name(), "--engine", "soft", "-c", str(cpus), "-m", memory,
-            "--kernel", kernel_path, "--initrd", initrd,
+    return [str(LODGE), "run", "--quiet", "--name", fresh_name(), "--engine", "soft",
+            "-c", str(cpus), "-m", memory, "--kernel", kernel_path, "--initrd", initrd,
             "--append", f"{APPEND} {append}".strip(), *extra]
 
 
