@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/machine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/irq.h"
+#include "dev/serial.h"
+#include "x86/acpipm.h"
+#include "x86/ioapic.h"
+#include "x86/lapic.h"
+#include "x86/msr.h"
+#include "x86/pic.h"
+#include "x86/pit.h"
+#include "x86/platform.h"
+#include "x86/rtc.h"
+
+#define ISA_IRQS       16
+#define ISA_CASCADE    2 /* the second 8259A sits there */
+#define IOAPIC_PIT_PIN 2
+
+struct machine {
+    struct vm *vm;
+    struct pic *pic;
+    struct ioapic *ioapic;
+    struct pit *pit;
+    struct rtc *rtc;
+    struct acpipm *acpipm;
+    struct serial *com1;
+    unsigned built; /* parts[] made so far */
+    struct {
+        struct irq_line pic, ioapic;
+    } isa[ISA_IRQS];
+};
+
+struct machine_part {
+    const char *name;
+    int (*init)(struct machine *m, struct err *err);
+    void (*fini)(struct machine *m); /* also after a failed init */
+    void (*reset)(struct machine *m);
+};
+
+/* ---- ISA interrupts: every line reaches the 8259A pair and the I/O APIC --- */
+
+static void isa_set(void *opaque, unsigned n, bool level)
+{
+    struct machine *m = opaque;
+
+    irq_set(m->isa[n].pic, level);
+    irq_set(m->isa[n].ioapic, level);
+}
+
+static const struct irq_line_ops isa_ops = {.set = isa_set};
+
+static struct irq_line isa_irq(struct machine *m, unsigned n)
+{
+    return (struct irq_line){&isa_ops, m, n};
+}
+
+static int isa_init(struct machine *m, struct err *err)
+{
+    for (unsigned n = 0; n < ISA_IRQS; n++) {
+        if (n == ISA_CASCADE)
+            continue;
+        m->isa[n].pic = pic_pin(m->pic, n);
+        m->isa[n].ioapic = ioapic_pin(m->ioapic, n == IRQ_PIT ? IOAPIC_PIT_PIN : n);
+    }
+    return 0;
+}
+
+static void isa_fini(struct machine *m)
+{
+    for (unsigned n = 0; n < ISA_IRQS; n++)
+        m->isa[n].pic = m->isa[n].ioapic = (struct irq_line){0};
+}
+
+/* ---- Interrupt controllers ---------------------------------------------- */
+
+static int part_pic_init(struct machine *m, struct err *err)
+{
+    return pic_new(&m->pic, m->vm, err);
+}
+
+static void part_pic_fini(struct machine *m)
+{
+    if (m->pic)
+        pic_free(m->pic);
+    m->pic = NULL;
+}
+
+static void part_pic_reset(struct machine *m)
+{
+    pic_reset(m->pic);
+}
+
+static int part_ioapic_init(struct machine *m, struct err *err)
+{
+    return ioapic_new(&m->ioapic, m->vm, err);
+}
+
+static void part_ioapic_fini(struct machine *m)
+{
+    if (m->ioapic)
+        ioapic_free(m->ioapic);
+    m->ioapic = NULL;
+}
+
+static void part_ioapic_reset(struct machine *m)
+{
+    ioapic_reset(m->ioapic);
+}
+
+static int part_lapics_init(struct machine *m, struct err *err)
+{
+    struct vm *vm = m->vm;
+
+    for (unsigned i = 0; i < vm->cfg.cpus; i++) {
+        int rc = lapic_new(&vm->vcpus[i].lapic, &vm->vcpus[i], i == 0 ? m->pic : NULL, err);
+
+        if (rc < 0)
+            return rc;
+        lapic_set_eoi_handler(vm->vcpus[i].lapic, ioapic_eoi, m->ioapic);
+    }
+    pic_connect(m->pic, lapic_lint0(vm->vcpus[0].lapic));
+    return 0;
+}
+
+static void part_lapics_fini(struct machine *m)
+{
+    struct vm *vm = m->vm;
+
+    pic_connect(m->pic, (struct irq_line){0});
+    for (unsigned i = 0; i < vm->cfg.cpus; i++) {
+        if (vm->vcpus[i].lapic)
+            lapic_free(vm->vcpus[i].lapic);
+        vm->vcpus[i].lapic = NULL;
+    }
+}
+
+static void part_lapics_reset(struct machine *m)
+{
+    for (unsigned i = 0; i < m->vm->cfg.cpus; i++)
+        lapic_reset(m->vm->vcpus[i].lapic);
+}
+
+/* ---- Per-CPU machine MSRs ------------------------------------------------ */
+
+static int part_msrs_init(struct machine *m, struct err *err)
+{
+    for (unsigned i = 0; i < m->vm->cfg.cpus; i++) {
+        int rc = msr_state_new(&m->vm->vcpus[i].msrs, &m->vm->vcpus[i], err);
+
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static void part_msrs_fini(struct machine *m)
+{
+    for (unsigned i = 0; i < m->vm->cfg.cpus; i++) {
+        if (m->vm->vcpus[i].msrs)
+            msr_state_free(m->vm->vcpus[i].msrs);
+        m->vm->vcpus[i].msrs = NULL;
+    }
+}
+
+static void part_msrs_reset(struct machine *m)
+{
+    for (unsigned i = 0; i < m->vm->cfg.cpus; i++)
+        msr_state_reset(m->vm->vcpus[i].msrs);
+}
+
+/* ---- Devices ------------------------------------------------------------- */
+
+static int part_pit_init(struct machine *m, struct err *err)
+{
+    return pit_new(&m->pit, m->vm, isa_irq(m, IRQ_PIT), err);
+}
+
+static void part_pit_fini(struct machine *m)
+{
+    if (m->pit)
+        pit_free(m->pit);
+    m->pit = NULL;
+}
+
+static void part_pit_reset(struct machine *m)
+{
+    pit_reset(m->pit);
+}
+
+static int part_rtc_init(struct machine *m, struct err *err)
+{
+    return rtc_new(&m->rtc, m->vm, isa_irq(m, IRQ_RTC), err);
+}
+
+static void part_rtc_fini(struct machine *m)
+{
+    if (m->rtc)
+        rtc_free(m->rtc);
+    m->rtc = NULL;
+}
+
+static void part_rtc_reset(struct machine *m)
+{
+    rtc_reset(m->rtc);
+}
+
+static int part_acpipm_init(struct machine *m, struct err *err)
+{
+    return acpipm_new(&m->acpipm, m->vm, isa_irq(m, IRQ_SCI), err);
+}
+
+static void part_acpipm_fini(struct machine *m)
+{
+    if (m->acpipm)
+        acpipm_free(m->acpipm);
+    m->acpipm = NULL;
+}
+
+static void part_acpipm_reset(struct machine *m)
+{
+    acpipm_reset(m->acpipm);
+}
+
+static int part_com1_init(struct machine *m, struct err *err)
+{
+    const struct vm_config *cfg = &m->vm->cfg;
+
+    return serial_new(&m->com1, &m->vm->pio, PIO_COM1, isa_irq(m, IRQ_COM1), cfg->serial_in,
+                      cfg->serial_out, err);
+}
+
+static void part_com1_fini(struct machine *m)
+{
+    if (m->com1)
+        serial_free(m->com1);
+    m->com1 = NULL;
+}
+
+static void part_com1_reset(struct machine *m)
+{
+    serial_reset(m->com1);
+}
+
+/* ---- Assembly ------------------------------------------------------------ */
+
+/* Built and reset from top to bottom, taken apart in reverse: interrupt sinks outlive their sources. */
+static const struct machine_part parts[] = {
+    {"msrs", part_msrs_init, part_msrs_fini, part_msrs_reset},
+    {"pic", part_pic_init, part_pic_fini, part_pic_reset},
+    {"ioapic", part_ioapic_init, part_ioapic_fini, part_ioapic_reset},
+    {"lapics", part_lapics_init, part_lapics_fini, part_lapics_reset},
+    {"isa", isa_init, isa_fini, NULL},
+    {"pit", part_pit_init, part_pit_fini, part_pit_reset},
+    {"rtc", part_rtc_init, part_rtc_fini, part_rtc_reset},
+    {"acpipm", part_acpipm_init, part_acpipm_fini, part_acpipm_reset},
+    {"com1", part_com1_init, part_com1_fini, part_com1_reset},
+};
+
+int machine_new(struct vm *vm, struct err *err)
+{
+    struct machine *m = calloc(1, sizeof(*m));
+
+    if (!m)
+        return err_set(err, -ENOMEM, "no memory for the machine model");
+    m->vm = vm;
+    vm->machine = m;
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+        int rc = parts[i].init(m, err);
+
+        m->built = i + 1;
+        if (rc < 0) {
+            machine_free(vm);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+void machine_free(struct vm *vm)
+{
+    struct machine *m = vm->machine;
+
+    if (!m)
+        return;
+    while (m->built > 0)
+        parts[--m->built].fini(m);
+    free(m);
+    vm->machine = NULL;
+}
+
+void machine_reset(struct vm *vm)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+        if (parts[i].reset)
+            parts[i].reset(vm->machine);
+    }
+}
