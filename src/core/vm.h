@@ -65,4 +65,7 @@ int vm_run(struct vm *vm, enum vm_end *end, struct err *err);
 /* Ask for power-off, reset or stop. Any thread, a vCPU's own included; returns at once. */
 void vm_request(struct vm *vm, enum vm_request req);
 
+/* A device or loader has written guest memory [gpa, gpa+len) with mem_write or through mem_hva. Any thread. */
+void vm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len);
+
 #endif

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/machine.h"
+#include "engine/engine.h"
+#include "x86/boot.h"
+
+/* Set by a vCPU that can't go on, beside enum vm_request. */
+#define REQ_FAILED (1u << 31)
+
+/* One stretch from reset to the next reset or the end. */
+struct vm_session {
+    struct vm *vm;
+    unsigned started;
+    _Atomic(struct vcpu *) failed; /* the first one */
+};
+
+struct vcpu_start {
+    struct vm_session *session;
+    struct vcpu *vcpu;
+};
+
+/* ---- Making and freeing ------------------------------------------------- */
+
+static int vm_check_config(const struct vm_config *cfg, struct err *err)
+{
+    if (!cfg->engine)
+        return err_set(err, -EINVAL, "the guest has no engine to run on");
+    if (!cfg->kernel)
+        return err_set(err, -EINVAL, "the guest has no kernel to boot");
+    if (cfg->cpus < 1 || cfg->cpus > VM_MAX_CPUS) {
+        err_set(err, -EINVAL, "%u CPUs were asked for", cfg->cpus);
+        return err_next(err, "Give a number from 1 to %d.", VM_MAX_CPUS);
+    }
+    return 0;
+}
+
+/* The caller's strings need not outlive vm_new. */
+static int vm_copy_strings(struct vm_config *cfg)
+{
+    const char **strings[] = {&cfg->name, &cfg->kernel, &cfg->initrd, &cfg->cmdline};
+    bool ok = true;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(strings); i++) {
+        if (!*strings[i])
+            continue;
+        *strings[i] = strdup(*strings[i]);
+        ok = ok && *strings[i];
+    }
+    return ok ? 0 : -ENOMEM;
+}
+
+static void vm_free_strings(struct vm_config *cfg)
+{
+    free((char *)cfg->name);
+    free((char *)cfg->kernel);
+    free((char *)cfg->initrd);
+    free((char *)cfg->cmdline);
+}
+
+static int vm_new_vcpus(struct vm *vm, struct err *err)
+{
+    vm->vcpus = calloc(vm->cfg.cpus, sizeof(*vm->vcpus));
+    if (!vm->vcpus)
+        return err_set(err, -ENOMEM, "no memory for %u CPUs", vm->cfg.cpus);
+    for (unsigned i = 0; i < vm->cfg.cpus; i++) {
+        vm->vcpus[i].vm = vm;
+        vm->vcpus[i].id = i;
+    }
+    for (unsigned i = 0; i < vm->cfg.cpus; i++) {
+        int rc = vm->engine->vcpu_init(&vm->vcpus[i], err);
+
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* The engine comes before the machine: devices may post to a vCPU as soon as they exist. */
+static int vm_build(struct vm *vm, struct err *err)
+{
+    int rc = vm_copy_strings(&vm->cfg);
+
+    if (rc < 0)
+        return err_set(err, rc, "no memory for the guest's configuration");
+    rc = mem_init(&vm->mem, vm->cfg.memory, err);
+    if (rc < 0)
+        return rc;
+    rc = clock_init(&vm->clock, err);
+    if (rc < 0)
+        return rc;
+    rc = vm->cfg.engine->vm_init(vm, err);
+    if (rc < 0)
+        return rc;
+    rc = vm_new_vcpus(vm, err);
+    if (rc < 0)
+        return rc;
+    return machine_new(vm, err);
+}
+
+int vm_new(struct vm **out, const struct vm_config *cfg, struct err *err)
+{
+    struct vm *vm;
+    int rc;
+
+    *out = NULL;
+    rc = vm_check_config(cfg, err);
+    if (rc < 0)
+        return rc;
+    vm = calloc(1, sizeof(*vm));
+    if (!vm)
+        return err_set(err, -ENOMEM, "no memory for a virtual machine");
+    vm->cfg = *cfg;
+    vm->engine = cfg->engine;
+    pthread_mutex_init(&vm->lock, NULL);
+    pthread_cond_init(&vm->wake, NULL);
+    rc = vm_build(vm, err);
+    if (rc < 0) {
+        vm_free(vm);
+        return rc;
+    }
+    *out = vm;
+    return 0;
+}
+
+void vm_free(struct vm *vm)
+{
+    if (!vm)
+        return;
+    machine_free(vm);
+    for (unsigned i = 0; vm->vcpus && i < vm->cfg.cpus; i++)
+        vm->engine->vcpu_fini(&vm->vcpus[i]);
+    vm->engine->vm_fini(vm);
+    free(vm->vcpus);
+    clock_fini(&vm->clock);
+    mem_fini(&vm->mem);
+    pthread_cond_destroy(&vm->wake);
+    pthread_mutex_destroy(&vm->lock);
+    vm_free_strings(&vm->cfg);
+    free(vm);
+}
+
+/* ---- Loading ------------------------------------------------------------ */
+
+void vm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+    vm->engine->mem_written(vm, gpa, len);
+}
+
+static void vm_all_mem_written(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->mem.nslots; i++)
+        vm_mem_written(vm, vm->mem.slots[i].base, vm->mem.slots[i].size);
+}
+
+/* Give the pages back; what is read next is zero. */
+static int vm_clear_memory(struct vm *vm, struct err *err)
+{
+    if (fallocate(vm->mem.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)vm->mem.size) <
+        0) {
+        int code = -errno;
+
+        return err_set(err, code, "cannot clear guest memory for a reset: %s", strerror(-code));
+    }
+    return 0;
+}
+
+/* Power-on or reset: machine, memory, kernel, vCPU states. No vCPU runs. */
+static int vm_load(struct vm *vm, struct err *err)
+{
+    struct boot_config boot = {
+        .kernel = vm->cfg.kernel,
+        .initrd = vm->cfg.initrd,
+        .cmdline = vm->cfg.cmdline,
+        .cpus = vm->cfg.cpus,
+    };
+    struct x86_state *st = aligned_alloc(_Alignof(struct x86_state), sizeof(*st));
+    int rc;
+
+    if (!st)
+        return err_set(err, -ENOMEM, "no memory for the CPU state");
+    rc = vm_clear_memory(vm, err);
+    if (rc < 0)
+        goto out;
+    machine_reset(vm);
+    for (unsigned i = 0; i < vm->cfg.cpus; i++) {
+        x86_state_reset(st, i == 0);
+        if (i == 0) {
+            rc = boot_load(&vm->mem, &boot, st, err);
+            if (rc < 0)
+                goto out;
+        }
+        vm->engine->set(&vm->vcpus[i], st);
+        atomic_store(&vm->vcpus[i].events, 0);
+    }
+    vm_all_mem_written(vm);
+out:
+    free(st);
+    return rc;
+}
+
+/* ---- vCPU threads ------------------------------------------------------- */
+
+static void vcpu_failed(struct vm_session *s, struct vcpu *vcpu)
+{
+    struct vcpu *none = NULL;
+    struct vm *vm = s->vm;
+
+    atomic_compare_exchange_strong(&s->failed, &none, vcpu);
+    atomic_fetch_or(&vm->requests, REQ_FAILED);
+    pthread_mutex_lock(&vm->lock);
+    pthread_cond_broadcast(&vm->wake);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+static void *vcpu_thread(void *opaque)
+{
+    struct vcpu_start start = *(struct vcpu_start *)opaque;
+    struct vcpu *vcpu = start.vcpu;
+
+    free(opaque);
+    while (!(atomic_load(&vcpu->events) & VCPU_EV_STOP)) {
+        switch (vcpu->vm->engine->run(vcpu)) {
+        case VCPU_EXIT_HALT:
+            vcpu_sleep(vcpu);
+            break;
+        case VCPU_EXIT_STOP:
+            return NULL;
+        case VCPU_EXIT_SHUTDOWN:
+        case VCPU_EXIT_ERROR:
+            vcpu_failed(start.session, vcpu);
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
+/*
+ * Signals meant for the process stay with its main thread. Those an
+ * instruction causes stay open: the engine may rely on them.
+ */
+static void vcpu_block_signals(sigset_t *old)
+{
+    static const int caused[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    sigset_t set;
+
+    sigfillset(&set);
+    for (unsigned i = 0; i < ARRAY_SIZE(caused); i++)
+        sigdelset(&set, caused[i]);
+    pthread_sigmask(SIG_SETMASK, &set, old);
+}
+
+static int vcpu_start(struct vm_session *s, struct vcpu *vcpu, struct err *err)
+{
+    struct vcpu_start *start = malloc(sizeof(*start));
+    char name[16];
+    int rc;
+
+    if (!start)
+        return err_set(err, -ENOMEM, "no memory to start vCPU %u", vcpu->id);
+    *start = (struct vcpu_start){s, vcpu};
+    rc = pthread_create(&vcpu->thread, NULL, vcpu_thread, start);
+    if (rc) {
+        free(start);
+        err_set(err, -rc, "cannot start a thread for vCPU %u: %s", vcpu->id, strerror(rc));
+        return err_next(err, "Give the guest fewer CPUs, or raise the limit on processes "
+                             "(ulimit -u, or TasksMax of the service).");
+    }
+    snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
+    pthread_setname_np(vcpu->thread, name);
+    return 0;
+}
+
+static int session_start(struct vm_session *s, struct err *err)
+{
+    sigset_t old;
+    int rc = 0;
+
+    vcpu_block_signals(&old);
+    while (s->started < s->vm->cfg.cpus) {
+        rc = vcpu_start(s, &s->vm->vcpus[s->started], err);
+        if (rc < 0)
+            break;
+        s->started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rc;
+}
+
+static void session_stop(struct vm_session *s)
+{
+    for (unsigned i = 0; i < s->started; i++)
+        vcpu_post(&s->vm->vcpus[i], VCPU_EV_STOP);
+    for (unsigned i = 0; i < s->started; i++)
+        pthread_join(s->vm->vcpus[i].thread, NULL);
+    s->started = 0;
+}
+
+/* ---- Running ------------------------------------------------------------ */
+
+void vm_request(struct vm *vm, enum vm_request req)
+{
+    atomic_fetch_or(&vm->requests, req);
+    pthread_mutex_lock(&vm->lock);
+    pthread_cond_broadcast(&vm->wake);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+static uint32_t vm_wait(struct vm *vm)
+{
+    uint32_t req;
+
+    pthread_mutex_lock(&vm->lock);
+    while (!(req = atomic_load(&vm->requests)))
+        pthread_cond_wait(&vm->wake, &vm->lock);
+    pthread_mutex_unlock(&vm->lock);
+    return req;
+}
+
+static int vm_fail(const struct vm_session *s, struct err *err)
+{
+    const struct vcpu *vcpu = atomic_load(&s->failed);
+
+    err_set(err, -EIO, "vCPU %u stopped: %s", vcpu->id, vcpu->exit.text);
+    if (vcpu->exit.reason == VCPU_EXIT_SHUTDOWN)
+        return err_next(err, "The guest system crashed before it could say why; its last console "
+                             "output may tell ('earlyprintk=serial' shows more).");
+    return err_next(err, "This is a fault of the %s engine: please report it with this text.",
+                    s->vm->engine->name);
+}
+
+/* One session. *again: the guest wants a reset and gets it. */
+static int vm_run_session(struct vm *vm, enum vm_end *end, bool *again, struct err *err)
+{
+    struct vm_session s = {.vm = vm};
+    uint32_t req;
+    int rc;
+
+    *again = false;
+    rc = vm_load(vm, err);
+    if (rc < 0)
+        return rc;
+    rc = session_start(&s, err);
+    req = rc < 0 ? 0 : vm_wait(vm);
+    session_stop(&s);
+    if (rc < 0)
+        return rc;
+
+    if (req & VM_REQ_STOP) {
+        *end = VM_END_STOPPED;
+    } else if (req & VM_REQ_POWEROFF) {
+        *end = VM_END_POWEROFF;
+    } else if (req & REQ_FAILED) {
+        rc = vm_fail(&s, err);
+    } else {
+        *end = VM_END_RESET;
+        *again = !vm->cfg.no_reboot;
+    }
+    /* A stop that came meanwhile still counts. */
+    atomic_fetch_and(&vm->requests, *again ? VM_REQ_STOP : 0);
+    return rc;
+}
+
+int vm_run(struct vm *vm, enum vm_end *end, struct err *err)
+{
+    bool again;
+    int rc;
+
+    do {
+        *end = VM_END_FAILED;
+        rc = vm_run_session(vm, end, &again, err);
+    } while (again);
+    return rc;
+}
