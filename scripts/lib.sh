@@ -45,15 +45,11 @@ apt_suite() # SUITE COMMAND ARGS...: an apt command that sees one suite (and its
 apt_sources() # SUITE: deb lines for it, from the system's own sources
 {
     base=$(codename)
-    apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(CODENAME) $(COMPONENT)' \
-        'Created-By: Packages' 2>/dev/null | while read -r uri release name component; do
-        [ "$component" = main ] || continue
-        case $name in
-        "$base"*) release=$name ;;
-        esac
-        case $1/$release in
-        "$base/$base" | "$base/$base-security" | "$base/$base-updates") ;;
-        "$base-"*"/$base") release=$1 ;;
+    apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' \
+        'Created-By: Packages' 2>/dev/null | sort -u | while read -r uri release component; do
+        case $component:$1:$release in
+        "main:$base:$base" | "main:$base:$base-security" | "main:$base:$base-updates") ;;
+        "main:$base-"*":$base") release=$1 ;;
         *) continue ;;
         esac
         echo "deb $uri $release main"
