@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from guest import (LODGE, Case, Place, Skip, Timeout, check, fresh_name, initramfs, kernel,
+from guest import (PROGRAM, Case, Place, Skip, Timeout, check, fresh_name, initramfs, kernel,
                    lodge_command)
 
 FAILURE, USAGE = 1, 2
@@ -95,8 +95,8 @@ def unreadable():
             kwargs = {"user": 65534, "group": 65534, "extra_groups": []}
             for part in [place.path / name for name in ("cwd", "home", "tmp", "runtime")]:
                 os.chown(part, 65534, 65534)
-            probe = subprocess.run([str(LODGE), "--version"], capture_output=True, check=False,
-                                   cwd="/", **kwargs) if reachable(LODGE) else None
+            probe = subprocess.run([*PROGRAM, "--version"], capture_output=True, check=False,
+                                   cwd="/", **kwargs) if reachable(PROGRAM[0]) else None
             if not probe or probe.returncode != 0:
                 raise Skip("an ordinary user cannot reach the program in this folder")
         refused(place, command, (FAILURE,), ["permission"], **kwargs)
@@ -151,44 +151,44 @@ def missing(option):
 
 def usage(words, *arguments):
     with Place() as place:
-        refused(place, [str(LODGE), *arguments], (USAGE,), words)
+        refused(place, [*PROGRAM, *arguments], (USAGE,), words)
 
 
 CASES = [
-    Case("missing kernel file", missing, "--kernel"),
-    Case("missing initrd file", missing, "--initrd"),
-    Case("unreadable kernel", unreadable),
-    Case("kernel is a folder", bad_kernel, Path.mkdir, ["kernel"]),
-    Case("kernel is a FIFO", bad_kernel, fifo, ["kernel"]),
-    Case("kernel is empty", bad_kernel, truncated(0), ["kernel"]),
-    Case("kernel is text", bad_kernel, text, ["kernel"]),
-    Case("kernel is zeros", bad_kernel, zeros, ["kernel"]),
-    Case("kernel is a program", bad_kernel, program, ["kernel"]),
-    Case("kernel with a nonsense header", bad_kernel, nonsense, ["kernel"]),
-    Case("kernel cut off at 100 bytes", bad_kernel, truncated(100), ["kernel"]),
-    Case("kernel cut off in its header", bad_kernel, truncated(0x220), ["kernel"]),
-    Case("kernel cut off after its setup", bad_kernel, truncated(20000), ["kernel"]),
-    Case("kernel cut off in the middle", bad_kernel, truncated(4 << 20), ["kernel"]),
-    Case("initrd larger than memory", big_initrd),
-    Case("no memory", bad_option, ["memory"], "-m", "0"),
-    Case("1 MiB of memory", bad_option, ["memory|MiB"], "-m", "1M"),
-    Case("8 MiB of memory", bad_option, ["memory|MiB"], "-m", "8M"),
-    Case("more memory than the host has", bad_option, ["memory"], "-m", "100TiB"),
-    Case("more memory than a number holds", bad_option, ["memory"], "-m", "99999999999999999999G"),
-    Case("negative memory", bad_option, ["memory"], "-m-512M"),
-    Case("memory that is no number", bad_option, ["memory"], "-m", "lots"),
-    Case("no CPUs", bad_option, ["cpus"], "-c", "0"),
-    Case("10,000 CPUs", bad_option, ["cpus"], "-c", "10000"),
-    Case("CPUs that are no number", bad_option, ["cpus"], "-c", "two"),
-    Case("command line too long", bad_option, ["command line|append"], "--append", "x" * 5000),
-    Case("command line far too long", bad_option, ["command line|append"], "--append", "x" * 100000),
-    Case("two guests with one name", same_name),
-    Case("a name with a slash", bad_option, ["name"], "--name", "../x"),
-    Case("an empty name", bad_option, ["name"], "--name", ""),
-    Case("unknown engine", bad_option, ["engine"], "--engine", "warp"),
-    Case("unknown console", bad_option, ["console"], "--console", "warp"),
-    Case("unknown option", usage, ["frobnicate"], "run", "--frobnicate"),
-    Case("option without its value", usage, ["kernel"], "run", "--kernel"),
-    Case("run without a kernel", usage, ["kernel"], "run"),
-    Case("unknown verb", usage, ["frobnicate"], "frobnicate"),
+    Case("bad input: missing kernel file", missing, "--kernel"),
+    Case("bad input: missing initrd file", missing, "--initrd"),
+    Case("bad input: unreadable kernel", unreadable),
+    Case("bad input: kernel is a folder", bad_kernel, Path.mkdir, ["kernel"]),
+    Case("bad input: kernel is a FIFO", bad_kernel, fifo, ["kernel"]),
+    Case("bad input: kernel is empty", bad_kernel, truncated(0), ["kernel"]),
+    Case("bad input: kernel is text", bad_kernel, text, ["kernel"]),
+    Case("bad input: kernel is zeros", bad_kernel, zeros, ["kernel"]),
+    Case("bad input: kernel is a program", bad_kernel, program, ["kernel"]),
+    Case("bad input: kernel with a nonsense header", bad_kernel, nonsense, ["kernel"]),
+    Case("bad input: kernel cut off at 100 bytes", bad_kernel, truncated(100), ["kernel"]),
+    Case("bad input: kernel cut off in its header", bad_kernel, truncated(0x220), ["kernel"]),
+    Case("bad input: kernel cut off after its setup", bad_kernel, truncated(20000), ["kernel"]),
+    Case("bad input: kernel cut off in the middle", bad_kernel, truncated(4 << 20), ["kernel"]),
+    Case("bad input: initrd larger than memory", big_initrd),
+    Case("bad input: no memory", bad_option, ["memory"], "-m", "0"),
+    Case("bad input: 1 MiB of memory", bad_option, ["memory|MiB"], "-m", "1M"),
+    Case("bad input: 8 MiB of memory", bad_option, ["memory|MiB"], "-m", "8M"),
+    Case("bad input: more memory than the host has", bad_option, ["memory"], "-m", "100TiB"),
+    Case("bad input: more memory than a number holds", bad_option, ["memory"], "-m", "99999999999999999999G"),
+    Case("bad input: negative memory", bad_option, ["memory"], "-m-512M"),
+    Case("bad input: memory that is no number", bad_option, ["memory"], "-m", "lots"),
+    Case("bad input: no CPUs", bad_option, ["cpus"], "-c", "0"),
+    Case("bad input: 10,000 CPUs", bad_option, ["cpus"], "-c", "10000"),
+    Case("bad input: CPUs that are no number", bad_option, ["cpus"], "-c", "two"),
+    Case("bad input: command line too long", bad_option, ["command line|append"], "--append", "x" * 5000),
+    Case("bad input: command line far too long", bad_option, ["command line|append"], "--append", "x" * 100000),
+    Case("bad input: two guests with one name", same_name),
+    Case("bad input: a name with a slash", bad_option, ["name"], "--name", "../x"),
+    Case("bad input: an empty name", bad_option, ["name"], "--name", ""),
+    Case("bad input: unknown engine", bad_option, ["engine"], "--engine", "warp"),
+    Case("bad input: unknown console", bad_option, ["console"], "--console", "warp"),
+    Case("bad input: unknown option", usage, ["frobnicate"], "run", "--frobnicate"),
+    Case("bad input: option without its value", usage, ["kernel"], "run", "--kernel"),
+    Case("bad input: run without a kernel", usage, ["kernel"], "run"),
+    Case("bad input: unknown verb", usage, ["frobnicate"], "frobnicate"),
 ]

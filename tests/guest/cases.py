@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""cases.py [-l] [WORD...]: boot guests and check what they do.
+"""cases.py [-l] [--program FILE] [WORD...]: boot guests and check what they do.
 
 Runs the cases whose names contain one of the words (all without any). Prints
 a line per case and at the end "cases: N passed, N failed, N skipped".
 """
 import argparse
+import os
 import sys
 import time
 import traceback
 
-from guest import Skip, Timeout
+from guest import PROGRAM, Skip, Timeout
 
 import bad_input
 import boot
@@ -33,8 +34,11 @@ def run_case(case):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-l", "--list", action="store_true", help="print the names only")
+    parser.add_argument("--program", help="the lodge to test (default build/lodge)")
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
+    if args.program:
+        PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in boot.CASES + console.CASES + bad_input.CASES:
         if args.words and not any(word in case.name for word in args.words):

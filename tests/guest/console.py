@@ -8,7 +8,7 @@ import subprocess
 import termios
 import time
 
-from guest import LODGE, Case, Place, Timeout, check, initramfs, kernel, lodge_command
+from guest import PROGRAM, Case, Place, Timeout, check, initramfs, kernel, lodge_command
 
 PROMPT = r"lodge:\S*# "
 
@@ -120,7 +120,7 @@ def no_console():
 
 
 def says(words, *arguments):
-    done = subprocess.run([LODGE, *arguments], capture_output=True, text=True, check=False,
+    done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False,
                           stdin=subprocess.DEVNULL, timeout=60)
     check(done.returncode == 0, f"exit status {done.returncode}: {done.stderr}")
     for word in words:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / ".cache"
-LODGE = ROOT / "build" / "lodge"
+PROGRAM = [str(ROOT / "build" / "lodge")]  # cases.py --program changes it
 APPEND = "console=ttyS0 quiet"
 NAME = f"test-{os.getpid()}"
 KERNELS = ("cloud", "amd64", "backports")
@@ -36,7 +36,7 @@ def initramfs(profile="test"):
 
 
 def lodge_command(kernel_path, initrd, append="", cpus=1, memory="512M", extra=()):
-    return [str(LODGE), "run", "--quiet", "--name", fresh_name(), "--engine", "soft",
+    return [*PROGRAM, "run", "--quiet", "--name", fresh_name(), "--engine", "soft",
             "-c", str(cpus), "-m", memory, "--kernel", kernel_path, "--initrd", initrd,
             "--append", f"{APPEND} {append}".strip(), *extra]
 
