@@ -42,7 +42,6 @@ enum reg { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_S
 #define IIR_FIFO     0xc0u
 #define FCR_ENABLE   0x01u
 #define FCR_CLEAR_RX 0x02u
-#define FCR_CLEAR_TX 0x04u
 #define LCR_BREAK    0x40u
 #define LCR_DLAB     0x80u
 #define MCR_DTR      0x01u
@@ -79,14 +78,15 @@ struct serial {
     unsigned ring_head, ring_count;
     bool out_started, out_dead; /* dead: nobody will ever read this descriptor again */
     bool out_stalled, out_stop, out_done;
-    bool out_waiting; /* somebody waits for room */
+    uint64_t out_taken; /* grows whenever the descriptor takes something, or dies */
+    bool out_waiting;   /* somebody waits for room */
     pthread_cond_t out_data, out_room;
     pthread_t out_thread;
 
     /* Input. */
     int fd_in, event_fd;
-    bool in_started, in_waiting,
-        in_stop; /* waiting: for room in the FIFO, wants event_fd written */
+    bool in_started, in_stop;
+    bool in_waiting; /* for room in the FIFO: wants event_fd written */
     pthread_t in_thread;
 };
 
@@ -152,12 +152,24 @@ static void event_drain(int fd)
         ;
 }
 
+/*
+ * Does the other end send? Its flow control is RTS, so that input which is
+ * there from the start is not lost in a FIFO that the guest's driver clears
+ * while it probes. A guest that leaves modem control alone is served when it
+ * enables the interrupt. In loopback the outside world is disconnected.
+ */
+static bool is_listening(const struct serial *s)
+{
+    if (s->mcr & MCR_LOOP)
+        return false;
+    return s->mcr ? s->mcr & MCR_RTS : s->ier & IER_RX;
+}
+
 static unsigned rx_room(const struct serial *s)
 {
     unsigned capacity = fifo_capacity(s);
 
-    /* In loopback the outside world is disconnected. */
-    return s->mcr & MCR_LOOP || s->rx_count > capacity ? 0 : capacity - s->rx_count;
+    return is_listening(s) && s->rx_count < capacity ? capacity - s->rx_count : 0;
 }
 
 static void rx_push(struct serial *s, uint8_t byte)
@@ -279,6 +291,21 @@ static bool flush_now(const struct serial *s, uint8_t last)
     return last == '\n' || s->ring_count == FLUSH_BYTES;
 }
 
+/* Wait until the thread got something out or ended; false when that takes longer than STALL_MS. */
+static bool output_progress_locked(struct serial *s)
+{
+    uint64_t taken = s->out_taken;
+    struct timespec until;
+
+    deadline_in(&until, STALL_MS, 0);
+    while (s->out_taken == taken && !s->out_done) {
+        s->out_waiting = true;
+        if (pthread_cond_timedwait(&s->out_room, &s->lock, &until) == ETIMEDOUT)
+            return s->out_taken != taken || s->out_done;
+    }
+    return true;
+}
+
 /*
  * A guest that sends although THRE is clear (consoles do after some patience)
  * waits here for room, and loses the byte only if the descriptor has taken
@@ -286,17 +313,8 @@ static bool flush_now(const struct serial *s, uint8_t last)
  */
 static bool room_wait_locked(struct serial *s)
 {
-    struct timespec until;
-    unsigned head = s->ring_head;
-
-    deadline_in(&until, STALL_MS, 0);
-    while (s->ring_count == RING_SIZE && !s->out_dead && !s->out_stalled) {
-        s->out_waiting = true;
-        if (pthread_cond_timedwait(&s->out_room, &s->lock, &until) != ETIMEDOUT)
-            continue;
-        if (s->ring_head == head)
-            s->out_stalled = true;
-    }
+    while (s->ring_count == RING_SIZE && !s->out_dead && !s->out_stalled)
+        s->out_stalled = !output_progress_locked(s);
     return s->ring_count < RING_SIZE && !s->out_dead;
 }
 
@@ -348,9 +366,13 @@ static ssize_t output_write(struct serial *s, const uint8_t *buf, size_t len)
     if (n > 0)
         n = write(s->fd_out, buf, len);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-    if (n >= 0 || errno == EINTR || errno == EAGAIN)
-        return n < 0 ? 0 : n;
-    return -1;
+    if (n >= 0)
+        return n;
+    if (errno == EAGAIN)
+        poll(NULL, 0, 1); /* poll was wrong about it: don't spin */
+    else if (errno != EINTR)
+        return -1;
+    return 0;
 }
 
 static void output_taken_locked(struct serial *s, ssize_t n)
@@ -359,12 +381,13 @@ static void output_taken_locked(struct serial *s, ssize_t n)
 
     if (n < 0) {
         s->out_dead = true;
+        s->out_taken++;
         s->ring_count = 0;
-    } else {
+    } else if (n > 0) {
         s->ring_head = (s->ring_head + (unsigned)n) % RING_SIZE;
         s->ring_count -= (unsigned)n;
-        if (n)
-            s->out_stalled = false;
+        s->out_taken += (uint64_t)n;
+        s->out_stalled = false;
     }
     if (!was_ready && tx_ready(s)) {
         s->tx_pending = true;
@@ -468,12 +491,13 @@ static uint8_t reg_read_locked(struct serial *s, unsigned reg)
 
 static void fcr_write(struct serial *s, uint8_t val)
 {
+    bool enable = val & FCR_ENABLE;
+
     /* Switching the FIFOs on or off empties them; the other bits count only while on. */
-    if ((val ^ s->fcr) & FCR_ENABLE)
-        val |= FCR_CLEAR_RX;
-    if (val & FCR_CLEAR_RX)
+    if ((enable && (val & FCR_CLEAR_RX)) || enable != (s->fcr & FCR_ENABLE))
         s->rx_count = 0;
-    s->fcr = val & FCR_ENABLE ? val & (0xc0 | FCR_ENABLE) : 0;
+    /* Clearing the transmit FIFO finds it empty: what was in it is on the wire. */
+    s->fcr = enable ? val & (0xc0 | FCR_ENABLE) : 0;
     rx_room_changed_locked(s);
 }
 
@@ -507,6 +531,7 @@ static void reg_write_locked(struct serial *s, unsigned reg, uint8_t val)
         if ((val & ~s->ier & IER_TX) && tx_ready(s))
             s->tx_pending = true;
         s->ier = val & 0x0f;
+        rx_room_changed_locked(s);
         break;
     case REG_IIR:
         fcr_write(s, val);
@@ -629,9 +654,9 @@ int serial_new(struct serial **out, struct bus *pio, uint16_t base, struct irq_l
         ret =
             err_set(err, -errno, "can't make an eventfd for the serial port: %s", strerror(errno));
     else
-        ret = bus_map(pio, base, 8, &serial_ops, s, "serial", err);
-    if (!ret)
         ret = threads_start(s, err);
+    if (!ret)
+        ret = bus_map(pio, base, 8, &serial_ops, s, "serial", err);
     if (ret < 0) {
         serial_free(s);
         return ret;
@@ -656,23 +681,13 @@ static void input_stop(struct serial *s)
 /* Everything goes out first, unless the descriptor takes nothing for STALL_MS. */
 static void output_stop(struct serial *s)
 {
-    struct timespec until;
-    unsigned head;
-    int ret = 0;
-
     if (!s->out_started)
         return;
     pthread_mutex_lock(&s->lock);
     s->out_stop = true;
     pthread_cond_signal(&s->out_data);
-    do {
-        head = s->ring_head;
-        deadline_in(&until, STALL_MS, 0);
-        while (!s->out_done && s->ring_head == head && ret != ETIMEDOUT) {
-            s->out_waiting = true;
-            ret = pthread_cond_timedwait(&s->out_room, &s->lock, &until);
-        }
-    } while (!s->out_done && s->ring_head != head && !(ret = 0));
+    while (!s->out_done && output_progress_locked(s))
+        ;
     if (!s->out_done)
         pthread_cancel(s->out_thread);
     pthread_mutex_unlock(&s->lock);
