@@ -104,6 +104,8 @@ enum x86_vector {
 /* What the CPU is doing between instructions. */
 enum x86_run { X86_RUNNING, X86_HALTED, X86_WAIT_SIPI, X86_SHUTDOWN };
 
+#define X86_PHYS_BITS 40 /* MAXPHYADDR of every guest */
+
 #define X86_XSAVE_SIZE 4096
 
 struct x86_state {

@@ -26,7 +26,7 @@ enum opnd_kind {
     OPND_SEG,  /* segment register, reg = enum x86_sreg */
     OPND_CR,
     OPND_DR,
-    OPND_VEC,  /* x87, MMX, SSE, AVX, mask registers: only the native thunk looks at them */
+    OPND_VEC, /* x87, MMX, SSE, AVX, mask registers: only the native thunk looks at them */
 };
 
 struct opnd {
@@ -35,21 +35,21 @@ struct opnd {
     uint8_t size;   /* bytes */
     uint8_t access; /* OPND_READ | OPND_WRITE */
 };
-#define OPND_READ 1
+#define OPND_READ  1
 #define OPND_WRITE 2
 
 #define INSN_NOREG 0xff
-#define INSN_RIP 0xfe /* mem_base: RIP-relative, disp is relative to the next instruction */
+#define INSN_RIP   0xfe /* mem_base: RIP-relative, disp is relative to the next instruction */
 
-#define INSN_LOCK (1u << 0)
-#define INSN_REP (1u << 1)   /* F3 (also REPE) */
-#define INSN_REPNE (1u << 2) /* F2 */
+#define INSN_LOCK    (1u << 0)
+#define INSN_REP     (1u << 1) /* F3 (also REPE) */
+#define INSN_REPNE   (1u << 2) /* F2 */
 #define INSN_HAS_MEM (1u << 3)
-#define INSN_NATIVE (1u << 4)  /* x87/MMX/SSE/AVX/BMI/...: executed through the native thunk */
-#define INSN_SIMD (1u << 5)    /* touches x87/MMX/SSE/AVX state */
-#define INSN_PRIV (1u << 6)
-#define INSN_BRANCH (1u << 7)  /* ends a straight line: any transfer of control */
-#define INSN_FAR (1u << 8)    /* far JMP, CALL, RET */
+#define INSN_NATIVE  (1u << 4) /* x87/MMX/SSE/AVX/BMI/...: executed through the native thunk */
+#define INSN_SIMD    (1u << 5) /* touches x87/MMX/SSE/AVX state */
+#define INSN_PRIV    (1u << 6)
+#define INSN_BRANCH  (1u << 7) /* ends a straight line: any transfer of control */
+#define INSN_FAR     (1u << 8) /* far JMP, CALL, RET */
 
 struct insn {
     uint16_t op;       /* ZYDIS_MNEMONIC_* */
@@ -58,16 +58,18 @@ struct insn {
     uint8_t op_size;   /* effective operand size in bytes: 1, 2, 4, 8 (Zydis operand_width / 8) */
     uint8_t addr_size; /* 2, 4, 8 */
     uint8_t nopnd;     /* explicit operands */
-    uint8_t mem_seg;   /* enum x86_sreg of the memory operand, overrides applied; of string source otherwise */
-    uint32_t flags;    /* INSN_* */
+    uint8_t
+        mem_seg; /* enum x86_sreg of the memory operand, overrides applied; of string source otherwise */
+    uint32_t flags;                         /* INSN_* */
     uint8_t mem_base, mem_index, mem_scale; /* GPR numbers or INSN_NOREG; scale 1, 2, 4, 8 */
-    uint8_t mem_size;  /* bytes accessed (0: none, as for LEA or INVLPG) */
+    uint8_t mem_size;                       /* bytes accessed (0: none, as for LEA or INVLPG) */
     int64_t mem_disp;
     uint64_t imm, imm2;
     struct opnd opnd[4];
     /* X86_ARITH bits that the result depends on, and bits certainly overwritten (shifts by CL keep theirs: both say so) */
     uint16_t fl_read, fl_write;
-    uint16_t gpr_read, gpr_write; /* bit per GPR: explicit operands; address registers count as read */
+    uint16_t gpr_read,
+        gpr_write;     /* bit per GPR: explicit operands; address registers count as read */
     uint8_t bytes[16]; /* the instruction as fetched */
     /* for re-encoding: positions inside bytes[], 0 when absent */
     uint8_t modrm_off, imm_off, imm_len;

@@ -27,7 +27,7 @@ struct tlb_entry {
     hva_t page; /* host address of the page */
 };
 
-#define TLB_ENTRIES 4096
+#define TLB_ENTRIES   4096
 #define TLB_INDEX(va) (((va) >> PAGE_SHIFT) & (TLB_ENTRIES - 1))
 
 /* Jump cache: guest-virtual target to translated code. Indexed by address bits 4..15. */
@@ -35,8 +35,9 @@ struct jc_entry {
     uint64_t va;
     const uint8_t *code;
 };
-#define JC_ENTRIES 4096
-#define JC_INDEX(va) (((va) >> 4) & (JC_ENTRIES - 1))
+#define JC_ENTRIES     4096
+#define DCACHE_ENTRIES 4096
+#define JC_INDEX(va)   (((va) >> 4) & (JC_ENTRIES - 1))
 
 /* How a set's accesses are checked: part of its key. */
 enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC /* SMAP off or EFLAGS.AC */, TLB_NMODES };
@@ -81,33 +82,45 @@ struct soft_counters {
 struct soft_cpu {
     /* Read and written by translated code, GS-relative. */
     struct x86_state st;
-    struct tlb_set *set;           /* current TLB set: read, write, then the jump cache */
-    struct jc_entry *jc;           /* its jump cache, or the always-empty one while an exit is requested */
-    uint64_t page_va;              /* guest page being executed in translated code */
-    uint64_t tmp[4];               /* scratch of translated code */
+    struct tlb_set *set; /* current TLB set: read, write, then the jump cache */
+    const struct jc_entry
+        *jc;          /* its jump cache, or the always-empty one while an exit is requested */
+    uint64_t page_va; /* guest page being executed in translated code */
+    uint64_t tmp[4];  /* scratch of translated code */
+    uint64_t self;    /* the host address of this structure */
+    const uint8_t *exit_site; /* with EXIT_CHAIN: the displacement to link */
+    uint32_t exit_arg;        /* why translated code was left: cache.h */
     uint64_t host_rsp;
     uint16_t lazy_flags;           /* AH of LAHF in the high byte, OF in bit 0 */
     _Atomic uint32_t exit_request; /* leave translated code at the next poll */
     uint8_t fpu_live;              /* guest vector state is in host registers */
     uint8_t fpu_ok;                /* fpu_live, and CR0/CR4/XCR0/MXCSR let SIMD code run natively */
     uint8_t mode;                  /* enum insn_mode of the current CS */
-    uint8_t in_code;               /* executing in the code cache (for the signal handler) */
+    _Atomic uint8_t in_code;       /* may be executing in the code cache */
+    void *alt_stack;               /* for host signals: RSP is the guest's in translated code */
+    uint8_t in_thunk;              /* running a thunk (for the signal handler) */
+    int fault_signal;              /* host signal a thunk took, or 0 */
 
     struct vcpu *vcpu;
     struct soft_vm *svm;
-    sigjmp_buf *fault_jmp;         /* host fault in translated code or thunk goes here */
 
     /* Exception under way: set by soft_raise. */
-    jmp_buf exc_jmp;               /* where soft_raise returns to: the run loop */
+    jmp_buf exc_jmp; /* where soft_raise returns to: the run loop */
     uint8_t exc_vector, exc_has_error;
     uint32_t exc_error;
 
-    uint64_t next_rip;             /* RIP after the current instruction; interpreter handlers may change it */
+    uint64_t next_rip; /* RIP after the current instruction; interpreter handlers may change it */
 
-    struct decode_cache *dcache;
-    struct tlb_set *sets;                 /* TLB_NSETS of them */
+    struct insn *dcache; /* decoded instructions by host address, DCACHE_ENTRIES of them */
+    const struct jc_entry *jc_empty; /* matches nothing */
+    uint32_t cache_gen;              /* cache.gen that jump caches and code addresses belong to */
+    const uint8_t *chain_site;       /* branch to link to the next block found, or NULL */
+    bool chain_mem;                  /* it leaves flags in lazy_flags */
+    uint8_t nmi_pending;
+    int8_t delivering;                     /* vector whose delivery is under way, or -1 */
+    struct tlb_set *sets;                  /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */
-    uint64_t set_clock;                   /* for choosing the set to give up */
+    uint64_t set_clock;                    /* for choosing the set to give up */
     uint16_t set_pcid;
     struct soft_counters counters;
     uint8_t bounce[256] __attribute__((aligned(64)));
@@ -160,11 +173,11 @@ void soft_bus_unlock(struct soft_cpu *c);
 
 /* TLB maintenance after a change of CR0, CR3, CR4, EFER, CPL or EFLAGS.AC. */
 enum tlb_mode tlb_present_mode(const struct soft_cpu *c);
-void tlb_switch(struct soft_cpu *c);                  /* choose the set for the present CR3/PCID and mode */
-void tlb_flush_all(struct soft_cpu *c);               /* everything, global entries included */
+void tlb_switch(struct soft_cpu *c);    /* choose the set for the present CR3/PCID and mode */
+void tlb_flush_all(struct soft_cpu *c); /* everything, global entries included */
 void tlb_flush_nonglobal(struct soft_cpu *c);
 void tlb_flush_pcid(struct soft_cpu *c, unsigned pcid); /* non-global entries of one PCID */
-void tlb_flush_page(struct soft_cpu *c, gva_t va);    /* INVLPG */
+void tlb_flush_page(struct soft_cpu *c, gva_t va);      /* INVLPG */
 
 /* ---- Segmentation (interp_seg.c) -------------------------------------- */
 
@@ -210,8 +223,9 @@ typedef void insn_fn(struct soft_cpu *c, const struct insn *in);
  * set to the following instruction and changes it to branch; it must not
  * write st.rip.
  */
-extern insn_fn *const interp_int_table[];  /* interp_alu.c, interp_move.c, interp_string.c, ... through interp_table.c */
-extern insn_fn *const interp_sys_table[];  /* interp_sys*.c */
+extern insn_fn *const interp_int_table
+    []; /* interp_alu.c, interp_move.c, interp_string.c, ... through interp_table.c */
+extern insn_fn *const interp_sys_table[]; /* interp_sys*.c */
 
 /* System forms of mnemonics in the first table: CALL, JMP and RET with INSN_FAR; MOV with OPND_CR or OPND_DR. */
 insn_fn interp_far_call, interp_far_jmp, interp_far_ret, interp_mov_cr, interp_mov_dr;
@@ -234,10 +248,19 @@ void interp_sipi(struct soft_cpu *c, unsigned start_page);
 void soft_fpu_park(struct soft_cpu *c);    /* guest state from host registers into st.xsave */
 void soft_fpu_changed(struct soft_cpu *c); /* CR0, CR4 or XCR0 changed: recompute fpu_ok */
 
+/* Run an INSN_NATIVE instruction through a thunk on the host CPU, memory operand in the bounce buffer. */
+void fpu_native(struct soft_cpu *c, const struct insn *in);
+
+/* Put the guest's vector state into the host registers; false when the instruction must be interpreted (#NM, #UD). */
+bool soft_fpu_load(struct soft_cpu *c);
+
 /* Zydis, cached by host address and bytes; fetches at st.rip; raises #PF, #GP. Valid until the next call. */
 const struct insn *soft_fetch(struct soft_cpu *c);
 
 /* Ask the run loop to look at events before the next block (interrupt window opened, ...). */
+/* Any thread, async-signal-safe: leave translated code and look at the events. */
+void soft_kick(struct soft_cpu *c);
+
 static inline void soft_look_up(struct soft_cpu *c)
 {
     atomic_store_explicit(&c->exit_request, 1, memory_order_relaxed);

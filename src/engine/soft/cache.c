@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* build: simd-ok */
+#include "engine/soft/cache.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/soft/emit.h"
+#include "engine/soft/engine_soft.h"
+#include "engine/soft/tlb.h"
+
+#define MAX_BLOCKS  (CACHE_SIZE / 160)
+#define MAX_RECOVER (CACHE_SIZE / 16)
+
+static void *lazy_alloc(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void lazy_free(void *p, size_t bytes)
+{
+    if (p)
+        munmap(p, bytes);
+}
+
+static int map_code(struct cache *k, struct err *err)
+{
+    k->fd = memfd_create("lodge-code", MFD_CLOEXEC);
+    if (k->fd < 0 || ftruncate(k->fd, CACHE_SIZE))
+        return err_set(err, -errno, "cannot make the translation cache: %s", strerror(errno));
+    k->rw = mmap(NULL, CACHE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, k->fd, 0);
+    k->rx = mmap(NULL, CACHE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, k->fd, 0);
+    if (k->rw == MAP_FAILED || k->rx == MAP_FAILED) {
+        int e = errno;
+
+        err_set(err, -e, "cannot map the translation cache executable: %s", strerror(e));
+        return err_next(
+            err, "A security policy may forbid it (noexec, SELinux execmem); allow it for lodge.");
+    }
+    return 0;
+}
+
+int cache_init(struct soft_vm *svm, struct err *err)
+{
+    struct cache *k = &svm->cache;
+    int r;
+
+    memset(k, 0, sizeof(*k));
+    k->fd = -1;
+    k->rw = k->rx = MAP_FAILED;
+    pthread_mutex_init(&k->lock, NULL);
+    r = map_code(k, err);
+    if (r) {
+        cache_fini(svm);
+        return r;
+    }
+    k->npages = svm->vm->mem.size >> PAGE_SHIFT;
+    k->max_blocks = MAX_BLOCKS;
+    k->max_recover = MAX_RECOVER;
+    k->hash = lazy_alloc(sizeof(*k->hash) << CACHE_HASH_BITS);
+    k->granules = lazy_alloc(k->npages * sizeof(*k->granules));
+    k->page_blocks = lazy_alloc(k->npages * sizeof(*k->page_blocks));
+    k->blocks = lazy_alloc(MAX_BLOCKS * sizeof(*k->blocks));
+    k->recover = lazy_alloc(MAX_RECOVER * sizeof(*k->recover));
+    k->thunks = lazy_alloc(CACHE_NTHUNKS * sizeof(*k->thunks));
+    if (!k->hash || !k->granules || !k->page_blocks || !k->blocks || !k->recover || !k->thunks) {
+        cache_fini(svm);
+        return err_set(err, -ENOMEM, "no memory for the translation cache's tables");
+    }
+    glue_make(svm);
+    return 0;
+}
+
+void cache_fini(struct soft_vm *svm)
+{
+    struct cache *k = &svm->cache;
+
+    lazy_free(k->hash, sizeof(*k->hash) << CACHE_HASH_BITS);
+    lazy_free(k->granules, k->npages * sizeof(*k->granules));
+    lazy_free(k->page_blocks, k->npages * sizeof(*k->page_blocks));
+    lazy_free(k->blocks, MAX_BLOCKS * sizeof(*k->blocks));
+    lazy_free(k->recover, MAX_RECOVER * sizeof(*k->recover));
+    lazy_free(k->thunks, CACHE_NTHUNKS * sizeof(*k->thunks));
+    if (k->rw && k->rw != MAP_FAILED)
+        munmap(k->rw, CACHE_SIZE);
+    if (k->rx && k->rx != MAP_FAILED)
+        munmap(k->rx, CACHE_SIZE);
+    if (k->fd >= 0 && k->rw)
+        close(k->fd);
+    memset(k, 0, sizeof(*k));
+    k->fd = -1;
+}
+
+/* ---- Look-up ------------------------------------------------------------ */
+
+static size_t hash_of(uint64_t phys)
+{
+    return (phys * 0x9e3779b97f4a7c15ull) >> (64 - CACHE_HASH_BITS);
+}
+
+struct block *cache_find(struct cache *k, uint64_t phys)
+{
+    struct block *b = atomic_load_explicit(&k->hash[hash_of(phys)], memory_order_acquire);
+
+    while (b && b->phys != phys)
+        b = atomic_load_explicit(&b->hash_next, memory_order_acquire);
+    return b;
+}
+
+static uint64_t granule_mask(unsigned off, unsigned len)
+{
+    unsigned first = off >> CACHE_GRANULE_SHIFT, last = (off + len - 1) >> CACHE_GRANULE_SHIFT;
+
+    return (~0ull >> (63 - last)) & (~0ull << first);
+}
+
+/*
+ * The page is about to hold code: no vCPU may keep a write entry for it. The
+ * others' tables are changed under their feet, which is safe since an entry
+ * is made invalid by one store; a store of theirs already past its check may
+ * still land, as it may on a real CPU before it sees the other's fetch.
+ */
+static void page_protect(struct soft_vm *svm, uint64_t page)
+{
+    for (unsigned i = 0; i < svm->vm->cfg.cpus; i++)
+        if (svm->cpus[i])
+            tlb_drop_writes(svm->cpus[i], svm->vm->mem.map + (page << PAGE_SHIFT));
+}
+
+static void block_publish(struct cache *k, struct block *b)
+{
+    uint64_t page = b->phys >> PAGE_SHIFT;
+    size_t h = hash_of(b->phys);
+
+    b->page_next = k->page_blocks[page];
+    k->page_blocks[page] = b;
+    atomic_store_explicit(&b->hash_next, atomic_load_explicit(&k->hash[h], memory_order_relaxed),
+                          memory_order_relaxed);
+    atomic_store_explicit(&k->hash[h], b, memory_order_release);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off)
+{
+    struct soft_vm *svm = c->svm;
+    struct cache *k = &svm->cache;
+    uint64_t phys = (uint64_t)(page - svm->vm->mem.map) + off, pn = phys >> PAGE_SHIFT, start;
+    struct block *b = cache_find(k, phys);
+    bool full = false;
+
+    if (b)
+        return b;
+    soft_fpu_park(c);
+    start = now_ns();
+    for (int tries = 0; tries < 2; tries++) {
+        pthread_mutex_lock(&k->lock);
+        b = cache_find(k, phys);
+        if (!b) {
+            /*
+             * Mark the whole page first: a write entry made from here on is
+             * refused, one made before is dropped, so what the translator
+             * reads cannot change unnoticed.
+             */
+            uint64_t before = atomic_fetch_or(&k->granules[pn], granule_mask(off, 1));
+
+            if (!before)
+                page_protect(svm, pn);
+            b = translate_block(c, page, off, &full);
+            if (b) {
+                atomic_fetch_or(&k->granules[pn], granule_mask(off, b->len));
+                block_publish(k, b);
+                c->counters.block++;
+                c->counters.block_insn += b->ninsn;
+                c->counters.block_bytes += b->len;
+                c->counters.code_bytes += b->code_len;
+            }
+        }
+        pthread_mutex_unlock(&k->lock);
+        if (b || !full)
+            break;
+        cache_flush_all(c);
+    }
+    c->counters.translate_ns += now_ns() - start;
+    return b;
+}
+
+void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
+                 uint32_t gen)
+{
+    struct cache *k = &svm->cache;
+
+    pthread_mutex_lock(&k->lock);
+    if (atomic_load(&k->gen) == gen && to->valid) {
+        const uint8_t *entry = site_mem ? to->entry_mem : to->entry_host;
+
+        /* Sites are aligned to 4, so other vCPUs see the old or the new displacement. */
+        __atomic_store_n((uint32_t *)(k->rw + (site - k->rx)), (uint32_t)(entry - (site + 4)),
+                         __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&k->lock);
+}
+
+/* ---- Invalidation ---------------------------------------------------------- */
+
+static void entry_redirect(struct cache *k, const uint8_t *entry, const uint8_t *to)
+{
+    uint64_t *w = (uint64_t *)(k->rw + (entry - k->rx)), v = __atomic_load_n(w, __ATOMIC_RELAXED);
+    uint64_t jmp = 0xe9 | (uint64_t)(uint32_t)(to - (entry + 5)) << 8;
+
+    __atomic_store_n(w, (v & ~0xffffffffffull) | jmp, __ATOMIC_RELEASE);
+}
+
+/* Room for the two stubs is part of every block: see translate.c, block_tail. */
+static void block_kill(struct cache *k, struct block *b)
+{
+    struct block *_Atomic *link = &k->hash[hash_of(b->phys)];
+
+    for (struct block *at = atomic_load(link); at; link = &at->hash_next, at = atomic_load(link))
+        if (at == b) {
+            atomic_store_explicit(link, atomic_load(&b->hash_next), memory_order_release);
+            break;
+        }
+    b->valid = 0;
+    entry_redirect(k, b->entry_mem, b->code + b->code_len - BLOCK_STUB_MEM);
+    if (b->entry_host != b->entry_mem)
+        entry_redirect(k, b->entry_host, b->code + b->code_len - BLOCK_STUB_HOST);
+}
+
+void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned len)
+{
+    struct cache *k = &svm->cache;
+    struct block **link;
+    uint64_t map = 0;
+
+    pthread_mutex_lock(&k->lock);
+    link = &k->page_blocks[page];
+    while (*link) {
+        struct block *b = *link;
+        unsigned at = b->phys & ~PAGE_MASK;
+
+        if (at < off + len && off < at + b->len) {
+            *link = b->page_next;
+            block_kill(k, b);
+            continue;
+        }
+        map |= granule_mask(at, b->len);
+        link = &b->page_next;
+    }
+    atomic_store(&k->granules[page], map);
+    pthread_mutex_unlock(&k->lock);
+}
+
+void cache_flush_all(struct soft_cpu *c)
+{
+    struct soft_vm *svm = c->svm;
+    struct cache *k = &svm->cache;
+
+    pthread_mutex_lock(&k->lock);
+    atomic_store(&k->flushing, 1);
+    for (unsigned i = 0; i < svm->vm->cfg.cpus; i++) {
+        struct soft_cpu *o = svm->cpus[i];
+
+        if (!o || o == c)
+            continue;
+        soft_kick(o);
+        while (atomic_load(&o->in_code)) {
+            soft_kick(o);
+            sched_yield();
+        }
+    }
+    for (size_t i = 0; i < k->nblocks; i++) {
+        uint64_t page = k->blocks[i].phys >> PAGE_SHIFT;
+
+        k->page_blocks[page] = NULL;
+        atomic_store_explicit(&k->granules[page], 0, memory_order_relaxed);
+    }
+    memset(k->hash, 0, sizeof(*k->hash) << CACHE_HASH_BITS);
+    memset(k->thunks, 0, CACHE_NTHUNKS * sizeof(*k->thunks));
+    k->nblocks = k->nrecover = 0;
+    k->used = k->glue_end;
+    atomic_fetch_add(&k->gen, 1);
+    atomic_store(&k->flushing, 0);
+    c->counters.cache_flush++;
+    pthread_mutex_unlock(&k->lock);
+}
+
+const struct block *cache_block_at(const struct cache *k, const uint8_t *pc,
+                                   const struct recover **rec)
+{
+    size_t lo = 0, hi = k->nblocks;
+
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+
+        if (k->blocks[mid].code <= pc)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == 0)
+        return NULL;
+    const struct block *b = &k->blocks[lo - 1];
+    uint32_t off = (uint32_t)(pc - b->code);
+
+    if (off >= b->code_len)
+        return NULL;
+    *rec = NULL;
+    for (unsigned i = 0; i < b->ninsn && b->recover[i].host_off <= off; i++)
+        *rec = &b->recover[i];
+    return *rec ? b : NULL;
+}
+
+/* ---- Thunks -------------------------------------------------------------- */
+
+/*
+ * A thunk runs one native instruction with its memory operand at tmp[0] (in
+ * T0) and its operands in r10/r11 brought in and out, and leaves with
+ * EXIT_THUNK.
+ */
+static const uint8_t *thunk_make(struct cache *k, const struct insn *in)
+{
+    struct emit e = {.p = k->rw + k->used, .end = k->rw + CACHE_SIZE, .to_rx = k->rx - k->rw};
+    const uint8_t *start = emit_here(&e);
+    uint16_t regs = in->gpr_read | in->gpr_write, addr = 0;
+    unsigned base = T0;
+
+    for (unsigned i = 0; i < in->nopnd; i++) /* explicit register operands only */
+        if (in->opnd[i].kind == OPND_GPR)
+            addr |= (uint16_t)(1u << in->opnd[i].reg);
+    regs &= addr;
+    if (regs & 1u << T0)
+        base = T1;
+    if ((in->flags & INSN_HAS_MEM) && (regs & 1u << base))
+        return NULL;
+    emit_flags_load(&e);
+    if (regs & 1u << T0)
+        emit_load(&e, T0, GPR_OFF(T0));
+    if (regs & 1u << T1)
+        emit_load(&e, T1, GPR_OFF(T1));
+    if (in->flags & INSN_HAS_MEM)
+        emit_load(&e, base, CPU_OFF(tmp[0]));
+    if (!emit_copy(&e, in, base, INSN_NOREG))
+        return NULL;
+    if (in->gpr_write & regs & 1u << T0)
+        emit_store(&e, GPR_OFF(T0), T0);
+    if (in->gpr_write & regs & 1u << T1)
+        emit_store(&e, GPR_OFF(T1), T1);
+    emit_store_imm32(&e, CPU_OFF(exit_arg), EXIT_THUNK << EXIT_KIND_SHIFT);
+    emit_jmp(&e, k->glue.exit_host);
+    k->used = ALIGN_UP((size_t)(e.p - k->rw), 16);
+    return start;
+}
+
+const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in)
+{
+    struct cache *k = &c->svm->cache;
+    uint64_t lo, hi;
+    struct thunk *t;
+    const uint8_t *code;
+
+    memcpy(&lo, in->bytes, 8);
+    memcpy(&hi, in->bytes + 8, 8);
+    t = &k->thunks[((lo ^ hi * 31) * 0x9e3779b97f4a7c15ull) >> 54];
+    pthread_mutex_lock(&k->lock);
+    if (t->code && !memcmp(t->bytes, in->bytes, sizeof(t->bytes))) {
+        code = t->code;
+    } else {
+        code = k->used + 1024 < CACHE_SIZE ? thunk_make(k, in) : NULL;
+        if (code) {
+            memcpy(t->bytes, in->bytes, sizeof(t->bytes));
+            t->code = code;
+        }
+    }
+    pthread_mutex_unlock(&k->lock);
+    return code;
+}

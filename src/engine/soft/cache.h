@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The translation cache: one memfd mapped twice (writable and executable, never
+ * both), shared by the VM's vCPUs. Blocks are keyed by guest-physical place,
+ * so a change of address space keeps them. A block that dies stays in memory,
+ * its entries patched to leave at once, until the whole cache is flushed.
+ */
+#ifndef LODGE_SOFT_CACHE_H
+#define LODGE_SOFT_CACHE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/err.h"
+#include "base/types.h"
+
+struct soft_vm;
+struct soft_cpu;
+struct insn;
+
+#define CACHE_SIZE          MIB(128)
+#define CACHE_HASH_BITS     16
+#define CACHE_GRANULE_SHIFT 6 /* writes to a code page are told apart at 64 bytes */
+
+/* Where in a block's host code a guest instruction begins: for faults taken by the host. */
+struct recover {
+    uint32_t host_off;
+    uint16_t guest_off : 15; /* from the start of the page */
+    uint16_t flags_host : 1; /* the guest's flags are in EFLAGS (else in lazy_flags) */
+};
+
+struct block {
+    struct block *_Atomic hash_next;
+    struct block *page_next;
+    uint64_t phys;             /* offset of the first byte in the guest's memfd */
+    const uint8_t *entry_mem;  /* executable address; guest flags in lazy_flags */
+    const uint8_t *entry_host; /* guest flags in EFLAGS */
+    const uint8_t *code;
+    const struct recover *recover;
+    uint32_t code_len;
+    uint16_t len; /* guest bytes, all in one page */
+    uint16_t ninsn;
+    uint8_t live_in; /* does it read flags set before it? */
+    uint8_t valid;
+};
+
+/* Bits of soft_cpu.exit_arg: guest page offset and why translated code was left. */
+#define EXIT_OFFSET     0xfffu
+#define EXIT_KIND_SHIFT 12
+enum exit_kind {
+    EXIT_INTERP, /* interpret the instruction at the offset, then go on */
+    EXIT_NEXT,   /* go on at the offset (poll hit, block invalidated) */
+    EXIT_CHAIN,  /* go on at the offset, and link exit_site to what is found there */
+    EXIT_RIP,    /* go on at st.rip (jump cache miss) */
+    EXIT_FPU,    /* the instruction at the offset needs vector state */
+    EXIT_THUNK,  /* a thunk finished */
+    EXIT_FAULT,  /* a thunk took a host signal (soft_cpu.fault_signal) */
+};
+#define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
+
+/* Every block ends with two stubs for its entries to be redirected to; distances from the end. */
+#define BLOCK_STUB_LEN  18 /* mov gs:exit_arg, imm32; jmp rel32; padded */
+#define BLOCK_STUB_MEM  (2 * BLOCK_STUB_LEN)
+#define BLOCK_STUB_HOST BLOCK_STUB_LEN
+
+/* Common code, generated once at the start of the cache. */
+struct glue {
+    void (*enter)(struct soft_cpu *c, const uint8_t *code);
+    const uint8_t *exit_mem, *exit_host; /* jump here with exit_arg set */
+    const uint8_t *miss_read,
+        *miss_write; /* r11: address, r10: where to retry, exit_arg: what if not */
+};
+
+struct thunk {
+    uint8_t bytes[16];
+    const uint8_t *code;
+};
+#define CACHE_NTHUNKS 1024
+
+struct cache {
+    int fd;
+    uint8_t *rw;
+    uint8_t *rx;
+    size_t used, glue_end;
+    pthread_mutex_t lock; /* everything below but hash and granules reads */
+    struct block *_Atomic *hash;
+    _Atomic uint64_t *granules; /* per guest page: 64-byte pieces that were translated */
+    struct block **page_blocks; /* per guest page */
+    struct block *blocks;       /* in order of code address */
+    size_t nblocks, max_blocks;
+    struct recover *recover;
+    size_t nrecover, max_recover;
+    _Atomic uint32_t gen;      /* flushes so far */
+    _Atomic uint32_t flushing; /* vCPUs must stay out of translated code */
+    uint64_t npages;
+    struct glue glue;
+    struct thunk *thunks;
+};
+
+int cache_init(struct soft_vm *svm, struct err *err);
+void cache_fini(struct soft_vm *svm);
+
+/* The block that starts at `phys` (memfd offset), or NULL. Lock-free; check cache.gen after entering in_code. */
+struct block *cache_find(struct cache *cache, uint64_t phys);
+
+/* Find or translate the block at the CPU's present RIP, whose page is at `page`. Takes the lock; NULL: interpret. */
+struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off);
+
+/* Link the branch displacement at `site` (executable address) to `to`, if the cache is still of generation `gen`. */
+void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
+                 uint32_t gen);
+
+/* Forget the blocks overlapping [off, off+len) of guest page `page`. */
+void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned len);
+
+/* Drop everything. The calling vCPU must be outside translated code; waits for the others to leave it. */
+void cache_flush_all(struct soft_cpu *c);
+
+/* Block and instruction containing executable address `pc`, or NULL. Async-signal-safe; in_code protects from a flush. */
+const struct block *cache_block_at(const struct cache *cache, const uint8_t *pc,
+                                   const struct recover **rec);
+
+/* The thunk for a native instruction, made on first use. NULL: cannot be re-encoded. Takes the lock. */
+const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in);
+
+/* Generate the glue into a fresh cache (glue.c). */
+void glue_make(struct soft_vm *svm);
+
+/* Translate a block (translate.c); the lock is held. NULL with *full set when the cache has no room. */
+struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, bool *full);
+
+#endif

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A small assembler for the code the translator adds around copied
+ * instructions. Guest GPRs are in the host registers of the same number,
+ * but r10 and r11, which are the translator's temporaries T1 and T0: their
+ * guest values live in soft_cpu. GS points to soft_cpu. RSP is the guest's.
+ * Every helper here leaves EFLAGS alone unless its name says otherwise.
+ */
+#ifndef LODGE_SOFT_EMIT_H
+#define LODGE_SOFT_EMIT_H
+
+#include <string.h>
+
+#include "engine/soft/soft.h"
+
+#define T0 11
+#define T1 10
+
+#define CPU_OFF(field) ((int32_t)offsetof(struct soft_cpu, field))
+#define GPR_OFF(r)     (CPU_OFF(st.gpr) + 8 * (int32_t)(r))
+
+struct emit {
+    uint8_t *p; /* next byte, writable alias */
+    uint8_t *end;
+    ptrdiff_t to_rx; /* executable address = p + to_rx */
+};
+
+static inline const uint8_t *emit_here(const struct emit *e)
+{
+    return e->p + e->to_rx;
+}
+
+static inline void emit_8(struct emit *e, unsigned v)
+{
+    *e->p++ = (uint8_t)v;
+}
+
+static inline void emit_16(struct emit *e, uint16_t v)
+{
+    memcpy(e->p, &v, 2);
+    e->p += 2;
+}
+
+static inline void emit_32(struct emit *e, uint32_t v)
+{
+    memcpy(e->p, &v, 4);
+    e->p += 4;
+}
+
+static inline void emit_64(struct emit *e, uint64_t v)
+{
+    memcpy(e->p, &v, 8);
+    e->p += 8;
+}
+
+/* [gs:] op reg, field; `w` REX.W. opcode of one byte, or 0x0fXX. */
+static inline void emit_gs(struct emit *e, bool w, unsigned opcode, unsigned reg, int32_t off)
+{
+    emit_8(e, 0x65);
+    if (w || reg >= 8)
+        emit_8(e, 0x40 | (w ? 8 : 0) | (reg >= 8 ? 4 : 0));
+    if (opcode > 0xff)
+        emit_8(e, opcode >> 8);
+    emit_8(e, opcode);
+    emit_8(e, 0x04 | (reg & 7) << 3);
+    emit_8(e, 0x25);
+    emit_32(e, (uint32_t)off);
+}
+
+static inline void emit_load(struct emit *e, unsigned reg, int32_t off)
+{
+    emit_gs(e, true, 0x8b, reg, off);
+}
+
+static inline void emit_store(struct emit *e, int32_t off, unsigned reg)
+{
+    emit_gs(e, true, 0x89, reg, off);
+}
+
+static inline void emit_store_imm32(struct emit *e, int32_t off, uint32_t imm)
+{
+    emit_gs(e, false, 0xc7, 0, off);
+    emit_32(e, imm);
+}
+
+/* op rm, reg with both registers, 64-bit */
+static inline void emit_rr(struct emit *e, unsigned opcode, unsigned rm, unsigned reg)
+{
+    emit_8(e, 0x48 | (reg >= 8 ? 4 : 0) | (rm >= 8 ? 1 : 0));
+    emit_8(e, opcode);
+    emit_8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
+static inline void emit_mov(struct emit *e, unsigned dst, unsigned src)
+{
+    emit_rr(e, 0x89, dst, src);
+}
+
+/* ModRM, SIB and displacement for [base + index * scale + disp]; INSN_NOREG for none. The caller has emitted REX. */
+static inline void emit_ea(struct emit *e, unsigned reg, unsigned base, unsigned index,
+                           unsigned scale, int32_t disp)
+{
+    unsigned ss = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
+    unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : disp == (int8_t)disp ? 1 : 2;
+
+    if (base == INSN_NOREG) {
+        emit_8(e, 0x04 | (reg & 7) << 3);
+        emit_8(e, ss << 6 | (index == INSN_NOREG ? 4 : index & 7) << 3 | 5);
+        emit_32(e, (uint32_t)disp);
+        return;
+    }
+    if (index == INSN_NOREG && (base & 7) != 4) {
+        emit_8(e, mod << 6 | (reg & 7) << 3 | (base & 7));
+    } else {
+        emit_8(e, mod << 6 | (reg & 7) << 3 | 4);
+        emit_8(e, ss << 6 | (index == INSN_NOREG ? 4 : index & 7) << 3 | (base & 7));
+    }
+    if (mod == 1)
+        emit_8(e, (uint8_t)disp);
+    else if (mod == 2)
+        emit_32(e, (uint32_t)disp);
+}
+
+/* op reg, [base + index * scale + disp] */
+static inline void emit_rm(struct emit *e, bool w, unsigned opcode, unsigned reg, unsigned base,
+                           unsigned index, unsigned scale, int32_t disp)
+{
+    unsigned rex = (w ? 8 : 0) | (reg >= 8 ? 4 : 0) | (index != INSN_NOREG && index >= 8 ? 2 : 0) |
+                   (base != INSN_NOREG && base >= 8 ? 1 : 0);
+
+    if (rex)
+        emit_8(e, 0x40 | rex);
+    emit_8(e, opcode);
+    emit_ea(e, reg, base, index, scale, disp);
+}
+
+static inline void emit_lea(struct emit *e, unsigned dst, unsigned base, unsigned index,
+                            unsigned scale, int32_t disp)
+{
+    emit_rm(e, true, 0x8d, dst, base, index, scale, disp);
+}
+
+/* reg = an address in the code cache */
+static inline void emit_lea_code(struct emit *e, unsigned reg, const uint8_t *to)
+{
+    emit_8(e, 0x48 | (reg >= 8 ? 4 : 0));
+    emit_8(e, 0x8d);
+    emit_8(e, 0x05 | (reg & 7) << 3);
+    emit_32(e, (uint32_t)(to - (emit_here(e) + 4)));
+}
+
+static inline void emit_jmp(struct emit *e, const uint8_t *to)
+{
+    emit_8(e, 0xe9);
+    emit_32(e, (uint32_t)(to - (emit_here(e) + 4)));
+}
+
+/* Jumps whose target is not known yet: return where the displacement goes. */
+static inline uint8_t *emit_jcc_fwd(struct emit *e, unsigned cc)
+{
+    emit_8(e, 0x0f);
+    emit_8(e, 0x80 | cc);
+    emit_32(e, 0);
+    return e->p - 4;
+}
+
+static inline void emit_patch(struct emit *e, uint8_t *disp)
+{
+    uint32_t rel = (uint32_t)(e->p - (disp + 4));
+
+    memcpy(disp, &rel, 4);
+}
+
+/* 5-byte NOP at an 8-byte boundary: an entry that can be turned into a jump by one store. */
+static inline void emit_entry(struct emit *e)
+{
+    while ((uintptr_t)e->p & 7)
+        emit_8(e, 0x90);
+    emit_8(e, 0x0f);
+    emit_8(e, 0x1f);
+    emit_8(e, 0x44);
+    emit_8(e, 0x00);
+    emit_8(e, 0x00);
+}
+
+/* Guest flags from EFLAGS to lazy_flags; T0 is lost. EFLAGS keep their value. */
+static inline void emit_flags_save(struct emit *e)
+{
+    emit_mov(e, T0, X86_RAX);
+    emit_8(e, 0x9f); /* lahf */
+    emit_8(e, 0x0f); /* seto al */
+    emit_8(e, 0x90);
+    emit_8(e, 0xc0);
+    emit_8(e, 0x66); /* mov gs:lazy_flags, ax */
+    emit_gs(e, false, 0x89, X86_RAX, CPU_OFF(lazy_flags));
+    emit_mov(e, X86_RAX, T0);
+}
+
+/* Guest flags from lazy_flags to EFLAGS; T0 is lost. */
+static inline void emit_flags_load(struct emit *e)
+{
+    emit_mov(e, T0, X86_RAX);
+    emit_gs(e, false, 0x0fb7, X86_RAX, CPU_OFF(lazy_flags)); /* movzx eax, word */
+    emit_8(e, 0x04);                                         /* add al, 0x7f: OF from bit 0 */
+    emit_8(e, 0x7f);
+    emit_8(e, 0x9e); /* sahf */
+    emit_mov(e, X86_RAX, T0);
+}
+
+/* Copy an instruction, its memory operand (if any) replaced by [base + index]. False when it has no such encoding. */
+bool emit_copy(struct emit *e, const struct insn *in, unsigned base, unsigned index);
+
+#endif

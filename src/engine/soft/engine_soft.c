@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* build: simd-ok */
+/* The software engine as core sees it. */
+#include "engine/soft/engine_soft.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/engine.h"
+#include "engine/soft/run.h"
+#include "engine/soft/tlb.h"
+
+/* Host features that translated code and the interpreter's thunks rely on. */
+static int soft_probe(struct err *err)
+{
+    unsigned a, b, c, d;
+    bool xsave = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_OSXSAVE) && (c & bit_AVX);
+    bool lahf = __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1);
+    bool v3 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2) && (b & bit_BMI2);
+
+    if (!xsave || !lahf || !v3) {
+        err_set(err, -ENOTSUP, "the software engine needs a processor with AVX2, BMI2 and XSAVE");
+        return err_next(err, "Run on an x86-64-v3 host (Intel Haswell, AMD Excavator or later).");
+    }
+    return 0;
+}
+
+static int soft_vm_init(struct vm *vm, struct err *err)
+{
+    struct soft_vm *svm = calloc(1, sizeof(*svm));
+    int r;
+
+    if (!svm)
+        return err_set(err, -ENOMEM, "no memory for the software engine");
+    svm->vm = vm;
+    vm->engine_data = svm;
+    r = signals_init(err);
+    if (!r)
+        r = cache_init(svm, err);
+    if (r) {
+        free(svm);
+        vm->engine_data = NULL;
+    }
+    return r;
+}
+
+static void soft_vm_fini(struct vm *vm)
+{
+    struct soft_vm *svm = vm->engine_data;
+
+    if (!svm)
+        return;
+    cache_fini(svm);
+    free(svm);
+    vm->engine_data = NULL;
+}
+
+static void soft_vcpu_fini(struct vcpu *vcpu)
+{
+    struct soft_cpu *c = vcpu->engine;
+
+    if (!c)
+        return;
+    c->svm->cpus[vcpu->id] = NULL;
+    tlb_fini(c);
+    signals_free(c);
+    free(c->dcache);
+    free((void *)c->jc_empty);
+    free(c);
+    vcpu->engine = NULL;
+}
+
+static int soft_vcpu_init(struct vcpu *vcpu, struct err *err)
+{
+    struct soft_vm *svm = vcpu->vm->engine_data;
+    struct soft_cpu *c = aligned_alloc(64, ALIGN_UP(sizeof(*c), 64));
+    struct jc_entry *empty = malloc(JC_ENTRIES * sizeof(*empty));
+    int r = -ENOMEM;
+
+    if (!c || !empty) {
+        free(c);
+        free(empty);
+        return err_set(err, r, "no memory for a virtual CPU");
+    }
+    memset(c, 0, sizeof(*c));
+    jc_table_clear(empty);
+    c->jc_empty = empty;
+    c->vcpu = vcpu;
+    c->svm = svm;
+    c->self = (uint64_t)(uintptr_t)c;
+    c->delivering = -1;
+    vcpu->engine = c;
+    svm->cpus[vcpu->id] = c;
+    x86_state_reset(&c->st, vcpu->id == 0);
+    c->dcache = calloc(DCACHE_ENTRIES + 1, sizeof(*c->dcache));
+    if (!c->dcache)
+        r = err_set(err, r, "no memory for a virtual CPU");
+    else
+        r = tlb_init(c, err);
+    if (r) {
+        soft_vcpu_fini(vcpu);
+        return r;
+    }
+    soft_mode_changed(c);
+    return 0;
+}
+
+static void soft_get(struct vcpu *vcpu, struct x86_state *st)
+{
+    struct soft_cpu *c = vcpu->engine;
+
+    *st = c->st;
+}
+
+static void soft_set(struct vcpu *vcpu, const struct x86_state *st)
+{
+    struct soft_cpu *c = vcpu->engine;
+
+    c->st = *st;
+    c->fpu_live = c->fpu_ok = 0;
+    c->nmi_pending = 0;
+    c->chain_site = NULL;
+    c->delivering = -1;
+    tlb_flush_all(c);
+    soft_mode_changed(c);
+}
+
+/* "RIP ..., CS ..., bytes ..." for messages about a guest that cannot go on. */
+static void describe(struct soft_cpu *c, char *buf, size_t len, const char *what)
+{
+    uint64_t lin = c->mode == INSN_64 ? c->st.rip : c->st.rip + c->st.seg[X86_CS].base;
+    char bytes[64] = "unreadable";
+    struct walk w;
+    uint8_t raw[15];
+
+    if (!mmu_walk(c, lin, ACC_FETCH, TLB_KERNEL_AC, &w)) {
+        unsigned n = (unsigned)(PAGE_SIZE - (w.gpa & ~PAGE_MASK));
+
+        n = n < sizeof(raw) ? n : sizeof(raw);
+        if (!mem_read(&c->svm->vm->mem, w.gpa, raw, n))
+            for (unsigned i = 0; i < n; i++)
+                snprintf(bytes + 3 * i, sizeof(bytes) - 3 * i, "%02x ", raw[i]);
+    }
+    snprintf(buf, len,
+             "vCPU %u: %s at RIP 0x%" PRIx64 ", CS 0x%x (%s, CPL %u), CR2 0x%" PRIx64
+             ", last exception %u, instruction bytes %s",
+             c->vcpu->id, what, c->st.rip, c->st.seg[X86_CS].sel,
+             c->mode == INSN_64   ? "64-bit"
+             : c->mode == INSN_32 ? "32-bit"
+                                  : "16-bit",
+             c->st.cpl, c->st.cr2, c->exc_vector, bytes);
+}
+
+static enum vcpu_exit_reason soft_run(struct vcpu *vcpu)
+{
+    struct soft_cpu *c = vcpu->engine;
+    int r = signals_enter(c);
+
+    if (r) {
+        snprintf(vcpu->exit.text, sizeof(vcpu->exit.text), "cannot set up the vCPU's thread: %s",
+                 strerror(-r));
+        vcpu->exit.reason = VCPU_EXIT_ERROR;
+        return vcpu->exit.reason;
+    }
+    vcpu->exit.reason = soft_run_loop(c);
+    soft_fpu_park(c);
+    signals_leave(c);
+    if (vcpu->exit.reason == VCPU_EXIT_SHUTDOWN)
+        describe(c, vcpu->exit.text, sizeof(vcpu->exit.text), "triple fault");
+    return vcpu->exit.reason;
+}
+
+static void soft_engine_kick(struct vcpu *vcpu)
+{
+    if (vcpu->engine)
+        soft_kick(vcpu->engine);
+}
+
+static void soft_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+    struct soft_vm *svm = vm->engine_data;
+
+    while (len) {
+        uint64_t n = PAGE_SIZE - (gpa & ~PAGE_MASK);
+        hva_t host;
+
+        n = n < len ? n : len;
+        host = mem_hva(&vm->mem, gpa, n);
+        if (host && page_holds_code(svm, (const uint8_t *)((uintptr_t)host & PAGE_MASK)))
+            code_written(svm, host, (unsigned)n);
+        gpa += n;
+        len -= n;
+    }
+}
+
+void code_written(struct soft_vm *svm, const uint8_t *host, unsigned len)
+{
+    uint64_t at = (uint64_t)(host - svm->vm->mem.map);
+    unsigned off = at & ~PAGE_MASK;
+    uint64_t map = atomic_load(&svm->cache.granules[at >> PAGE_SHIFT]);
+    unsigned first = off >> CACHE_GRANULE_SHIFT, last = (off + len - 1) >> CACHE_GRANULE_SHIFT;
+
+    if (map & (~0ull >> (63 - last)) & (~0ull << first))
+        cache_invalidate(svm, at >> PAGE_SHIFT, off, len);
+}
+
+static void soft_print_stats(struct vm *vm, FILE *out)
+{
+    static const struct {
+        const char *name, *text;
+        size_t off;
+    } rows[] = {
+#define X(name, text) {#name, text, offsetof(struct soft_counters, name)},
+        SOFT_COUNTERS(X)
+#undef X
+    };
+    static const char *const declines[] = {"none",
+#define X(name, text) text,
+                                           DECLINES(X)
+#undef X
+    };
+    struct soft_vm *svm = vm->engine_data;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+        uint64_t sum = 0;
+
+        for (unsigned k = 0; k < vm->cfg.cpus; k++)
+            if (svm->cpus[k])
+                sum += *(uint64_t *)((char *)&svm->cpus[k]->counters + rows[i].off);
+        fprintf(out, "%16" PRIu64 "  %s\n", sum, rows[i].text);
+    }
+    for (unsigned i = 1; i < DECLINE_COUNT; i++)
+        fprintf(out, "%16" PRIu64 "  blocks ended by: %s\n", svm->declines[i], declines[i]);
+}
+
+const struct engine_ops engine_soft = {
+    .name = "soft",
+    .probe = soft_probe,
+    .vm_init = soft_vm_init,
+    .vm_fini = soft_vm_fini,
+    .vcpu_init = soft_vcpu_init,
+    .vcpu_fini = soft_vcpu_fini,
+    .run = soft_run,
+    .kick = soft_engine_kick,
+    .get = soft_get,
+    .set = soft_set,
+    .mem_written = soft_mem_written,
+    .print_stats = soft_print_stats,
+};

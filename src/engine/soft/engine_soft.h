@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the software engine keeps per VM: the translation cache and who runs from it. */
+#ifndef LODGE_SOFT_ENGINE_SOFT_H
+#define LODGE_SOFT_ENGINE_SOFT_H
+
+#include "engine/soft/cache.h"
+#include "engine/soft/soft.h"
+
+/* Why the translator leaves an instruction to the interpreter. */
+#define DECLINES(X)                                                                                \
+    X(SYSTEM, "system or privileged instruction")                                                  \
+    X(STRING, "string instruction")                                                                \
+    X(FORM, "rare form or operand size")                                                           \
+    X(HIGH_BYTE, "AH, BH, CH or DH with a memory operand")                                         \
+    X(R10_R11, "r10 and r11 both beside a memory operand")                                         \
+    X(CROSS_PAGE, "instruction crosses a page")                                                    \
+    X(UNDEFINED, "undefined opcode")                                                               \
+    X(MASKED, "masked or gathering memory access")                                                 \
+    X(X87_CONTROL, "x87 environment or control word")
+
+enum decline {
+    DECLINE_NONE,
+#define X(name, text) DECLINE_##name,
+    DECLINES(X)
+#undef X
+        DECLINE_COUNT,
+};
+
+struct soft_vm {
+    struct vm *vm;
+    struct soft_cpu *cpus[VM_MAX_CPUS];
+    _Atomic uint32_t bus_lock;
+    struct cache cache;
+    uint64_t declines[DECLINE_COUNT]; /* blocks ended by each; under cache.lock */
+};
+
+/* Does the guest page at this host address (page aligned) hold translated code? Lock-free. */
+static inline bool page_holds_code(const struct soft_vm *svm, const uint8_t *page)
+{
+    return atomic_load_explicit(
+               &svm->cache.granules[(size_t)(page - svm->vm->mem.map) >> PAGE_SHIFT],
+               memory_order_seq_cst) != 0;
+}
+
+/* [host, host+len), inside one page that holds code, was written: drop translations made from it. */
+void code_written(struct soft_vm *svm, const uint8_t *host, unsigned len);
+
+#endif

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Vector and x87 state: moving it between st.xsave and the host's registers,
+ * running native instructions, and the save/restore instructions.
+ */
+#include "engine/soft/fpu.h"
+
+#include <signal.h>
+
+#include <Zydis/Zydis.h>
+
+#include "engine/soft/engine_soft.h"
+#include "engine/soft/run.h"
+#include "x86/cpuid.h"
+
+#define XS_X87 1u
+#define XS_SSE 2u
+#define XS_AVX 4u
+
+#define MXCSR_MASKS 0x1f80u
+#define MXCSR_VALID 0xffffu
+#define FCW_MASKS   0x3fu
+
+void soft_fpu_park(struct soft_cpu *c)
+{
+    if (!c->fpu_live)
+        return;
+    __asm__ volatile("xsave64 (%0)"
+                     :
+                     : "r"(c->st.xsave), "a"((uint32_t)CPUID_XCR0_MASK), "d"(0)
+                     : "memory");
+    fpu_area(c)->fip = fpu_area(c)->fdp = 0; /* they are the host's */
+    fpu_area(c)->fop = 0;
+    c->fpu_live = c->fpu_ok = 0;
+}
+
+/* Into the host's registers, whatever the guest's control bits say. */
+static void fpu_bring(struct soft_cpu *c)
+{
+    if (c->fpu_live)
+        return;
+    fpu_area(c)->xcomp_bv = 0;
+    fpu_area(c)->xstate_bv &= CPUID_XCR0_MASK;
+    fpu_area(c)->mxcsr &= MXCSR_VALID;
+    __asm__ volatile("xrstor64 (%0)"
+                     :
+                     : "r"(c->st.xsave), "a"((uint32_t)CPUID_XCR0_MASK), "d"(0)
+                     : "memory");
+    c->fpu_live = 1;
+    c->counters.fpu_load++;
+}
+
+/* May vector code run natively without asking first? Exceptions must all be masked, every component be enabled. */
+static bool fpu_unconditional(struct soft_cpu *c)
+{
+    uint32_t mxcsr;
+    uint16_t fcw, fsw;
+
+    if ((c->st.cr0 & (X86_CR0_TS | X86_CR0_EM)) || c->st.xcr0 != CPUID_XCR0_MASK ||
+        (c->st.cr4 & (X86_CR4_OSFXSR | X86_CR4_OSXSAVE)) != (X86_CR4_OSFXSR | X86_CR4_OSXSAVE))
+        return false;
+    __asm__ volatile("stmxcsr %0\n\tfnstcw %1\n\tfnstsw %2" : "=m"(mxcsr), "=m"(fcw), "=m"(fsw));
+    return (mxcsr & MXCSR_MASKS) == MXCSR_MASKS && (fcw & FCW_MASKS) == FCW_MASKS && !(fsw & 0x80);
+}
+
+bool soft_fpu_load(struct soft_cpu *c)
+{
+    if (c->st.cr0 & (X86_CR0_TS | X86_CR0_EM))
+        return false;
+    fpu_bring(c);
+    c->fpu_ok = fpu_unconditional(c);
+    return c->fpu_ok;
+}
+
+void soft_fpu_changed(struct soft_cpu *c)
+{
+    c->fpu_ok = c->fpu_live && fpu_unconditional(c);
+}
+
+/* ---- Native instructions ------------------------------------------------------- */
+
+static bool is_x87(const struct insn *in)
+{
+    return in->enc == ENC_LEGACY && in->bytes[in->op_off] >= 0xd8 && in->bytes[in->op_off] <= 0xdf;
+}
+
+static bool is_mmx(const struct insn *in)
+{
+    for (unsigned i = 0; i < in->nopnd; i++)
+        if (in->opnd[i].kind == OPND_VEC && in->opnd[i].size == 8)
+            return true;
+    return in->op == ZYDIS_MNEMONIC_EMMS;
+}
+
+/* #UD and #NM as SDM volume 3, 2.5 and volume 1, 13.5 ask for them. */
+static void require_enabled(struct soft_cpu *c, const struct insn *in)
+{
+    const struct x86_state *st = &c->st;
+
+    if (is_x87(in) || in->op == ZYDIS_MNEMONIC_FWAIT) {
+        if (st->cr0 & (in->op == ZYDIS_MNEMONIC_FWAIT ? 0 : X86_CR0_EM))
+            soft_raise(c, X86_NM);
+        if ((st->cr0 & X86_CR0_TS) && (in->op != ZYDIS_MNEMONIC_FWAIT || (st->cr0 & X86_CR0_MP)))
+            soft_raise(c, X86_NM);
+        return;
+    }
+    if (in->enc == ENC_VEX) {
+        if (!(st->cr4 & X86_CR4_OSXSAVE) || (st->xcr0 & 6) != 6 || !(st->cr0 & X86_CR0_PE) ||
+            (st->rflags & X86_VM))
+            soft_raise(c, X86_UD);
+    } else if (st->cr0 & X86_CR0_EM) {
+        soft_raise(c, X86_UD);
+    } else if (!is_mmx(in) && !(st->cr4 & X86_CR4_OSFXSR)) {
+        soft_raise(c, X86_UD);
+    }
+    if (st->cr0 & X86_CR0_TS)
+        soft_raise(c, X86_NM);
+}
+
+/* A host signal from a thunk, as the guest's exception. */
+static _Noreturn void raise_signal(struct soft_cpu *c, const struct insn *in, int sig)
+{
+    switch (sig) {
+    case SIGFPE:
+        if (is_x87(in) || is_mmx(in) || in->op == ZYDIS_MNEMONIC_FWAIT)
+            soft_raise(c, X86_MF);
+        soft_raise(c, c->st.cr4 & X86_CR4_OSXMMEXCPT ? X86_XM : X86_UD);
+    case SIGILL:
+        soft_raise(c, X86_UD);
+    default: /* a misaligned operand */
+        soft_raise_err(c, X86_GP, 0);
+    }
+}
+
+static void run_thunk(struct soft_cpu *c, const struct insn *in, uint8_t *operand)
+{
+    struct cache *k = &c->svm->cache;
+    const uint8_t *code;
+
+    for (;;) {
+        uint32_t gen = atomic_load(&k->gen);
+
+        c->fault_signal = 0;
+        code = cache_thunk(c, in);
+        if (!code)
+            soft_raise(c, X86_UD);
+        atomic_store(&c->in_code, 1);
+        if (!atomic_load(&k->flushing) && atomic_load(&k->gen) == gen)
+            break;
+        atomic_store(&c->in_code, 0);
+    }
+    c->tmp[0] = (uint64_t)(uintptr_t)operand;
+    flags_to_lazy(c);
+    c->in_thunk = 1;
+    k->glue.enter(c, code);
+    c->in_thunk = 0;
+    atomic_store(&c->in_code, 0);
+    if (c->fault_signal)
+        raise_signal(c, in, c->fault_signal);
+    flags_from_lazy(c);
+}
+
+static unsigned mem_direction(const struct insn *in)
+{
+    for (unsigned i = 0; i < in->nopnd; i++)
+        if (in->opnd[i].kind == OPND_MEM)
+            return in->opnd[i].access;
+    return 0;
+}
+
+/* What x87 environment images say of where the last instruction was: the host's addresses, not the guest's. */
+static void scrub_environment(const struct insn *in, uint8_t *image)
+{
+    if (in->op != ZYDIS_MNEMONIC_FNSTENV && in->op != ZYDIS_MNEMONIC_FNSAVE)
+        return;
+    for (unsigned i = 12; i < 28; i++)
+        image[i] = 0;
+}
+
+void fpu_native(struct soft_cpu *c, const struct insn *in)
+{
+    unsigned dir = mem_direction(in), size = in->mem_size;
+    uint8_t *operand = c->bounce;
+    gva_t va = 0;
+
+    if (in->flags & INSN_SIMD)
+        require_enabled(c, in);
+    if (in->flags & INSN_HAS_MEM) {
+        va = seg_linear(c, in->mem_seg, insn_ea(c, in), size,
+                        dir & OPND_WRITE ? ACC_WRITE : ACC_READ);
+        operand += va & 63; /* the operand's alignment must be what the guest's is */
+        if (dir & OPND_WRITE)
+            mem_probe(c, va, size, ACC_WRITE);
+        if (dir & OPND_READ)
+            mem_ld_bytes(c, va, operand, size);
+    }
+    if (in->flags & INSN_SIMD)
+        fpu_bring(c);
+    run_thunk(c, in, operand);
+    if ((in->flags & INSN_HAS_MEM) && (dir & OPND_WRITE)) {
+        scrub_environment(in, operand);
+        mem_st_bytes(c, va, operand, size);
+    }
+    if (in->flags & INSN_SIMD)
+        soft_fpu_changed(c);
+}
+
+/* ---- MXCSR ------------------------------------------------------------------------ */
+
+static void op_ldmxcsr(struct soft_cpu *c, const struct insn *in)
+{
+    gva_t va;
+    uint32_t v;
+
+    require_enabled(c, in);
+    va = seg_linear(c, in->mem_seg, insn_ea(c, in), 4, ACC_READ);
+    v = (uint32_t)mem_ld(c, va, 4);
+    if (v & ~MXCSR_VALID)
+        soft_raise_err(c, X86_GP, 0);
+    fpu_bring(c);
+    __asm__ volatile("ldmxcsr %0" : : "m"(v));
+    soft_fpu_changed(c);
+}
+
+static void op_stmxcsr(struct soft_cpu *c, const struct insn *in)
+{
+    gva_t va;
+    uint32_t v;
+
+    require_enabled(c, in);
+    va = seg_linear(c, in->mem_seg, insn_ea(c, in), 4, ACC_WRITE);
+    fpu_bring(c);
+    __asm__ volatile("stmxcsr %0" : "=m"(v));
+    mem_st(c, va, 4, v);
+}
+
+/* ---- FXSAVE, FXRSTOR (SDM volume 1, 10.5) ------------------------------------------- */
+
+#define FXSAVE_64 416 /* bytes in use: with 16 XMM registers */
+#define FXSAVE_32 288 /* with 8 */
+
+static gva_t image_address(struct soft_cpu *c, const struct insn *in, unsigned size, unsigned align,
+                           enum mem_access acc)
+{
+    gva_t va = seg_linear(c, in->mem_seg, insn_ea(c, in), size, acc);
+
+    if (va & (align - 1))
+        soft_raise_err(c, X86_GP, 0);
+    mem_probe(c, va, size, acc);
+    return va;
+}
+
+static void op_fxsave(struct soft_cpu *c, const struct insn *in)
+{
+    unsigned size = c->mode == INSN_64 ? FXSAVE_64 : FXSAVE_32;
+    gva_t va;
+
+    if (c->st.cr0 & (X86_CR0_EM | X86_CR0_TS))
+        soft_raise(c, X86_NM);
+    va = image_address(c, in, 512, 16, ACC_WRITE);
+    soft_fpu_park(c);
+    fpu_area(c)->mxcsr_mask = MXCSR_VALID;
+    mem_st_bytes(c, va, c->st.xsave, size);
+}
+
+static void op_fxrstor(struct soft_cpu *c, const struct insn *in)
+{
+    unsigned size = c->mode == INSN_64 ? FXSAVE_64 : FXSAVE_32;
+    gva_t va;
+
+    if (c->st.cr0 & (X86_CR0_EM | X86_CR0_TS))
+        soft_raise(c, X86_NM);
+    va = image_address(c, in, 512, 16, ACC_READ);
+    if (mem_ld(c, va + 24, 4) & ~(uint64_t)MXCSR_VALID)
+        soft_raise_err(c, X86_GP, 0);
+    soft_fpu_park(c);
+    mem_ld_bytes(c, va, c->st.xsave, size);
+    fpu_area(c)->fip = fpu_area(c)->fdp = 0;
+    fpu_area(c)->xstate_bv |= XS_X87 | XS_SSE;
+}
+
+/* ---- XSAVE family (SDM volume 1, chapter 13) ------------------------------------------ */
+
+/* Pieces of the area by component; MXCSR goes with SSE and AVX. */
+struct piece {
+    uint16_t off, len;
+    uint32_t components;
+};
+
+static const struct piece pieces[] = {
+    {0, 24, XS_X87},          /* control, status, tag, instruction pointers */
+    {24, 8, XS_SSE | XS_AVX}, /* MXCSR and its mask */
+    {32, 128, XS_X87},        /* ST0-7 */
+    {160, 256, XS_SSE},       /* XMM0-15 */
+    {576, 256, XS_AVX},       /* upper halves of YMM0-15 */
+};
+
+#define XSAVE_BYTES 832
+
+static uint32_t requested(struct soft_cpu *c)
+{
+    uint64_t mask = (uint32_t)c->st.gpr[X86_RAX] | c->st.gpr[X86_RDX] << 32;
+
+    return (uint32_t)(mask & c->st.xcr0);
+}
+
+static void require_xsave(struct soft_cpu *c)
+{
+    if (!(c->st.cr4 & X86_CR4_OSXSAVE))
+        soft_raise(c, X86_UD);
+    if (c->st.cr0 & X86_CR0_TS)
+        soft_raise(c, X86_NM);
+}
+
+static void op_xsave(struct soft_cpu *c, const struct insn *in)
+{
+    uint32_t rfbm;
+    gva_t va;
+    uint64_t bv;
+
+    require_xsave(c);
+    rfbm = requested(c);
+    va = image_address(c, in, rfbm & XS_AVX ? XSAVE_BYTES : 576, 64, ACC_WRITE);
+    soft_fpu_park(c);
+    fpu_area(c)->mxcsr_mask = MXCSR_VALID;
+    bv = mem_ld(c, va + 512, 8);
+    for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++)
+        if (pieces[i].components & rfbm)
+            mem_st_bytes(c, va + pieces[i].off, c->st.xsave + pieces[i].off, pieces[i].len);
+    mem_st(c, va + 512, 8, (bv & ~(uint64_t)rfbm) | (rfbm & fpu_area(c)->xstate_bv));
+}
+
+static void op_xsavec(struct soft_cpu *c, const struct insn *in)
+{
+    uint32_t rfbm, use;
+    gva_t va;
+
+    require_xsave(c);
+    rfbm = requested(c);
+    va = image_address(c, in, rfbm & XS_AVX ? XSAVE_BYTES : 576, 64, ACC_WRITE);
+    soft_fpu_park(c);
+    fpu_area(c)->mxcsr_mask = MXCSR_VALID;
+    use = rfbm & (uint32_t)fpu_area(c)->xstate_bv;
+    if ((rfbm & XS_SSE) && fpu_area(c)->mxcsr != MXCSR_MASKS)
+        use |= XS_SSE;
+    for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++) {
+        uint32_t comps = pieces[i].components == (XS_SSE | XS_AVX) ? XS_SSE : pieces[i].components;
+
+        if (comps & use)
+            mem_st_bytes(c, va + pieces[i].off, c->st.xsave + pieces[i].off, pieces[i].len);
+    }
+    mem_st(c, va + 512, 8, use);
+    mem_st(c, va + 520, 8, 1ull << 63 | rfbm);
+}
+
+static void init_piece(struct soft_cpu *c, const struct piece *p)
+{
+    uint8_t *to = c->st.xsave + p->off;
+
+    for (unsigned i = 0; i < p->len; i += 8)
+        *(volatile uint64_t *)(to + i) = 0;
+    if (p->off == 0)
+        fpu_area(c)->fcw = 0x37f;
+    if (p->off == 24)
+        fpu_area(c)->mxcsr = MXCSR_MASKS;
+}
+
+static void op_xrstor(struct soft_cpu *c, const struct insn *in)
+{
+    uint32_t rfbm;
+    uint64_t bv, comp, mx;
+    gva_t va;
+
+    require_xsave(c);
+    rfbm = requested(c);
+    va = image_address(c, in, rfbm & XS_AVX ? XSAVE_BYTES : 576, 64, ACC_READ);
+    bv = mem_ld(c, va + 512, 8);
+    comp = mem_ld(c, va + 520, 8);
+    if (comp >> 63) {
+        if ((comp & ~(1ull << 63) & ~c->st.xcr0) || (bv & ~comp))
+            soft_raise_err(c, X86_GP, 0);
+    } else if (comp || (bv & ~c->st.xcr0) || mem_ld(c, va + 528, 8)) {
+        soft_raise_err(c, X86_GP, 0);
+    }
+    mx = mem_ld(c, va + 24, 4);
+    if ((mx & ~(uint64_t)MXCSR_VALID) &&
+        (comp >> 63 ? rfbm & bv & XS_SSE : rfbm & (XS_SSE | XS_AVX)))
+        soft_raise_err(c, X86_GP, 0);
+    soft_fpu_park(c);
+    for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++) {
+        const struct piece *p = &pieces[i];
+        bool mxcsr = p->off == 24;
+
+        if (!(p->components & rfbm))
+            continue;
+        if (mxcsr && !(comp >> 63))
+            mem_ld_bytes(c, va + 24, c->st.xsave + 24, 4);
+        else if ((mxcsr ? XS_SSE : p->components) & bv)
+            mem_ld_bytes(c, va + p->off, c->st.xsave + p->off, p->len);
+        else if (!mxcsr || (rfbm & XS_SSE))
+            init_piece(c, p);
+    }
+    fpu_area(c)->fip = fpu_area(c)->fdp = 0;
+    fpu_area(c)->xstate_bv = (fpu_area(c)->xstate_bv & ~(uint64_t)rfbm) | (bv & rfbm);
+}
+
+static void op_xgetbv(struct soft_cpu *c, const struct insn *in)
+{
+    uint64_t v = c->st.xcr0;
+
+    if (!(c->st.cr4 & X86_CR4_OSXSAVE))
+        soft_raise(c, X86_UD);
+    switch ((uint32_t)c->st.gpr[X86_RCX]) {
+    case 0:
+        break;
+    case 1:
+        soft_fpu_park(c);
+        v &= fpu_area(c)->xstate_bv;
+        break;
+    default:
+        soft_raise_err(c, X86_GP, 0);
+    }
+    c->st.gpr[X86_RAX] = (uint32_t)v;
+    c->st.gpr[X86_RDX] = v >> 32;
+}
+
+/* ---- MASKMOVDQU and kin: bytes of a register stored where the mask's top bits say -------- */
+
+static const uint8_t *vec_bytes(struct soft_cpu *c, const struct opnd *o)
+{
+    struct xsave_area *a = fpu_area(c);
+
+    if (o->size == 8) /* MMn is the physical register, the image is in stack order */
+        return a->st[(o->reg - (a->fsw >> 11 & 7)) & 7];
+    return a->xmm[o->reg & 15];
+}
+
+static void op_maskmov(struct soft_cpu *c, const struct insn *in)
+{
+    const uint8_t *src, *mask;
+    uint64_t off = c->st.gpr[X86_RDI];
+    unsigned n = 0;
+    gva_t va;
+
+    require_enabled(c, in);
+    soft_fpu_park(c);
+    for (unsigned i = 0; i < in->nopnd; i++)
+        n = in->opnd[i].kind == OPND_VEC ? in->opnd[i].size : n;
+    src = vec_bytes(c, &in->opnd[in->nopnd - 2]);
+    mask = vec_bytes(c, &in->opnd[in->nopnd - 1]);
+    if (in->addr_size < 8)
+        off &= in->addr_size == 4 ? 0xffffffff : 0xffff;
+    va = seg_linear(c, in->mem_seg, off, n, ACC_WRITE);
+    for (unsigned i = 0; i < n; i++)
+        if (mask[i] & 0x80)
+            mem_probe(c, va + i, 1, ACC_WRITE);
+    for (unsigned i = 0; i < n; i++)
+        if (mask[i] & 0x80)
+            mem_st(c, va + i, 1, src[i]);
+}
+
+insn_fn *const interp_fpu_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
+    [ZYDIS_MNEMONIC_LDMXCSR] = op_ldmxcsr,    [ZYDIS_MNEMONIC_VLDMXCSR] = op_ldmxcsr,
+    [ZYDIS_MNEMONIC_STMXCSR] = op_stmxcsr,    [ZYDIS_MNEMONIC_VSTMXCSR] = op_stmxcsr,
+    [ZYDIS_MNEMONIC_FXSAVE] = op_fxsave,      [ZYDIS_MNEMONIC_FXSAVE64] = op_fxsave,
+    [ZYDIS_MNEMONIC_FXRSTOR] = op_fxrstor,    [ZYDIS_MNEMONIC_FXRSTOR64] = op_fxrstor,
+    [ZYDIS_MNEMONIC_XSAVE] = op_xsave,        [ZYDIS_MNEMONIC_XSAVE64] = op_xsave,
+    [ZYDIS_MNEMONIC_XSAVEOPT] = op_xsave,     [ZYDIS_MNEMONIC_XSAVEOPT64] = op_xsave,
+    [ZYDIS_MNEMONIC_XSAVEC] = op_xsavec,      [ZYDIS_MNEMONIC_XSAVEC64] = op_xsavec,
+    [ZYDIS_MNEMONIC_XRSTOR] = op_xrstor,      [ZYDIS_MNEMONIC_XRSTOR64] = op_xrstor,
+    [ZYDIS_MNEMONIC_XGETBV] = op_xgetbv,      [ZYDIS_MNEMONIC_MASKMOVQ] = op_maskmov,
+    [ZYDIS_MNEMONIC_MASKMOVDQU] = op_maskmov, [ZYDIS_MNEMONIC_VMASKMOVDQU] = op_maskmov,
+};

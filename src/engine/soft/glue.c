@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* build: simd-ok */
+/*
+ * The code every vCPU shares for getting into and out of translated code,
+ * generated once per cache. In translated code all GPRs but r10 and r11 hold
+ * the guest's, RSP included, so nothing may touch the stack there.
+ */
+#include "engine/soft/emit.h"
+#include "engine/soft/engine_soft.h"
+#include "engine/soft/tlb.h"
+
+static const uint8_t callee_saved[] = {X86_RBX, X86_RBP, X86_R12, X86_R13, X86_R14, X86_R15};
+
+/* Host registers that carry a guest register, RSP last. */
+static const uint8_t carried[] = {X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RBP, X86_RSI, X86_RDI,
+                                  X86_R8,  X86_R9,  X86_R12, X86_R13, X86_R14, X86_R15, X86_RSP};
+
+static void emit_push(struct emit *e, unsigned reg)
+{
+    if (reg >= 8)
+        emit_8(e, 0x41);
+    emit_8(e, 0x50 | (reg & 7));
+}
+
+static void emit_pop(struct emit *e, unsigned reg)
+{
+    if (reg >= 8)
+        emit_8(e, 0x41);
+    emit_8(e, 0x58 | (reg & 7));
+}
+
+/* void enter(struct soft_cpu *c, const uint8_t *code): C's side of the door. GS is already set. */
+static void make_enter(struct emit *e)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
+        emit_push(e, callee_saved[i]);
+    emit_store(e, CPU_OFF(host_rsp), X86_RSP);
+    emit_mov(e, T0, X86_RSI);
+    for (unsigned i = 0; i < ARRAY_SIZE(carried); i++)
+        emit_load(e, carried[i], GPR_OFF(carried[i]));
+    emit_8(e, 0x41); /* jmp r11 */
+    emit_8(e, 0xff);
+    emit_8(e, 0xe0 | (T0 & 7));
+}
+
+static void make_exit(struct emit *e)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(carried); i++)
+        emit_store(e, GPR_OFF(carried[i]), carried[i]);
+    emit_load(e, X86_RSP, CPU_OFF(host_rsp));
+    emit_8(e, 0xfc); /* cld */
+    for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;)
+        emit_pop(e, callee_saved[i]);
+    emit_8(e, 0xc3);
+}
+
+/* What a C function may destroy and translated code needs back. */
+static const uint8_t clobbered[] = {X86_RAX, X86_RCX, X86_RDX, X86_RSI,
+                                    X86_RDI, X86_R8,  X86_R9,  X86_RSP};
+
+/*
+ * A soft TLB miss: r11 holds the address, r10 where to go when the TLB has
+ * been filled. Flags are lost (the caller saved them if they matter).
+ */
+static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8_t *exit_mem)
+{
+    const uint8_t *start;
+    uint8_t *fail;
+
+    while ((uintptr_t)e->p & 15)
+        emit_8(e, 0x90);
+    start = emit_here(e);
+    emit_store(e, CPU_OFF(tmp[3]), T1);
+    for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
+        emit_store(e, GPR_OFF(clobbered[i]), clobbered[i]);
+    emit_load(e, X86_RSP, CPU_OFF(host_rsp));
+    emit_rm(e, true, 0x8d, X86_RSP, X86_RSP, INSN_NOREG, 1, -128);
+    emit_8(e, 0x48); /* and rsp, -16 */
+    emit_8(e, 0x83);
+    emit_8(e, 0xe4);
+    emit_8(e, 0xf0);
+    emit_load(e, X86_RDI, CPU_OFF(self));
+    emit_mov(e, X86_RSI, T0);
+    emit_8(e, 0xba); /* mov edx, acc */
+    emit_32(e, acc);
+    emit_8(e, 0x48); /* mov rax, imm64; call rax */
+    emit_8(e, 0xb8);
+    emit_64(e, (uint64_t)(uintptr_t)tlb_fill_for_code);
+    emit_8(e, 0xff);
+    emit_8(e, 0xd0);
+    emit_8(e, 0x84); /* test al, al */
+    emit_8(e, 0xc0);
+    for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
+        emit_load(e, clobbered[i], GPR_OFF(clobbered[i]));
+    fail = emit_jcc_fwd(e, 4);                   /* jz */
+    emit_gs(e, false, 0xff, 4, CPU_OFF(tmp[3])); /* jmp gs:tmp[3] */
+    emit_patch(e, fail);
+    emit_jmp(e, exit_mem);
+    return start;
+}
+
+void glue_make(struct soft_vm *svm)
+{
+    struct cache *k = &svm->cache;
+    struct emit e = {.p = k->rw, .end = k->rw + 4096, .to_rx = k->rx - k->rw};
+
+    k->glue.enter = (void (*)(struct soft_cpu *, const uint8_t *))(uintptr_t)emit_here(&e);
+    make_enter(&e);
+    while ((uintptr_t)e.p & 15)
+        emit_8(&e, 0x90);
+    k->glue.exit_host = emit_here(&e);
+    emit_flags_save(&e);
+    k->glue.exit_mem = emit_here(&e);
+    make_exit(&e);
+    k->glue.miss_read = make_miss(&e, ACC_READ, k->glue.exit_mem);
+    k->glue.miss_write = make_miss(&e, ACC_WRITE, k->glue.exit_mem);
+    k->glue_end = k->used = ALIGN_UP((size_t)(e.p - k->rw), 64);
+}

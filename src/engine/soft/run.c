@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The run loop of a vCPU: events, then translated code or the interpreter,
+ * then what they ended with. Guest exceptions arrive here by longjmp.
+ */
+#include "engine/soft/run.h"
+#include "engine/soft/engine_soft.h"
+#include "engine/soft/tlb.h"
+
+void soft_kick(struct soft_cpu *c)
+{
+    atomic_store(&c->exit_request, 1);
+    c->jc = c->jc_empty;
+}
+
+_Noreturn void soft_raise(struct soft_cpu *c, unsigned vector)
+{
+    c->exc_vector = (uint8_t)vector;
+    c->exc_has_error = 0;
+    c->exc_error = 0;
+    longjmp(c->exc_jmp, 1);
+}
+
+_Noreturn void soft_raise_err(struct soft_cpu *c, unsigned vector, uint32_t error)
+{
+    c->exc_vector = (uint8_t)vector;
+    c->exc_has_error = 1;
+    c->exc_error = error;
+    longjmp(c->exc_jmp, 1);
+}
+
+_Noreturn void soft_raise_pf(struct soft_cpu *c, gva_t va, uint32_t error)
+{
+    c->st.cr2 = va;
+    soft_raise_err(c, X86_PF_EXC, error);
+}
+
+/* ---- Flags between the two worlds ----------------------------------------- */
+
+void flags_to_lazy(struct soft_cpu *c)
+{
+    uint64_t f = c->st.rflags;
+
+    c->lazy_flags = (uint16_t)((f & 0xd5) << 8 | (f >> 11 & 1));
+}
+
+void flags_from_lazy(struct soft_cpu *c)
+{
+    uint16_t l = c->lazy_flags;
+
+    c->st.rflags =
+        (c->st.rflags & ~(uint64_t)X86_ARITH) | (l >> 8 & 0xd5) | (uint64_t)(l & 1) << 11;
+}
+
+/* ---- Exceptions ------------------------------------------------------------- */
+
+static bool contributory(int v)
+{
+    return v == X86_DE || (v >= X86_TS && v <= X86_GP);
+}
+
+/* SDM volume 3, table 6-5: what a second exception during the delivery of a first becomes; -1: shutdown. */
+static int escalate(int first, int second)
+{
+    if (first < 0)
+        return second;
+    if (first == X86_DF_EXC)
+        return -1;
+    if ((contributory(first) && contributory(second)) ||
+        (first == X86_PF_EXC && (second == X86_PF_EXC || contributory(second))))
+        return X86_DF_EXC;
+    return second;
+}
+
+/* Deliver the exception soft_raise noted. May raise again, coming back through exc_jmp. */
+static void deliver_exception(struct soft_cpu *c)
+{
+    int vector = escalate(c->delivering, c->exc_vector);
+    bool has_error = c->exc_has_error;
+    uint32_t error = c->exc_error;
+
+    if (vector < 0) {
+        c->st.run = X86_SHUTDOWN;
+        c->delivering = -1;
+        return;
+    }
+    if (vector == X86_DF_EXC) {
+        has_error = true;
+        error = 0;
+    }
+    c->counters.exception++;
+    c->delivering = (int8_t)vector;
+    c->st.intr_shadow = 0;
+    if (!(c->st.cr0 & X86_CR0_PE))
+        has_error = false;
+    interp_deliver(c, (unsigned)vector, INT_EXC, has_error, error);
+    c->delivering = -1;
+}
+
+/* ---- Events ------------------------------------------------------------------ */
+
+static void take_init_sipi(struct soft_cpu *c, uint32_t ev)
+{
+    if (ev & VCPU_EV_INIT) {
+        soft_fpu_park(c);
+        x86_state_init(&c->st);
+        soft_fpu_changed(c);
+        tlb_flush_all(c);
+        soft_mode_changed(c);
+    }
+    if ((ev & VCPU_EV_SIPI) && c->st.run == X86_WAIT_SIPI)
+        interp_sipi(c, atomic_load(&c->vcpu->sipi_vector));
+}
+
+/* Interrupts and NMIs, if the CPU takes them now. */
+static void take_interrupt(struct soft_cpu *c)
+{
+    if (c->nmi_pending && !c->st.nmi_blocked && !c->st.intr_shadow && c->st.run <= X86_HALTED) {
+        c->nmi_pending = 0;
+        c->st.run = X86_RUNNING;
+        c->st.nmi_blocked = 1;
+        interp_deliver(c, X86_NMI, INT_EXT, false, 0);
+        return;
+    }
+    if (!(c->st.rflags & X86_IF) || c->st.intr_shadow || c->st.run > X86_HALTED)
+        return;
+    if (vcpu_intr_pending(c->vcpu) < 0)
+        return;
+    soft_fpu_park(c);
+    int vector = vcpu_intr_ack(c->vcpu);
+
+    if (vector < 0)
+        return;
+    c->st.run = X86_RUNNING;
+    c->counters.irq++;
+    interp_deliver(c, (unsigned)vector, INT_EXT, false, 0);
+}
+
+/* Returns true when run() must return, reason set. */
+static bool take_events(struct soft_cpu *c, enum vcpu_exit_reason *reason)
+{
+    uint32_t ev;
+
+    atomic_store(&c->exit_request, 0);
+    ev = atomic_exchange(&c->vcpu->events, 0);
+    if (ev & VCPU_EV_STOP) {
+        *reason = VCPU_EXIT_STOP;
+        return true;
+    }
+    if (ev & (VCPU_EV_INIT | VCPU_EV_SIPI))
+        take_init_sipi(c, ev);
+    if (ev & VCPU_EV_NMI)
+        c->nmi_pending = 1;
+    take_interrupt(c);
+    if (c->st.run == X86_RUNNING)
+        return false;
+    if (c->st.run == X86_SHUTDOWN) {
+        *reason = VCPU_EXIT_SHUTDOWN;
+        return true;
+    }
+    c->counters.halt++;
+    *reason = VCPU_EXIT_HALT;
+    return true;
+}
+
+/* ---- Interpreting ---------------------------------------------------------------- */
+
+static void interp_one(struct soft_cpu *c)
+{
+    uint8_t shadow = c->st.intr_shadow;
+    uint64_t flags = c->st.rflags;
+    const struct insn *in = soft_fetch(c);
+
+    c->counters.interp++;
+    interp_insn(c, in);
+    if (shadow) {
+        c->st.intr_shadow = 0;
+        soft_look_up(c);
+    }
+    if (~flags & c->st.rflags & X86_IF)
+        soft_look_up(c);
+    if (unlikely(flags & X86_TF)) {
+        c->st.dr[6] |= 1u << 14; /* BS */
+        soft_raise(c, X86_DB);
+    }
+}
+
+/* ---- Translated code ----------------------------------------------------------------- */
+
+/* Enter translated code; false when something came up first. */
+static bool enter_code(struct soft_cpu *c, const uint8_t *code)
+{
+    c->page_va = c->st.rip & PAGE_MASK;
+    flags_to_lazy(c);
+    c->jc = c->set->jc;
+    atomic_store(&c->in_code, 1);
+    if (atomic_load(&c->exit_request) || atomic_load(&c->svm->cache.flushing) ||
+        atomic_load(&c->svm->cache.gen) != c->cache_gen) {
+        atomic_store(&c->in_code, 0);
+        return false;
+    }
+    c->counters.enter++;
+    c->svm->cache.glue.enter(c, code);
+    atomic_store_explicit(&c->in_code, 0, memory_order_release);
+    flags_from_lazy(c);
+    return true;
+}
+
+/* Act on the way translated code was left. */
+static void after_code(struct soft_cpu *c)
+{
+    uint32_t arg = c->exit_arg;
+
+    if ((arg >> EXIT_KIND_SHIFT & 0xff) != EXIT_RIP)
+        c->st.rip = c->page_va + (arg & EXIT_OFFSET);
+    switch ((enum exit_kind)(arg >> EXIT_KIND_SHIFT & 0xff)) {
+    case EXIT_INTERP:
+        interp_one(c);
+        break;
+    case EXIT_FPU:
+        if (!soft_fpu_load(c))
+            interp_one(c);
+        break;
+    case EXIT_CHAIN:
+        c->chain_site = c->exit_site;
+        c->chain_mem = (arg & EXIT_SITE_MEM) != 0;
+        break;
+    case EXIT_RIP:
+        c->counters.jc_miss++;
+        break;
+    default:
+        break;
+    }
+}
+
+/* One step of a CPU in 64-bit mode: the block at RIP, made if need be. */
+static void step_code(struct soft_cpu *c)
+{
+    const uint8_t *site = c->chain_site, *page;
+    struct block *b;
+    struct jc_entry *j;
+
+    c->chain_site = NULL;
+    if (unlikely(atomic_load(&c->svm->cache.gen) != c->cache_gen)) {
+        tlb_flush_jc(c);
+        c->cache_gen = atomic_load(&c->svm->cache.gen);
+        site = NULL;
+    }
+    page = tlb_fetch_page(c, c->st.rip);
+    b = page ? cache_get(c, page, c->st.rip & ~PAGE_MASK) : NULL;
+    if (!b) {
+        interp_one(c);
+        return;
+    }
+    if (site) {
+        soft_fpu_park(c);
+        cache_chain(c->svm, site, c->chain_mem, b, c->cache_gen);
+        c->counters.chain++;
+    }
+    if (!b->ninsn) {
+        interp_one(c);
+        return;
+    }
+    j = &c->set->jc[JC_INDEX(c->st.rip)];
+    j->va = c->st.rip;
+    j->code = b->entry_mem;
+    c->set->jc_used = true;
+    if (enter_code(c, b->entry_mem))
+        after_code(c);
+}
+
+enum vcpu_exit_reason soft_run_loop(struct soft_cpu *c)
+{
+    enum vcpu_exit_reason reason = VCPU_EXIT_ERROR;
+
+    if (_setjmp(c->exc_jmp)) {
+        c->chain_site = NULL;
+        deliver_exception(c);
+    }
+    soft_look_up(c);
+    for (;;) {
+        if (atomic_load_explicit(&c->exit_request, memory_order_acquire) ||
+            c->st.run != X86_RUNNING) {
+            if (take_events(c, &reason))
+                return reason;
+        }
+        if (unlikely(c->mode != INSN_64 || (c->st.rflags & X86_TF) || c->st.intr_shadow))
+            interp_one(c);
+        else
+            step_code(c);
+    }
+}

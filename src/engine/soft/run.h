@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef LODGE_SOFT_RUN_H
+#define LODGE_SOFT_RUN_H
+
+#include "engine/soft/soft.h"
+
+/* Run until there is something for core to do. GS must already point to the CPU, signals be set up. */
+enum vcpu_exit_reason soft_run_loop(struct soft_cpu *c);
+
+/* EFLAGS between st.rflags and the form translated code keeps them in. */
+void flags_to_lazy(struct soft_cpu *c);
+void flags_from_lazy(struct soft_cpu *c);
+
+/* Host faults in translated code (signals.c): install the process's handlers once; NULL err: never fails. */
+int signals_init(struct err *err);
+
+/* Make the calling thread the CPU's: alternate signal stack, GS base, thread-local pointer. */
+int signals_enter(struct soft_cpu *c);
+void signals_leave(struct soft_cpu *c);
+void signals_free(struct soft_cpu *c);
+
+#endif

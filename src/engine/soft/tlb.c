@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Choosing, filling and flushing the soft TLB sets. */
+#include "engine/soft/tlb.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "engine/soft/engine_soft.h"
+
+static void fill_ones(void *p, size_t bytes)
+{
+    size_t n = bytes / 8;
+
+    __asm__ volatile("rep stosq" : "+D"(p), "+c"(n) : "a"(~0ull) : "memory");
+}
+
+/* ~0 never matches an address of that index but for the last, which 0 does the same for. */
+static void table_clear(struct tlb_entry *t, size_t n)
+{
+    fill_ones(t, n * sizeof(*t));
+    t[n - 1].tag = 0;
+}
+
+void jc_table_clear(struct jc_entry *jc)
+{
+    fill_ones(jc, JC_ENTRIES * sizeof(*jc));
+    jc[JC_ENTRIES - 1].va = 0;
+}
+
+static void entry_clear(struct tlb_entry *t, unsigned idx)
+{
+    t[idx].tag = idx == TLB_ENTRIES - 1 ? 0 : ~0ull;
+}
+
+static void jc_clear(struct tlb_set *s)
+{
+    if (s->jc_used)
+        jc_table_clear(s->jc);
+    s->jc_used = false;
+}
+
+static void set_clear(struct tlb_set *s)
+{
+    if (s->nlog > TLB_LOG_MAX) {
+        table_clear(s->rd, TLB_ENTRIES);
+        table_clear(s->wr, TLB_ENTRIES);
+    } else {
+        for (unsigned i = 0; i < s->nlog; i++)
+            entry_clear(s->log[i] & TLB_LOG_WRITE ? s->wr : s->rd, s->log[i] & (TLB_ENTRIES - 1));
+    }
+    s->nlog = 0;
+    table_clear(s->fetch, TLB_NFETCH);
+    jc_clear(s);
+}
+
+/* Keep global entries where the log still knows them. */
+static void set_clear_nonglobal(struct tlb_set *s)
+{
+    unsigned kept = 0;
+
+    if (s->nlog > TLB_LOG_MAX) {
+        set_clear(s);
+        return;
+    }
+    for (unsigned i = 0; i < s->nlog; i++) {
+        if (s->log[i] & TLB_LOG_GLOBAL)
+            s->log[kept++] = s->log[i];
+        else
+            entry_clear(s->log[i] & TLB_LOG_WRITE ? s->wr : s->rd, s->log[i] & (TLB_ENTRIES - 1));
+    }
+    s->nlog = kept;
+    table_clear(s->fetch, TLB_NFETCH);
+    jc_clear(s);
+}
+
+int tlb_init(struct soft_cpu *c, struct err *err)
+{
+    size_t bytes = TLB_NSETS * sizeof(struct tlb_set);
+    struct tlb_set *sets = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (sets == MAP_FAILED)
+        return err_set(err, -ENOMEM, "no memory for the software TLB (%zu KiB)", bytes >> 10);
+    c->sets = sets;
+    for (unsigned i = 0; i < TLB_NSETS; i++)
+        sets[i].pcid = TLB_NO_PCID;
+    tlb_flush_all(c);
+    return 0;
+}
+
+void tlb_fini(struct soft_cpu *c)
+{
+    if (c->sets)
+        munmap(c->sets, TLB_NSETS * sizeof(struct tlb_set));
+    c->sets = NULL;
+}
+
+static unsigned present_pcid(const struct soft_cpu *c)
+{
+    return c->st.cr4 & X86_CR4_PCIDE ? c->st.cr3 & 0xfff : 0;
+}
+
+static struct tlb_set *set_find(struct soft_cpu *c, unsigned pcid, enum tlb_mode mode)
+{
+    struct tlb_set *victim = NULL;
+
+    for (unsigned i = 0; i < TLB_NSETS; i++) {
+        struct tlb_set *s = &c->sets[i];
+
+        if (s->pcid == pcid && s->mode == mode) {
+            s->last_use = ++c->set_clock;
+            return s;
+        }
+        if (s != c->set && (!victim || s->last_use < victim->last_use))
+            victim = s;
+    }
+    for (unsigned m = 0; m < TLB_NMODES; m++) /* the one given up may be cached */
+        if (c->pcid_sets[m] == victim)
+            c->pcid_sets[m] = NULL;
+    if (victim->pcid == TLB_NO_PCID)
+        victim->nlog = TLB_LOG_MAX + 1; /* never initialised */
+    victim->jc_used = true;
+    set_clear(victim);
+    victim->pcid = (uint16_t)pcid;
+    victim->mode = mode;
+    victim->last_use = ++c->set_clock;
+    return victim;
+}
+
+static struct tlb_set *set_for_mode(struct soft_cpu *c, enum tlb_mode mode)
+{
+    if (!c->pcid_sets[mode])
+        c->pcid_sets[mode] = set_find(c, c->set_pcid, mode);
+    return c->pcid_sets[mode];
+}
+
+enum tlb_mode tlb_present_mode(const struct soft_cpu *c)
+{
+    if (c->st.cpl == 3)
+        return TLB_USER;
+    return (c->st.cr4 & X86_CR4_SMAP) && !(c->st.rflags & X86_AC) ? TLB_KERNEL : TLB_KERNEL_AC;
+}
+
+void tlb_switch(struct soft_cpu *c)
+{
+    unsigned pcid = present_pcid(c);
+
+    if (unlikely(pcid != c->set_pcid)) {
+        c->set_pcid = (uint16_t)pcid;
+        for (unsigned m = 0; m < TLB_NMODES; m++)
+            c->pcid_sets[m] = NULL;
+    }
+    c->set = set_for_mode(c, tlb_present_mode(c));
+    c->jc = c->set->jc;
+}
+
+/* The set of accesses the CPU makes as supervisor whatever the CPL: descriptor tables, TSS. */
+static struct tlb_set *system_set(struct soft_cpu *c)
+{
+    return set_for_mode(c, c->st.cr4 & X86_CR4_SMAP ? TLB_KERNEL : TLB_KERNEL_AC);
+}
+
+void tlb_flush_all(struct soft_cpu *c)
+{
+    for (unsigned i = 0; i < TLB_NSETS; i++)
+        if (c->sets[i].pcid != TLB_NO_PCID)
+            set_clear(&c->sets[i]);
+    c->set_pcid = TLB_NO_PCID;
+    c->counters.tlb_flush_all++;
+    tlb_switch(c);
+}
+
+void tlb_flush_nonglobal(struct soft_cpu *c)
+{
+    for (unsigned i = 0; i < TLB_NSETS; i++)
+        if (c->sets[i].pcid != TLB_NO_PCID)
+            set_clear_nonglobal(&c->sets[i]);
+    c->counters.tlb_flush_all++;
+}
+
+void tlb_flush_pcid(struct soft_cpu *c, unsigned pcid)
+{
+    for (unsigned i = 0; i < TLB_NSETS; i++)
+        if (c->sets[i].pcid == pcid)
+            set_clear_nonglobal(&c->sets[i]);
+    c->counters.tlb_flush_pcid++;
+}
+
+/* A global page may be in every set, so each loses its entry (SDM volume 3, 4.10.4.1). */
+void tlb_flush_page(struct soft_cpu *c, gva_t va)
+{
+    unsigned idx = TLB_INDEX(va), fx = (va >> PAGE_SHIFT) & (TLB_NFETCH - 1);
+
+    va &= PAGE_MASK;
+    for (unsigned i = 0; i < TLB_NSETS; i++) {
+        struct tlb_set *s = &c->sets[i];
+
+        if (s->pcid == TLB_NO_PCID)
+            continue;
+        entry_clear(s->rd, idx);
+        entry_clear(s->wr, idx);
+        if (s->fetch[fx].tag == va) {
+            s->fetch[fx].tag = fx == TLB_NFETCH - 1 ? 0 : ~0ull;
+            jc_clear(s);
+        }
+    }
+    c->counters.tlb_flush_page++;
+}
+
+void tlb_flush_jc(struct soft_cpu *c)
+{
+    for (unsigned i = 0; i < TLB_NSETS; i++)
+        if (c->sets[i].pcid != TLB_NO_PCID)
+            jc_clear(&c->sets[i]);
+}
+
+void tlb_drop_writes(struct soft_cpu *c, hva_t page)
+{
+    for (unsigned i = 0; i < TLB_NSETS; i++) {
+        struct tlb_set *s = &c->sets[i];
+
+        if (s->pcid == TLB_NO_PCID)
+            continue;
+        if (s->nlog <= TLB_LOG_MAX) {
+            for (unsigned k = 0; k < s->nlog; k++)
+                if ((s->log[k] & TLB_LOG_WRITE) &&
+                    s->wr[s->log[k] & (TLB_ENTRIES - 1)].page == page)
+                    entry_clear(s->wr, s->log[k] & (TLB_ENTRIES - 1));
+            continue;
+        }
+        for (unsigned k = 0; k < TLB_ENTRIES; k++)
+            if (s->wr[k].page == page)
+                entry_clear(s->wr, k);
+    }
+}
+
+static void log_fill(struct tlb_set *s, unsigned what)
+{
+    if (s->nlog < TLB_LOG_MAX)
+        s->log[s->nlog] = (uint16_t)what;
+    if (s->nlog <= TLB_LOG_MAX)
+        s->nlog++;
+}
+
+/*
+ * Enter a translation. The order against code_page_protect(): that marks the
+ * page and then drops entries, we enter the entry and then look at the mark,
+ * so one of the two sees the other.
+ */
+static void set_fill(struct soft_cpu *c, struct tlb_set *s, gva_t va, hva_t page, bool write,
+                     bool global)
+{
+    unsigned idx = TLB_INDEX(va);
+    struct tlb_entry *e = write ? &s->wr[idx] : &s->rd[idx];
+
+    log_fill(s, idx | (write ? TLB_LOG_WRITE : 0) | (global ? TLB_LOG_GLOBAL : 0));
+    e->page = page;
+    atomic_signal_fence(memory_order_seq_cst);
+    e->tag = va & PAGE_MASK;
+    if (write) {
+        atomic_thread_fence(memory_order_seq_cst);
+        if (page_holds_code(c->svm, page))
+            entry_clear(s->wr, idx);
+    }
+}
+
+/*
+ * Slow half of every access: walk, enter the TLB when the page is RAM, and
+ * give its host address. NULL: MMIO, *gpa says where. Raises #PF.
+ */
+static hva_t set_miss(struct soft_cpu *c, struct tlb_set *s, gva_t va, enum mem_access acc,
+                      gpa_t *gpa)
+{
+    struct walk w;
+    hva_t page;
+
+    c->counters.tlb_miss++;
+    if (mmu_walk(c, va, acc, s->mode, &w))
+        soft_raise_pf(c, va, w.error);
+    *gpa = w.gpa;
+    page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
+    if (!page)
+        return NULL;
+    if (acc == ACC_WRITE)
+        set_fill(c, s, va, page, true, w.global);
+    else
+        set_fill(c, s, va, page, false, w.global);
+    return page;
+}
+
+bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
+{
+    struct walk w;
+    hva_t page;
+
+    if ((uint64_t)((int64_t)va << 16 >> 16) != va || mmu_walk(c, va, acc, c->set->mode, &w))
+        return false;
+    page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
+    if (!page || (acc == ACC_WRITE && page_holds_code(c->svm, page)))
+        return false;
+    c->counters.tlb_miss++;
+    set_fill(c, c->set, va, page, acc == ACC_WRITE, w.global);
+    return true;
+}
+
+hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
+{
+    struct tlb_entry *e = &c->set->fetch[(va >> PAGE_SHIFT) & (TLB_NFETCH - 1)];
+    struct walk w;
+    hva_t page;
+
+    if (e->tag == (va & PAGE_MASK))
+        return e->page;
+    if (mmu_walk(c, va, ACC_FETCH, c->set->mode, &w))
+        soft_raise_pf(c, va, w.error);
+    page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
+    if (!page)
+        return NULL;
+    if (e->tag != ~0ull && e->tag != 0)
+        jc_clear(
+            c->set); /* INVLPG of the evicted page could no longer find its jump cache entries */
+    e->tag = va & PAGE_MASK;
+    e->page = page;
+    return page;
+}
+
+/* ---- Accesses ---------------------------------------------------------- */
+
+static uint64_t host_ld(const uint8_t *p, unsigned size)
+{
+    switch (size) {
+    case 1:
+        return *p;
+    case 2:
+        return *(const volatile uint16_t __attribute__((aligned(1))) *)p;
+    case 4:
+        return *(const volatile uint32_t __attribute__((aligned(1))) *)p;
+    default:
+        return *(const volatile uint64_t __attribute__((aligned(1))) *)p;
+    }
+}
+
+static void host_st(uint8_t *p, unsigned size, uint64_t val)
+{
+    switch (size) {
+    case 1:
+        *(volatile uint8_t *)p = (uint8_t)val;
+        break;
+    case 2:
+        *(volatile uint16_t __attribute__((aligned(1))) *)p = (uint16_t)val;
+        break;
+    case 4:
+        *(volatile uint32_t __attribute__((aligned(1))) *)p = (uint32_t)val;
+        break;
+    default:
+        *(volatile uint64_t __attribute__((aligned(1))) *)p = val;
+        break;
+    }
+}
+
+static void copy_bytes(void *to, const void *from, size_t n)
+{
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+}
+
+static uint64_t mmio_ld(struct soft_cpu *c, gpa_t gpa, unsigned size)
+{
+    soft_fpu_park(c);
+    c->counters.mmio++;
+    return vcpu_mmio_read(c->vcpu, gpa, size);
+}
+
+static void mmio_st(struct soft_cpu *c, gpa_t gpa, unsigned size, uint64_t val)
+{
+    soft_fpu_park(c);
+    c->counters.mmio++;
+    vcpu_mmio_write(c->vcpu, gpa, size, val);
+}
+
+static bool crosses(gva_t va, unsigned size)
+{
+    return (va & ~PAGE_MASK) + size > PAGE_SIZE;
+}
+
+static void require_canonical(struct soft_cpu *c, gva_t va)
+{
+    if (unlikely((uint64_t)((int64_t)va << 16 >> 16) != va) && c->mode == INSN_64)
+        soft_raise_err(c, X86_GP, 0);
+}
+
+/* Where one page's part of an access lives. */
+struct place {
+    hva_t host; /* NULL: MMIO at gpa */
+    gpa_t gpa;
+    bool code; /* a write must be told to the translation cache */
+};
+
+static struct place place_of(struct soft_cpu *c, struct tlb_set *s, gva_t va, enum mem_access acc)
+{
+    struct tlb_entry *e = acc == ACC_WRITE ? &s->wr[TLB_INDEX(va)] : &s->rd[TLB_INDEX(va)];
+    struct place p = {0};
+    hva_t page;
+
+    if (e->tag == (va & PAGE_MASK)) {
+        p.host = e->page + (va & ~PAGE_MASK);
+        return p;
+    }
+    require_canonical(c, va);
+    page = set_miss(c, s, va, acc, &p.gpa);
+    if (!page)
+        return p;
+    p.host = page + (va & ~PAGE_MASK);
+    p.code = acc == ACC_WRITE && page_holds_code(c->svm, page);
+    return p;
+}
+
+static uint64_t place_ld(struct soft_cpu *c, const struct place *p, unsigned size)
+{
+    return p->host ? host_ld(p->host, size) : mmio_ld(c, p->gpa, size);
+}
+
+static void place_st(struct soft_cpu *c, const struct place *p, unsigned size, uint64_t val)
+{
+    if (!p->host) {
+        mmio_st(c, p->gpa, size, val);
+        return;
+    }
+    host_st(p->host, size, val);
+    if (p->code)
+        code_written(c->svm, p->host, size);
+}
+
+static uint64_t set_ld(struct soft_cpu *c, struct tlb_set *s, gva_t va, unsigned size)
+{
+    struct tlb_entry *e = &s->rd[TLB_INDEX(va)];
+
+    if (likely(e->tag == (va & PAGE_MASK) && !crosses(va, size)))
+        return host_ld(e->page + (va & ~PAGE_MASK), size);
+    if (crosses(va, size)) {
+        unsigned first = (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK));
+        struct place a = place_of(c, s, va, ACC_READ), b = place_of(c, s, va + first, ACC_READ);
+        uint64_t val = 0;
+
+        for (unsigned i = 0; i < size; i++) {
+            struct place p = i < first ? a : b;
+            unsigned k = i < first ? i : i - first;
+
+            p.host = p.host ? p.host + k : NULL;
+            p.gpa += k;
+            val |= place_ld(c, &p, 1) << (8 * i);
+        }
+        return val;
+    }
+    struct place p = place_of(c, s, va, ACC_READ);
+    return place_ld(c, &p, size);
+}
+
+static void set_st(struct soft_cpu *c, struct tlb_set *s, gva_t va, unsigned size, uint64_t val)
+{
+    struct tlb_entry *e = &s->wr[TLB_INDEX(va)];
+
+    if (likely(e->tag == (va & PAGE_MASK) && !crosses(va, size))) {
+        host_st(e->page + (va & ~PAGE_MASK), size, val);
+        return;
+    }
+    if (crosses(va, size)) {
+        unsigned first = (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK));
+        struct place a = place_of(c, s, va, ACC_WRITE), b = place_of(c, s, va + first, ACC_WRITE);
+
+        for (unsigned i = 0; i < size; i++) {
+            struct place p = i < first ? a : b;
+            unsigned k = i < first ? i : i - first;
+
+            p.host = p.host ? p.host + k : NULL;
+            p.gpa += k;
+            place_st(c, &p, 1, val >> (8 * i) & 0xff);
+        }
+        return;
+    }
+    struct place p = place_of(c, s, va, ACC_WRITE);
+    place_st(c, &p, size, val);
+}
+
+uint64_t mem_ld(struct soft_cpu *c, gva_t va, unsigned size)
+{
+    return set_ld(c, c->set, va, size);
+}
+
+void mem_st(struct soft_cpu *c, gva_t va, unsigned size, uint64_t val)
+{
+    set_st(c, c->set, va, size, val);
+}
+
+uint64_t sys_ld(struct soft_cpu *c, gva_t va, unsigned size)
+{
+    return set_ld(c, system_set(c), va, size);
+}
+
+void sys_st(struct soft_cpu *c, gva_t va, unsigned size, uint64_t val)
+{
+    set_st(c, system_set(c), va, size, val);
+}
+
+void mem_probe(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc)
+{
+    place_of(c, c->set, va, acc);
+    if (crosses(va, len))
+        place_of(c, c->set, (va + len - 1) & PAGE_MASK, acc);
+}
+
+void mem_ld_bytes(struct soft_cpu *c, gva_t va, void *buf, unsigned len)
+{
+    uint8_t *out = buf;
+
+    mem_probe(c, va, len, ACC_READ);
+    while (len) {
+        unsigned n = (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK));
+        struct place p = place_of(c, c->set, va, ACC_READ);
+
+        n = n > len ? len : n;
+        if (p.host)
+            copy_bytes(out, p.host, n);
+        else
+            for (unsigned i = 0; i < n; i++)
+                out[i] = (uint8_t)mmio_ld(c, p.gpa + i, 1);
+        va += n;
+        out += n;
+        len -= n;
+    }
+}
+
+void mem_st_bytes(struct soft_cpu *c, gva_t va, const void *buf, unsigned len)
+{
+    const uint8_t *in = buf;
+
+    mem_probe(c, va, len, ACC_WRITE);
+    while (len) {
+        unsigned n = (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK));
+        struct place p = place_of(c, c->set, va, ACC_WRITE);
+
+        n = n > len ? len : n;
+        if (p.host) {
+            copy_bytes(p.host, in, n);
+            if (p.code)
+                code_written(c->svm, p.host, n);
+        } else {
+            for (unsigned i = 0; i < n; i++)
+                mmio_st(c, p.gpa + i, 1, in[i]);
+        }
+        va += n;
+        in += n;
+        len -= n;
+    }
+}
+
+void *mem_host(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc)
+{
+    struct place p;
+
+    if (crosses(va, len)) {
+        mem_probe(c, va, len, acc);
+        return NULL;
+    }
+    p = place_of(c, c->set, va, acc);
+    return p.code ? NULL : p.host;
+}
+
+void soft_bus_lock(struct soft_cpu *c)
+{
+    while (atomic_exchange_explicit(&c->svm->bus_lock, 1, memory_order_acquire))
+        __builtin_ia32_pause();
+}
+
+void soft_bus_unlock(struct soft_cpu *c)
+{
+    atomic_store_explicit(&c->svm->bus_lock, 0, memory_order_release);
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Soft TLB sets. A set serves one (PCID, mode) pair; some are kept so that a
+ * switch of address space or privilege flushes nothing. Translated code
+ * reaches `rd` and `wr` at fixed offsets from soft_cpu.set.
+ */
+#ifndef LODGE_SOFT_TLB_H
+#define LODGE_SOFT_TLB_H
+
+#include "engine/soft/soft.h"
+
+#define TLB_NSETS   24
+#define TLB_NFETCH  512
+#define TLB_LOG_MAX 1024
+#define TLB_NO_PCID 0xffff
+
+#define TLB_LOG_GLOBAL 0x8000
+#define TLB_LOG_WRITE  0x4000
+
+struct tlb_set {
+    struct tlb_entry rd[TLB_ENTRIES];
+    struct tlb_entry wr[TLB_ENTRIES];
+    struct jc_entry jc[JC_ENTRIES];
+    struct tlb_entry fetch[TLB_NFETCH]; /* executable pages */
+    uint16_t log[TLB_LOG_MAX]; /* what was filled since the last flush: index, WRITE, GLOBAL */
+    unsigned nlog;             /* > TLB_LOG_MAX: overflowed */
+    bool jc_used;
+    uint16_t pcid; /* TLB_NO_PCID: free */
+    uint8_t mode;  /* enum tlb_mode */
+    uint64_t last_use;
+};
+
+/* Result of a page walk. */
+struct walk {
+    gpa_t gpa; /* of the byte asked for */
+    bool global;
+    uint32_t error; /* #PF error code when the walk failed */
+};
+
+/* Translate with A/D updates as the access would make them. 0, or -1 with error set. */
+int mmu_walk(struct soft_cpu *c, gva_t va, enum mem_access acc, enum tlb_mode mode, struct walk *w);
+
+/*
+ * For translated code: make the inline check succeed for `va`. false when it
+ * never will (MMIO, code page, fault): the interpreter must do the access.
+ */
+bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc);
+
+/* Host address of the page of an instruction fetch, or NULL when it is not RAM; raises #PF. */
+hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va);
+
+/* Forget all write entries for one host page in this CPU's sets (the page now holds code). */
+void tlb_drop_writes(struct soft_cpu *c, hva_t page);
+
+/* Forget all translated-code addresses in the jump caches. */
+void tlb_flush_jc(struct soft_cpu *c);
+
+/* Make all JC_ENTRIES match nothing (as in the TLB: ~0, and 0 in the last). */
+void jc_table_clear(struct jc_entry *jc);
+
+int tlb_init(struct soft_cpu *c, struct err *err);
+void tlb_fini(struct soft_cpu *c);
+
+#endif

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* build: simd-ok */
+/*
+ * Making a block: decode a straight line of guest code (conditional branches
+ * leave it sideways), find where flags are live, emit, and close with the
+ * stubs. Everything stays inside one guest page.
+ */
+#include "engine/soft/translate.h"
+
+#include "engine/soft/decode.h"
+
+/* How far a branch target is looked at for whether it reads flags. */
+#define PEEK_INSNS 6
+
+/* Flags that the code at a page offset may read before writing them; outside the page: all. */
+static uint16_t peek_live(const uint8_t *page, int64_t off)
+{
+    uint16_t live = 0, killed = 0;
+
+    for (unsigned i = 0; i < PEEK_INSNS && off >= 0 && off < (int64_t)PAGE_SIZE; i++) {
+        struct insn in;
+        enum decline why;
+        enum insn_class k;
+
+        if (decode_insn(page + off, (unsigned)(PAGE_SIZE - (uint64_t)off), INSN_64, &in))
+            break;
+        k = classify(&in, (unsigned)off, &why);
+        if (k == CLASS_DECLINED)
+            break;
+        live |= in.fl_read & (uint16_t)~killed;
+        killed |= in.fl_write;
+        if (killed == X86_ARITH)
+            return live;
+        off += in.len;
+        if (k == CLASS_JMP || k == CLASS_CALL)
+            off += (int64_t)in.imm;
+        else if (k == CLASS_JCC || class_ends_block(k))
+            break;
+    }
+    return live | (X86_ARITH & (uint16_t)~killed);
+}
+
+/* Flags live at the target of instruction i, a direct branch. */
+static uint16_t target_live(const struct translation *t, unsigned i)
+{
+    return peek_live(t->page, (int64_t)t->off[i] + t->in[i].len + (int64_t)t->in[i].imm);
+}
+
+/* Decode up to the end of the block. *last gets the class of the final instruction, CLASS_NOP if the line goes on. */
+static enum insn_class decode_line(struct translation *t, enum decline *why)
+{
+    unsigned off = t->start;
+
+    while (t->ninsn < BLOCK_MAX_INSNS && off < PAGE_SIZE) {
+        struct insn *in = &t->in[t->ninsn];
+        enum insn_class k;
+
+        t->off[t->ninsn] = (uint16_t)off;
+        t->end = off;
+        if (decode_insn(t->page + off, (unsigned)PAGE_SIZE - off, INSN_64, in)) {
+            *why = DECLINE_CROSS_PAGE;
+            t->end = PAGE_SIZE;
+            return CLASS_DECLINED;
+        }
+        k = classify(in, off, why);
+        t->klass[t->ninsn] = (uint8_t)k;
+        off += in->len ? in->len : 1;
+        t->end = off;
+        if (k == CLASS_DECLINED)
+            return k;
+        t->ninsn++;
+        if (class_ends_block(k))
+            return k;
+    }
+    return CLASS_NOP;
+}
+
+/* Backwards over the line: which flags are needed after each instruction. */
+static void find_liveness(struct translation *t, enum insn_class end)
+{
+    uint16_t live;
+
+    if (end == CLASS_NOP)
+        live = peek_live(t->page, t->end);
+    else
+        live = X86_ARITH; /* interpreter, or a target not known */
+    for (unsigned i = t->ninsn; i-- > 0;) {
+        const struct insn *in = &t->in[i];
+
+        t->target_live[i] = X86_ARITH;
+        if (t->klass[i] == CLASS_JMP || t->klass[i] == CLASS_CALL)
+            live = t->target_live[i] = target_live(t, i);
+        else if (t->klass[i] == CLASS_JCC)
+            live |= t->target_live[i] = target_live(t, i);
+        t->live[i] = live;
+        live = (live & (uint16_t)~in->fl_write) | in->fl_read;
+    }
+    t->live_in = live;
+}
+
+/* The first instruction with vector state makes sure that the guest's is in the host registers. */
+static void emit_fpu_check(struct translation *t)
+{
+    flags_keep(t);
+    emit_gs(&t->e, false, 0x80, 7, CPU_OFF(fpu_ok)); /* cmp byte gs:fpu_ok, 0 */
+    emit_8(&t->e, 0);
+    stub_add(t, STUB_EXIT, emit_jcc_fwd(&t->e, 4),
+             (uint32_t)EXIT_FPU << EXIT_KIND_SHIFT | t->off[t->cur]);
+    t->simd_checked = true;
+}
+
+static void emit_stub(struct translation *t, const struct cache *k, const struct stub *s)
+{
+    struct emit *e = &t->e;
+
+    emit_patch(e, s->from);
+    switch (s->kind) {
+    case STUB_MISS:
+        emit_address(t, &s->ea);
+        emit_lea_code(e, T1, s->retry);
+        emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
+        emit_jmp(e, s->acc == ACC_WRITE ? k->glue.miss_write : k->glue.miss_read);
+        break;
+    case STUB_CHAIN:
+        emit_lea_code(e, T0, s->from + e->to_rx);
+        emit_store(e, CPU_OFF(exit_site), T0);
+        emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
+        emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
+        break;
+    case STUB_EXIT:
+        emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
+        emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
+        break;
+    }
+}
+
+static void emit_block_stub(struct translation *t, const uint8_t *glue)
+{
+    uint8_t *start = t->e.p;
+
+    emit_store_imm32(&t->e, CPU_OFF(exit_arg), (uint32_t)EXIT_NEXT << EXIT_KIND_SHIFT | t->start);
+    emit_jmp(&t->e, glue);
+    while (t->e.p < start + BLOCK_STUB_LEN)
+        emit_8(&t->e, 0x90);
+}
+
+/* Entries, instructions, the way out. */
+static void emit_body(struct translation *t, struct block *b, struct recover *rec,
+                      enum insn_class end)
+{
+    struct emit *e = &t->e;
+
+    emit_entry(e);
+    b->entry_mem = b->entry_host = emit_here(e) - 5;
+    t->flags = FLAGS_DEAD;
+    if (t->live_in) {
+        emit_flags_load(e);
+        emit_entry(e);
+        b->entry_host = emit_here(e) - 5;
+        t->flags = FLAGS_HOST;
+    }
+    for (t->cur = 0; t->cur < t->ninsn; t->cur++) {
+        enum insn_class k = t->klass[t->cur];
+
+        t->taken_live = t->target_live[t->cur];
+        rec[t->cur].host_off = (uint32_t)(emit_here(e) - b->code);
+        rec[t->cur].guest_off = t->off[t->cur] & 0x7fff;
+        if ((t->in[t->cur].flags & INSN_SIMD) && !t->simd_checked)
+            emit_fpu_check(t);
+        if (class_ends_block(k))
+            emit_end(t, k);
+        else
+            emit_insn(t, k);
+        rec[t->cur].flags_host = t->flags == FLAGS_HOST && !t->in[t->cur].fl_write;
+    }
+    if (end == CLASS_DECLINED)
+        stub_add(t, STUB_EXIT, (emit_8(e, 0xe9), emit_32(e, 0), e->p - 4),
+                 (uint32_t)EXIT_INTERP << EXIT_KIND_SHIFT | t->off[t->ninsn]);
+    else if (end == CLASS_NOP)
+        emit_goto(t, t->end, t->ninsn ? t->live[t->ninsn - 1] : X86_ARITH, false);
+}
+
+struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, bool *full)
+{
+    struct cache *k = &c->svm->cache;
+    struct translation t;
+    struct block *b;
+    struct recover *rec = k->recover + k->nrecover;
+    enum decline why = DECLINE_NONE;
+    enum insn_class end;
+
+    *full = k->used + BLOCK_MAX_CODE > CACHE_SIZE || k->nblocks == k->max_blocks ||
+            k->nrecover + BLOCK_MAX_INSNS > k->max_recover;
+    if (*full)
+        return NULL;
+    t.e = (struct emit){.p = k->rw + k->used, .end = k->rw + CACHE_SIZE, .to_rx = k->rx - k->rw};
+    t.cpu = c;
+    t.page = page;
+    t.start = off;
+    t.ninsn = t.nstubs = 0;
+    t.simd_checked = false;
+    end = decode_line(&t, &why);
+    if (end == CLASS_DECLINED)
+        c->svm->declines[why]++;
+    find_liveness(&t, end);
+
+    b = &k->blocks[k->nblocks];
+    memset(b, 0, sizeof(*b));
+    b->phys = (uint64_t)(page - c->svm->vm->mem.map) + off;
+    b->code = emit_here(&t.e);
+    b->recover = rec;
+    b->ninsn = (uint16_t)t.ninsn;
+    b->len = (uint16_t)(t.end - off);
+    b->live_in = t.live_in != 0;
+    b->valid = 1;
+    emit_body(&t, b, rec, end);
+    for (unsigned i = 0; i < t.nstubs; i++)
+        emit_stub(&t, k, &t.stubs[i]);
+    emit_block_stub(&t, k->glue.exit_mem);
+    emit_block_stub(&t, k->glue.exit_host);
+    b->code_len = (uint32_t)(emit_here(&t.e) - b->code);
+    k->used = ALIGN_UP(k->used + b->code_len, 16);
+    k->nrecover += t.ninsn;
+    k->nblocks++;
+    return b;
+}
