@@ -7,8 +7,8 @@
 #include "engine/engine.h"
 
 const struct engine_name engine_names[] = {
-    {"kvm", "the CPU's virtualization, through /dev/kvm"},
-    {"soft", "software on any x86-64 host; no privileges, no kernel module"},
+    {"kvm", "KVM", "the CPU's virtualization, through /dev/kvm"},
+    {"soft", "software", "software on any x86-64 host; no privileges, no kernel module"},
     {NULL},
 };
 
@@ -23,7 +23,7 @@ int engine_try(const char *name, const struct engine_ops **ops, struct err *err)
     }
     for (const struct engine_name *n = engine_names; n->name; n++)
         if (!strcmp(n->name, name))
-            return err_set(err, -ENOSYS, "this version has no %s engine", name);
+            return err_set(err, -ENOSYS, "this version has no %s engine", n->title);
     return err_set(err, -EINVAL, "there is no engine named %s", name);
 }
 

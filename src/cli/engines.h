@@ -9,6 +9,7 @@ struct engine_ops;
 
 struct engine_name {
     const char *name;
+    const char *title; /* as it is called in a sentence */
     const char *about; /* what it is, in a user's words */
 };
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "cli/registry.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A release running at the same time can remove what we just made; each try meets at most one of them. */
-#define CLAIM_TRIES 100
+/* A release or sweep running at the same time can remove what we just made; each try meets at most one of them. */
+#define CLAIM_TRIES   100
+#define CLAIM_WAIT_US 2000
 
 int registry_check_name(const char *name, struct err *err)
 {
@@ -60,32 +63,41 @@ static int own_dir(const char *path, struct err *err)
     return 0;
 }
 
+/* The PID in a lock file, 0: none. */
+static pid_t read_pid(int fd)
+{
+    char text[24];
+    ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+
+    text[n > 0 ? n : 0] = '\0';
+    return (pid_t)strtol(text, NULL, 10);
+}
+
+/*
+ * Somebody holds the lock. A guest that runs, or one that has not come to
+ * writing its PID, or a sweep, for a moment: worth another try (-EAGAIN).
+ */
 static int held_error(int fd, const char *name, struct err *err)
 {
-    char pid[24] = "";
+    pid_t pid = read_pid(fd);
+    bool brief = pid <= 0 || (kill(pid, 0) && errno == ESRCH);
 
-    /* The holder locks before it writes, so the file can still be empty for a moment. */
-    for (int i = 0; i < 50 && !pid[0]; i++) {
-        ssize_t n = pread(fd, pid, sizeof(pid) - 1, 0);
-
-        pid[n > 0 ? n : 0] = '\0';
-        pid[strspn(pid, "0123456789")] = '\0';
-        if (!pid[0])
-            usleep(2000);
-    }
-    err_set(err, -EBUSY, "a guest named %s is already running, as process %s", name,
-            pid[0] ? pid : "(not known)");
+    if (pid > 0)
+        err_set(err, -EBUSY, "a guest named %s is already running, as process %d", name, (int)pid);
+    else
+        err_set(err, -EBUSY, "a guest named %s is already being started", name);
     err_next(err, "choose another --name, or end that one");
-    return -EBUSY;
+    if (brief)
+        usleep(CLAIM_WAIT_US);
+    return brief ? -EAGAIN : -EBUSY;
 }
 
 /* The file we locked may have been unlinked by its last owner before we got the lock. */
-static bool still_there(const struct registry *reg)
+static bool still_there(int fd, const char *path)
 {
     struct stat a, b;
 
-    return !fstat(reg->fd, &a) && !lstat(reg->lock, &b) && a.st_ino == b.st_ino &&
-           a.st_dev == b.st_dev;
+    return !fstat(fd, &a) && !lstat(path, &b) && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
 }
 
 static int write_pid(struct registry *reg, struct err *err)
@@ -98,7 +110,7 @@ static int write_pid(struct registry *reg, struct err *err)
     return 0;
 }
 
-/* One try. -ENOENT: something was removed in between. */
+/* One try. -ENOENT: something was removed in between; -EAGAIN: held for a moment. */
 static int try_claim(struct registry *reg, const char *name, struct err *err)
 {
     int r = own_dir(reg->base, err);
@@ -115,7 +127,7 @@ static int try_claim(struct registry *reg, const char *name, struct err *err)
             r = held_error(reg->fd, name, err);
         else
             r = err_set(err, -errno, "cannot lock %s: %s", reg->lock, strerror(errno));
-    } else if (!still_there(reg)) {
+    } else if (!still_there(reg->fd, reg->lock)) {
         r = err_set(err, -ENOENT, "%s went away", reg->lock);
     } else {
         r = write_pid(reg, err);
@@ -129,18 +141,49 @@ static int try_claim(struct registry *reg, const char *name, struct err *err)
     return r;
 }
 
+/* Remove what a process left that did not get to releasing its name: a directory whose lock is free. */
+static void sweep_one(const char *base, const char *name)
+{
+    char dir[384], lock[400];
+    int fd;
+
+    snprintf(dir, sizeof(dir), "%s/%s", base, name);
+    snprintf(lock, sizeof(lock), "%s/lock", dir);
+    fd = open(lock, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB) && still_there(fd, lock))
+        unlink(lock);
+    rmdir(dir); /* fails while there is a lock in it */
+    if (fd >= 0)
+        close(fd);
+}
+
+static void sweep(const char *base)
+{
+    DIR *d = opendir(base);
+    struct dirent *e;
+
+    if (!d)
+        return;
+    while ((e = readdir(d)))
+        if (!registry_check_name(e->d_name, NULL))
+            sweep_one(base, e->d_name);
+    closedir(d);
+}
+
 int registry_claim(struct registry *reg, const char *base, const char *name, struct err *err)
 {
-    int r = -ENOENT;
+    int r = -EAGAIN;
 
     reg->fd = -1;
     if ((size_t)snprintf(reg->base, sizeof(reg->base), "%s", base) >= sizeof(reg->base))
         return err_set(err, -ENAMETOOLONG, "the path %s is too long", base);
     snprintf(reg->dir, sizeof(reg->dir), "%s/%s", reg->base, name);
     snprintf(reg->lock, sizeof(reg->lock), "%s/lock", reg->dir);
-    for (int i = 0; i < CLAIM_TRIES && r == -ENOENT; i++)
+    for (int i = 0; i < CLAIM_TRIES && (r == -ENOENT || r == -EAGAIN); i++)
         r = try_claim(reg, name, err);
-    return r;
+    if (!r)
+        sweep(reg->base);
+    return r == -EAGAIN ? -EBUSY : r;
 }
 
 /* Removed while still locked: who opens the old file finds out in still_there. */

@@ -3,7 +3,8 @@
  * Names of running guests: one directory each below a base directory, with a
  * file `lock` that the guest's process keeps locked (flock) and that holds its
  * PID. The kernel drops the lock when the process ends, however it ends, so a
- * directory left by a killed process is simply taken over.
+ * directory left by a killed process can be taken over, and is removed by the
+ * next claim of any name.
  */
 #ifndef LODGE_CLI_REGISTRY_H
 #define LODGE_CLI_REGISTRY_H

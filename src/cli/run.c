@@ -30,6 +30,7 @@ struct session {
     const struct engine_ops *engine;
     struct registry reg;
     struct console *console;
+    bool console_tty; /* the guest writes to a terminal that was put in raw mode */
     pthread_mutex_t lock;
     struct vm *vm; /* while there is one to be told */
     bool leaving;  /* somebody asked to end the run */
@@ -111,10 +112,10 @@ static void say_start(const struct session *s)
         return;
     fprintf(stderr, "lodge: guest %s, engine %s, %u CPU%s, %s", o->name, s->engine->name, o->cpus,
             o->cpus == 1 ? "" : "s", size_format(o->memory, size));
-    if (s->console && console_is_tty(s->console) && o->escape >= 0)
+    if (s->console_tty && o->escape >= 0)
         fprintf(stderr, "; ctrl-%c stops it", o->escape + '@');
-    /* The terminal is raw by now. */
-    fprintf(stderr, "\r\n");
+    /* A terminal is raw by now. */
+    fputs(s->console_tty ? "\r\n" : "\n", stderr);
 }
 
 static void print_stats(struct session *s, struct vm *vm)
@@ -189,6 +190,9 @@ static int run_vm(struct session *s, struct err *err)
     s->wall = seconds_now() - start;
     session_set_vm(s, NULL);
     console_stop(s->console);
+    /* The guest may have been cut off in the middle of a line. */
+    if (s->console_tty && (r || end == VM_END_STOPPED))
+        fputc('\n', stderr);
     if (o->stats)
         print_stats(s, vm);
     vm_free(vm);
@@ -214,6 +218,7 @@ static int run_session(struct session *s, struct err *err)
         return r;
     r = console_new(&s->console, &console, err);
     if (!r) {
+        s->console_tty = console_is_tty(s->console);
         r = run_vm(s, err);
         console_stop(s->console);
     }
