@@ -219,10 +219,16 @@ void iop_aam(struct soft_cpu *c, const struct insn *in)
     adjust_flags(c, 0);
 }
 
+/* The flags are those of the last step, an 8-bit addition. */
 void iop_aad(struct soft_cpu *c, const struct insn *in)
 {
-    unsigned ax = (unsigned)gpr_get(c, X86_RAX, 2);
+    uint64_t al = gpr_get(c, X86_RAX, 1), tens = gprh_get(c, X86_RAX) * in->imm;
+    uint32_t fl = flags_get(c);
 
-    gpr_set(c, X86_RAX, 2, ((ax & 0xff) + (ax >> 8) * (unsigned)in->imm) & 0xff);
-    adjust_flags(c, 0);
+    __asm__(FLAGS_IN "addb %b[b], %b[a]" FLAGS_OUT
+            : [a] "+q"(al), "+&a"(fl)
+            : [b] "q"(tens)
+            : "cc");
+    gpr_set(c, X86_RAX, 2, al & 0xff);
+    flags_set(c, fl);
 }

@@ -290,9 +290,12 @@ static hva_t set_miss(struct soft_cpu *c, struct tlb_set *s, gva_t va, enum mem_
 
 bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
 {
+    const struct tlb_entry *e = acc == ACC_WRITE ? &c->set->wr[TLB_INDEX(va)] : &c->set->rd[TLB_INDEX(va)];
     struct walk w;
     hva_t page;
 
+    if (e->tag == (va & PAGE_MASK))
+        return false; /* it was not a miss: the access crosses into the next page */
     if ((uint64_t)((int64_t)va << 16 >> 16) != va || mmu_walk(c, va, acc, c->set->mode, &w))
         return false;
     page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
