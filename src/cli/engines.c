@@ -42,7 +42,7 @@ static int choose_auto(const struct engine_ops **ops, struct err *err)
             err_set(&first, -ENOTSUP, "%s: %.400s", (*e)->name, why.what);
     }
     err_set(err, -ENOTSUP, "no engine can be used on this host; %.470s", first.what);
-    err_next(err, "lodge doctor says more");
+    err_next(err, "lodge doctor says more.");
     return -ENOTSUP;
 }
 
@@ -54,6 +54,6 @@ int engine_choose(const char *name, const struct engine_ops **ops, struct err *e
         return choose_auto(ops, err);
     r = engine_try(name, ops, err);
     if (r && err && !err->next[0])
-        err_next(err, "lodge doctor says which engines this host can use; --engine auto takes one");
+        err_next(err, "Use --engine auto, or see lodge doctor for what this host can use.");
     return r;
 }

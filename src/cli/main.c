@@ -65,7 +65,7 @@ int main(int argc, char **argv)
     verb = verb_find(name);
     if (!verb && name[0] == '-') {
         err_set(&err, -EINVAL, "unknown option %.80s", name);
-        err_next(&err, "a verb comes first, as in lodge run; lodge --help lists them");
+        err_next(&err, "A verb comes first, as in lodge run; lodge --help lists them.");
         return verb_usage(NULL, &err);
     }
     if (!verb) {

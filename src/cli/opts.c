@@ -68,7 +68,7 @@ int opt_size(const struct opt_desc *opt, const char *val, void *field, struct er
 
     if (size_parse(val, &n)) {
         err_set(err, -EINVAL, "--%s takes a size, not '%s'", opt->name, val);
-        err_next(err, "write it like 512M, 2GiB or 1.5G; a plain number is MiB");
+        err_next(err, "Write it like 512M, 2GiB or 1.5G; a plain number is MiB.");
         return -EINVAL;
     }
     if (n >= opt->min && (!opt->max || n <= opt->max)) {
@@ -97,7 +97,7 @@ int opt_key(const struct opt_desc *opt, const char *val, void *field, struct err
         return 0;
     }
     err_set(err, -EINVAL, "--%s takes a control key or none, not '%s'", opt->name, val);
-    err_next(err, "write it like ^] or ctrl-a; one of @ A-Z [ \\ ] ^ _ goes with ctrl");
+    err_next(err, "Write it like ^] or ctrl-a; one of @ A-Z [ \\ ] ^ _ goes with ctrl.");
     return -EINVAL;
 }
 
@@ -150,7 +150,7 @@ static enum opts_result unknown_long(struct parser *p, const char *name, size_t 
         suggest_try(&s, o->name);
     suggest_try(&s, "help");
     if (s.best)
-        err_next(p->err, "did you mean --%s?", s.best);
+        err_next(p->err, "Did you mean --%s?", s.best);
     return OPTS_BAD;
 }
 

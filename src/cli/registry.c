@@ -25,7 +25,8 @@ int registry_check_name(const char *name, struct err *err)
     if (len && len <= REGISTRY_NAME_MAX && strchr(first, name[0]) && strspn(name, other) == len)
         return 0;
     err_set(err, -EINVAL, "'%.80s' can't be the name of a guest", name);
-    err_next(err, "a name is a lower-case letter or digit, then these and _ . -, at most %d in all",
+    err_next(err,
+             "A name is a lower-case letter or digit, then these and _ . -, at most %d in all.",
              REGISTRY_NAME_MAX);
     return -EINVAL;
 }
@@ -57,7 +58,7 @@ static int own_dir(const char *path, struct err *err)
         return err_set(err, -errno, "cannot look at %s: %s", path, strerror(errno));
     if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022)) {
         err_set(err, -EPERM, "%s is not a directory that only this user can write to", path);
-        err_next(err, "move it out of the way");
+        err_next(err, "Move it out of the way.");
         return -EPERM;
     }
     return 0;
@@ -86,7 +87,7 @@ static int held_error(int fd, const char *name, struct err *err)
         err_set(err, -EBUSY, "a guest named %s is already running, as process %d", name, (int)pid);
     else
         err_set(err, -EBUSY, "a guest named %s is already being started", name);
-    err_next(err, "choose another --name, or end that one");
+    err_next(err, "Choose another --name, or end that guest.");
     if (brief)
         usleep(CLAIM_WAIT_US);
     return brief ? -EAGAIN : -EBUSY;

@@ -84,7 +84,7 @@ static int check_memory(uint64_t memory, struct err *err)
         return 0;
     err_set(err, -ENOMEM, "the guest is to have %s of memory, but this host has %s with its swap",
             size_format(memory, a), size_format(have, b));
-    err_next(err, "choose a smaller --memory");
+    err_next(err, "Choose a smaller --memory.");
     return -ENOMEM;
 }
 
@@ -118,19 +118,33 @@ static void say_start(const struct session *s)
     fputs(s->console_tty ? "\r\n" : "\n", stderr);
 }
 
-static void print_stats(struct session *s, struct vm *vm)
+static void print_stats(const struct session *s, struct vm *vm, FILE *out)
 {
     struct rusage ru;
 
-    fprintf(stderr, "lodge: statistics of guest %s\n", s->opts->name);
-    fprintf(stderr, "wall time        %.3f s\n", s->wall);
+    fprintf(out, "lodge: statistics of guest %s\n", s->opts->name);
+    fprintf(out, "wall time        %.3f s\n", s->wall);
     if (!getrusage(RUSAGE_SELF, &ru)) {
-        fprintf(stderr, "host CPU time    %.3f s user, %.3f s system\n",
+        fprintf(out, "host CPU time    %.3f s user, %.3f s system\n",
                 (double)ru.ru_utime.tv_sec + (double)ru.ru_utime.tv_usec / 1e6,
                 (double)ru.ru_stime.tv_sec + (double)ru.ru_stime.tv_usec / 1e6);
-        fprintf(stderr, "max RSS          %.1f MiB\n", (double)ru.ru_maxrss / 1024);
+        fprintf(out, "max RSS          %.1f MiB\n", (double)ru.ru_maxrss / 1024);
     }
-    s->engine->print_stats(vm, stderr);
+    s->engine->print_stats(vm, out);
+}
+
+/* The statistics as text, to be freed; NULL when there is no memory for them. */
+static char *collect_stats(const struct session *s, struct vm *vm)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    if (out) {
+        print_stats(s, vm, out);
+        fclose(out);
+    }
+    return text;
 }
 
 static int end_status(const struct session *s, enum vm_end end)
@@ -178,6 +192,7 @@ static int run_vm(struct session *s, struct err *err)
     };
     enum vm_end end = VM_END_FAILED;
     struct vm *vm;
+    char *stats = NULL;
     double start;
     int r = vm_new(&vm, &cfg, err);
 
@@ -189,13 +204,17 @@ static int run_vm(struct session *s, struct err *err)
     r = vm_run(vm, &end, err);
     s->wall = seconds_now() - start;
     session_set_vm(s, NULL);
+    if (o->stats)
+        stats = collect_stats(s, vm);
+    /* Writes out what the guest has printed, so the terminal changes and our own words come after it. */
+    vm_free(vm);
     console_stop(s->console);
     /* The guest may have been cut off in the middle of a line. */
     if (s->console_tty && (r || end == VM_END_STOPPED))
         fputc('\n', stderr);
-    if (o->stats)
-        print_stats(s, vm);
-    vm_free(vm);
+    if (stats)
+        fputs(stats, stderr);
+    free(stats);
     return r ? r : end_status(s, end);
 }
 

@@ -42,7 +42,7 @@ const struct opt_desc run_opts[] = {
      .parse = opt_size,
      .def = "512M",
      .min = MEMORY_MIN,
-     .why = "a kernel is placed at 16 MiB and needs room to unpack itself there",
+     .why = "A kernel is placed at 16 MiB and needs room to unpack itself there.",
      FIELD(memory),
      .help = "memory, at least 32M"},
     {.name = "kernel",
@@ -93,7 +93,7 @@ int run_opts_check(struct run_opts *o, struct err *err)
 {
     if (!o->kernel) {
         err_set(err, -EINVAL, "lodge run needs a kernel: --kernel FILE");
-        err_next(err, "on most systems there is one at /boot/vmlinuz-VERSION");
+        err_next(err, "On most systems there is one at /boot/vmlinuz-VERSION.");
         return -EINVAL;
     }
     if (!o->name) {

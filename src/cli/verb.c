@@ -25,15 +25,14 @@ int verb_unknown(const char *name, struct err *err)
     for (const struct verb *v = verbs; v->name; v++)
         suggest_try(&s, v->name);
     if (s.best)
-        err_next(err, "did you mean lodge %s?", s.best);
+        err_next(err, "Did you mean lodge %s?", s.best);
     return CLI_USAGE;
 }
 
 int verb_usage(const struct verb *verb, struct err *err)
 {
     if (!err->next[0])
-        err_next(err, "lodge %s%s--help tells how it is used", verb ? verb->name : "",
-                 verb ? " " : "");
+        err_next(err, "See lodge %s%s--help.", verb ? verb->name : "", verb ? " " : "");
     err_report(err);
     return CLI_USAGE;
 }
