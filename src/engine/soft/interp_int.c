@@ -213,8 +213,6 @@ static void legacy_same(struct soft_cpu *c, const struct event *ev, const struct
 {
     struct frame f = frame_present(c, ev->ext);
 
-    if (cpu_v86(c))
-        soft_raise_err(c, X86_GP, sel_error(g->cs, ev->ext));
     code_target_check(c, g->cs_desc, g->target, ev->ext);
     push_return(c, &f, ev, g->size);
     frame_commit(c, &f);

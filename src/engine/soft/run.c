@@ -141,6 +141,7 @@ static bool take_events(struct soft_cpu *c, enum vcpu_exit_reason *reason)
 {
     uint32_t ev;
 
+    c->chain_site = NULL; /* RIP may be elsewhere afterwards */
     atomic_store(&c->exit_request, 0);
     ev = atomic_exchange(&c->vcpu->events, 0);
     if (ev & VCPU_EV_STOP) {
@@ -171,6 +172,7 @@ static void interp_one(struct soft_cpu *c)
     uint64_t flags = c->st.rflags;
     const struct insn *in = soft_fetch(c);
 
+    c->chain_site = NULL;
     c->counters.interp++;
     interp_insn(c, in);
     if (shadow) {
