@@ -208,7 +208,7 @@ static void syscall_round_trip(void **state)
     f->c.st.star = (uint64_t)KCODE64 << 32 | 0x20ull << 48;
     f->c.st.lstar = 0xffffffff80001000ull;
     f->c.st.sfmask = X86_IF | X86_TF | X86_AC;
-    f->c.st.rflags = 2 | X86_IF | X86_AC | X86_OF;
+    f->c.st.rflags = 2 | X86_IF | X86_AC | X86_OF | X86_RF;
     OK(0x0f, 0x05);
     assert_int_equal(f->c.st.rip, 0xffffffff80001000ull);
     assert_int_equal(RCX, 0x5002);
@@ -362,9 +362,10 @@ static void protected_16bit_gate(void **state)
     assert_int_equal(RSP, KSTACK - 0x106);
     assert_int_equal(get(RSP, 2), 0x5001);
     assert_int_equal(f->c.st.rflags, 2);
+    put16(RSP + 4, 2 | X86_IF | X86_IOPL); /* ring 0 may change IOPL */
     OK(0x66, 0xcf);
     assert_int_equal(f->c.st.rip, 0x5001);
-    assert_int_equal(f->c.st.rflags, 2 | X86_IF);
+    assert_int_equal(f->c.st.rflags, 2 | X86_IF | X86_IOPL);
     SS.limit = KSTACK - 0x200; /* no room */
     FAULTS(X86_SS_EXC, 0, 0xcc);
 }
@@ -384,8 +385,13 @@ static void call_gate_with_parameters(void **state)
     assert_int_equal(get(RSP + 12, 4), 0xbbbb);
     assert_int_equal(get(RSP + 16, 4), USTACK);
     assert_int_equal(get(RSP + 20, 4), UDATA);
+    put32(RSP + 20, KDATA);
+    FAULTS(X86_GP, KDATA, 0xca, 8, 0); /* SS for ring 0 */
+    put32(RSP + 20, UDATA);
     OK(0xca, 8, 0);
     assert_int_equal(f->c.st.cpl, 3);
+    assert_int_equal(SS.sel, UDATA);
+    assert_int_equal(SS.attr, 0xc0f3);
     assert_int_equal(f->c.st.rip, 0x5007);
     assert_int_equal(RSP, USTACK + 8);
 
@@ -394,6 +400,9 @@ static void call_gate_with_parameters(void **state)
     FAULTS(X86_GP, GATE_SEL, 0x9a, 0, 0, 0, 0, GATE_SEL | 3, 0);
     FAULTS(X86_GP, KCODE, 0x9a, 0, 0, 0, 0, KCODE, 0);
     FAULTS(X86_GP, KDATA, 0x9a, 0, 0, 0, 0, KDATA, 0);
+    fake_protected(0);
+    FAULTS(X86_GP, KCODE, 0xea, 0, 0, 0, 0, KCODE | 1, 0); /* RPL > CPL */
+    fake_protected(3);
     FAULTS(X86_GP, 0, 0x9a, 0, 0, 0, 0, 0, 0);
     OK(0x9a, 0, 0x60, 0, 0, CONFORM, 0); /* conforming: same privilege */
     assert_int_equal(f->c.st.cpl, 3);
@@ -425,6 +434,8 @@ static void v86_round_trip(void **state)
         assert_int_equal(f->c.st.seg[order[i]].base, 0x7000 + 16 * i);
 
     FAULTS(X86_GP, 0, 0xcd, 0x21); /* IOPL < 3 */
+    idt_legacy(3, CONFORM, 0x6000, 14, 3);
+    FAULTS(X86_GP, CONFORM, 0xcc); /* only ring 0 handles events of virtual-8086 mode */
     FAULTS(X86_GP, 0, 0xfa);
     FAULTS(X86_GP, 0, 0x9c);
     FAULTS(X86_GP, 0, 0xcf);

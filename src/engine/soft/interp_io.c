@@ -92,8 +92,8 @@ static void ins_one(struct soft_cpu *c, const struct insn *in, unsigned size)
     uint64_t off = gpr_get(c, X86_RDI, in->addr_size);
     gva_t va = seg_linear(c, X86_ES, off, size, ACC_WRITE);
 
-    mem_probe(c, va, size,
-              ACC_WRITE); /* reading a port may have effects: nothing may fault after it */
+    /* reading a port may have effects: nothing may fault after it */
+    mem_probe(c, va, size, ACC_WRITE);
     mem_st(c, va, size, port_in(c, port, size));
 }
 
