@@ -8,7 +8,7 @@
 
 const struct engine_name engine_names[] = {
     {"kvm", "KVM", "the CPU's virtualization, through /dev/kvm"},
-    {"soft", "software", "software on any x86-64 host; no privileges, no kernel module"},
+    {"soft", "software", "software alone: no privileges, no kernel module, no help from the CPU"},
     {NULL},
 };
 

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* unit: src/cli/opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/registry.c
+ *       src/base/err.c */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/registry.h"
+#include "cli/run.h"
+#include "cli/suggest.h"
+#include "cli/verb.h"
+
+struct parsed {
+    struct run_opts opts;
+    struct err err;
+    enum opts_result result;
+    int nargs;
+    char *argv[16];
+};
+
+/* The words up to NULL, parsed by the table of `lodge run`. */
+static struct parsed *parse(struct parsed *p, ...)
+{
+    int argc = 0;
+    va_list ap;
+
+    memset(p, 0, sizeof(*p));
+    va_start(ap, p);
+    while ((p->argv[argc] = va_arg(ap, char *)))
+        argc++;
+    va_end(ap);
+    p->result = opts_parse(run_opts, &p->opts, sizeof(p->opts), argc, p->argv, &p->nargs, &p->err);
+    return p;
+}
+
+#define PARSE(p, ...) parse(p, __VA_ARGS__ __VA_OPT__(, ) NULL)
+
+static void defaults(void **state)
+{
+    struct parsed p;
+
+    PARSE(&p);
+    assert_int_equal(p.result, OPTS_OK);
+    assert_int_equal(p.opts.cpus, 1);
+    assert_int_equal(p.opts.memory, MIB(512));
+    assert_string_equal(p.opts.engine, "auto");
+    assert_string_equal(p.opts.console, "stdio");
+    assert_int_equal(p.opts.escape, 0x1d);
+    assert_null(p.opts.kernel);
+    assert_null(p.opts.append);
+    assert_false(p.opts.no_reboot || p.opts.stats || p.opts.quiet);
+}
+
+static void every_form(void **state)
+{
+    struct parsed p;
+
+    PARSE(&p, "--kernel", "k", "--initrd=i", "-c", "4", "-m2GiB", "-q", "--append=a=b c", "--stats",
+          "--name", "n", "--no-reboot", "--escape=ctrl-a", "--console", "none");
+    assert_int_equal(p.result, OPTS_OK);
+    assert_string_equal(p.opts.kernel, "k");
+    assert_string_equal(p.opts.initrd, "i");
+    assert_string_equal(p.opts.append, "a=b c");
+    assert_string_equal(p.opts.name, "n");
+    assert_string_equal(p.opts.console, "none");
+    assert_int_equal(p.opts.cpus, 4);
+    assert_int_equal(p.opts.memory, GIB(2));
+    assert_int_equal(p.opts.escape, 1);
+    assert_true(p.opts.no_reboot && p.opts.stats && p.opts.quiet);
+    PARSE(&p, "-qc2", "-m=64", "--append", "");
+    assert_int_equal(p.result, OPTS_OK);
+    assert_true(p.opts.quiet);
+    assert_int_equal(p.opts.cpus, 2);
+    assert_int_equal(p.opts.memory, MIB(64));
+    assert_string_equal(p.opts.append, "");
+    PARSE(&p, "-c", "2", "--cpus=3");
+    assert_int_equal(p.opts.cpus, 3);
+}
+
+static void arguments(void **state)
+{
+    struct parsed p;
+
+    PARSE(&p, "one", "-q", "-", "--", "--stats", "-q");
+    assert_int_equal(p.result, OPTS_OK);
+    assert_int_equal(p.nargs, 4);
+    assert_string_equal(p.argv[0], "one");
+    assert_string_equal(p.argv[1], "-");
+    assert_string_equal(p.argv[2], "--stats");
+    assert_string_equal(p.argv[3], "-q");
+    assert_false(p.opts.stats);
+}
+
+static void help_anywhere(void **state)
+{
+    struct parsed p;
+
+    assert_int_equal(PARSE(&p, "--help")->result, OPTS_HELP);
+    assert_int_equal(PARSE(&p, "--kernel", "x", "-h")->result, OPTS_HELP);
+    assert_int_equal(PARSE(&p, "-qh")->result, OPTS_HELP);
+}
+
+static void wrong_usage(void **state)
+{
+    static char *const table[][2] = {
+        {"--cpus=0"},
+        {"--cpus=65"},
+        {"--cpus=10000"},
+        {"-c", "-1"},
+        {"--cpus=2x"},
+        {"--cpus="},
+        {"-c", "+2"},
+        {"-c", "99999999999999999999"},
+        {"-m", "0"},
+        {"-m", "1MiB"},
+        {"-m", "31M"},
+        {"--memory=many"},
+        {"--memory", "9999999999999999T"},
+        {"--engine=qemu"},
+        {"--engine="},
+        {"--engine=auto|soft"},
+        {"--console=tty"},
+        {"--escape=x"},
+        {"--escape="},
+        {"--escape=^"},
+        {"--escape=^1"},
+        {"--escape=^]x"},
+        {"--kernel="},
+        {"--initrd", ""},
+        {"--kernel"},
+        {"-c"},
+        {"--stats=yes"},
+        {"--nothing"},
+        {"-x"},
+        {"-qx"},
+        {"--kern", "k"},
+        {"---"},
+        {"--=x"},
+    };
+    struct parsed p;
+
+    for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+        PARSE(&p, table[i][0], table[i][1]);
+        if (p.result != OPTS_BAD || !p.err.what[0] || !p.err.code)
+            fail_msg("'%s %s' was taken", table[i][0], table[i][1] ? table[i][1] : "");
+    }
+}
+
+static void messages(void **state)
+{
+    struct parsed p;
+
+    PARSE(&p, "--kernal", "x");
+    assert_string_equal(p.err.what, "unknown option --kernal");
+    assert_string_equal(p.err.next, "Did you mean --kernel?");
+    PARSE(&p, "--mem=1G");
+    assert_string_equal(p.err.next, "Did you mean --memory?");
+    PARSE(&p, "--zzzzz");
+    assert_string_equal(p.err.next, "");
+    PARSE(&p, "-c", "10000");
+    assert_string_equal(p.err.what, "--cpus takes a number from 1 to 64, not '10000'");
+    PARSE(&p, "-m", "1MiB");
+    assert_string_equal(p.err.what, "--memory takes at least 32M, not '1MiB'");
+    assert_non_null(strstr(p.err.next, "16 MiB"));
+}
+
+static void keys(void **state)
+{
+    static const struct {
+        char *text;
+        int key;
+    } table[] = {{"^]", 0x1d},  {"^a", 1},    {"^A", 1},   {"ctrl-z", 26},
+                 {"CTRL-@", 0}, {"^^", 0x1e}, {"none", -1}};
+    struct parsed p;
+
+    for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+        PARSE(&p, "--escape", table[i].text);
+        assert_int_equal(p.result, OPTS_OK);
+        assert_int_equal(p.opts.escape, table[i].key);
+    }
+}
+
+static void checks(void **state)
+{
+    struct parsed p;
+
+    PARSE(&p);
+    assert_int_equal(run_opts_check(&p.opts, &p.err), -EINVAL);
+    assert_non_null(strstr(p.err.what, "--kernel"));
+    PARSE(&p, "--kernel", "k", "--name", "no/good");
+    assert_int_equal(run_opts_check(&p.opts, &p.err), -EINVAL);
+    PARSE(&p, "--kernel", "k", "--name", "");
+    assert_int_equal(run_opts_check(&p.opts, &p.err), -EINVAL);
+    PARSE(&p, "--kernel", "k", "-m", "33554433B");
+    assert_int_equal(run_opts_check(&p.opts, &p.err), 0);
+    assert_int_equal(p.opts.memory, MIB(32) + PAGE_SIZE);
+    assert_int_equal(registry_check_name(p.opts.name, &p.err), 0);
+    PARSE(&p, "--kernel", "k", "-m", "18446744073709551615B");
+    assert_int_equal(run_opts_check(&p.opts, &p.err), -EINVAL);
+}
+
+static void suggestions(void **state)
+{
+    static const struct {
+        const char *word, *best;
+    } table[] = {{"rum", "run"},
+                 {"urn", "run"},
+                 {"dcotor", "doctor"},
+                 {"doc", "doctor"},
+                 {"versoin", "version"},
+                 {"start", NULL},
+                 {"x", NULL},
+                 {"", NULL},
+                 {"runrunrunrunrunrunrunrunrunrunrunrun", NULL}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+        struct suggest s;
+
+        suggest_init(&s, table[i].word);
+        suggest_try(&s, "run");
+        suggest_try(&s, "doctor");
+        suggest_try(&s, "version");
+        if (table[i].best ? !s.best || strcmp(s.best, table[i].best) : s.best != NULL)
+            fail_msg("'%s' suggests %s", table[i].word, s.best ? s.best : "nothing");
+    }
+}
+
+static const char *read_beside(const char *rel)
+{
+    char path[512];
+    const char *slash = strrchr(__FILE__, '/');
+    static char text[1 << 17];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%.*s%s", slash ? (int)(slash + 1 - __FILE__) : 0, __FILE__, rel);
+    f = fopen(path, "r");
+    if (!f)
+        fail_msg("cannot read %s from the directory the test was compiled in", path);
+    memset(text, 0, sizeof(text));
+    assert_true(fread(text, 1, sizeof(text) - 1, f) > 0);
+    fclose(f);
+    return text;
+}
+
+/* The table is the truth: the manual and the completions have to know every option. */
+static void documents_are_complete(void **state)
+{
+    static const struct {
+        const char *file, *form; /* how a long option is written there */
+    } table[] = {{"../../docs/lodge.1.scd", "*--%s*"},
+                 {"../../completions/lodge.bash", "--%s"},
+                 {"../../completions/_lodge", "--%s"},
+                 {"../../completions/lodge.fish", "-l %s"}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+        const char *text = read_beside(table[i].file);
+
+        for (const struct opt_desc *o = run_opts; o->name; o++) {
+            char word[64];
+
+            snprintf(word, sizeof(word), table[i].form, o->name);
+            if (!strstr(text, word))
+                fail_msg("%s lacks %s", table[i].file, word);
+        }
+    }
+}
+
+static void help_text(void **state)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+
+    opts_print_help(run_opts, f);
+    fclose(f);
+    for (const struct opt_desc *o = run_opts; o->name; o++) {
+        char word[64];
+
+        snprintf(word, sizeof(word), "--%s%s%s\n", o->name, o->arg ? " " : "",
+                 o->arg ? o->arg : "");
+        word[strlen(word) - 1] = '\0';
+        assert_non_null(strstr(text, word));
+    }
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+        if (strlen(line) > 80)
+            fail_msg("wider than a terminal: %s", line);
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults),    cmocka_unit_test(every_form),
+        cmocka_unit_test(arguments),   cmocka_unit_test(help_anywhere),
+        cmocka_unit_test(wrong_usage), cmocka_unit_test(messages),
+        cmocka_unit_test(keys),        cmocka_unit_test(checks),
+        cmocka_unit_test(suggestions), cmocka_unit_test(documents_are_complete),
+        cmocka_unit_test(help_text),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
