@@ -252,6 +252,8 @@ static void place_implicit(struct trial *t)
     uint64_t garbage = rnd() & ~size_mask(in->addr_size);
 
     t->gpr[X86_RSP] = data_off(t, ARENA_RW + 0x1800 + below(64));
+    if (percent(5)) /* on the writable part's edge */
+        t->gpr[X86_RSP] = data_off(t, ARENA_RW + below(0x200));
     if (in->op == ZYDIS_MNEMONIC_ENTER || in->op == ZYDIS_MNEMONIC_LEAVE)
         t->gpr[X86_RBP] = data_off(t, ARENA_RW + 0x1000 + below(0x1000));
     if (in->op == ZYDIS_MNEMONIC_XLAT)

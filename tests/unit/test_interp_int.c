@@ -75,6 +75,13 @@ static uint64_t undefined_flags(const struct insn *in)
     }
 }
 
+static bool pushes_many(const struct insn *in)
+{
+    insn_fn *fn = interp_int_table[in->op];
+
+    return fn == iop_enter || fn == iop_pusha;
+}
+
 static bool same_state(const struct trial *t, const struct soft_cpu *c, int vector,
                        const void *native_mem)
 {
@@ -89,6 +96,8 @@ static bool same_state(const struct trial *t, const struct soft_cpu *c, int vect
     if (!(vector >= 0 && is_string(&t->in)) &&
         ((CTX->out_flags ^ c->st.rflags) & COMPARED_FLAGS & ~undefined_flags(&t->in)))
         return false;
+    if (vector >= 0 && pushes_many(&t->in)) /* hardware may have got part of the way */
+        return true;
     return !memcmp(native_mem, (void *)ARENA_RW, 3 * PAGE_SIZE);
 }
 
@@ -190,6 +199,13 @@ static struct soft_cpu *new_cpu(enum insn_mode mode)
     return c;
 }
 
+#define COUNTS 200000
+
+struct counter {
+    struct soft_cpu *cpu;
+    pthread_barrier_t *start;
+};
+
 static void *count_up(void *arg)
 {
     static const struct {
@@ -201,37 +217,42 @@ static void *count_up(void *arg)
         {"\xf0\x83\x43\x08\x01", 5},     /* lock add dword [rbx+8], 1 */
         {"\xf0\x66\x83\x6b\x10\xff", 6}, /* lock sub word [rbx+16], -1 */
     };
-    struct soft_cpu *c = arg;
+    struct counter *counter = arg;
+    struct soft_cpu *c = counter->cpu;
     struct insn in[ARRAY_SIZE(step)];
 
     for (unsigned i = 0; i < ARRAY_SIZE(step); i++)
         in[i] = decoded(INSN_64, step[i].bytes, step[i].len);
     c->st.gpr[X86_RBX] = BIG;
-    for (unsigned n = 0; n < 40000; n++)
+    pthread_barrier_wait(counter->start);
+    for (unsigned n = 0; n < COUNTS; n++)
         for (unsigned i = 0; i < ARRAY_SIZE(step); i++) {
             c->st.gpr[X86_RCX] = 1;
             if (interpret(c, &in[i]) >= 0)
                 return NULL;
         }
-    return c;
+    return counter;
 }
 
 static void count_with_two(void)
 {
-    struct soft_cpu *a = new_cpu(INSN_64), *b = new_cpu(INSN_64);
+    pthread_barrier_t start;
+    struct counter a = {new_cpu(INSN_64), &start}, b = {new_cpu(INSN_64), &start};
     pthread_t thread;
     void *ok;
 
     memset((void *)BIG, 0, 64);
-    assert_int_equal(pthread_create(&thread, NULL, count_up, b), 0);
-    assert_ptr_equal(count_up(a), a);
+    assert_int_equal(pthread_barrier_init(&start, NULL, 2), 0);
+    assert_int_equal(pthread_create(&thread, NULL, count_up, &b), 0);
+    assert_ptr_equal(count_up(&a), &a);
     assert_int_equal(pthread_join(thread, &ok), 0);
-    assert_ptr_equal(ok, b);
-    assert_int_equal(*(uint64_t *)BIG, 160000);
-    assert_int_equal(*(uint32_t *)(BIG + 8), 80000);
-    assert_int_equal(*(uint16_t *)(BIG + 16), 80000 & 0xffff);
-    free(a);
-    free(b);
+    assert_ptr_equal(ok, &b);
+    assert_int_equal(*(uint64_t *)BIG, 4 * COUNTS);
+    assert_int_equal(*(uint32_t *)(BIG + 8), 2 * COUNTS);
+    assert_int_equal(*(uint16_t *)(BIG + 16), 2 * COUNTS & 0xffff);
+    pthread_barrier_destroy(&start);
+    free(a.cpu);
+    free(b.cpu);
 }
 
 static void test_locked(void **state)
@@ -347,6 +368,26 @@ static void test_rep_limit(void **state)
     free(c);
 }
 
+/* 32-bit offsets wrap before the segment base is added, in the middle of a page if the base is odd. */
+static void test_rep_wrap(void **state)
+{
+    struct soft_cpu *c = new_cpu(INSN_64);
+    struct insn in = INSN(INSN_64, "\x65\x67\xf3\xa4"); /* rep movsb [edi], gs:[esi] */
+
+    memset((void *)BIG, 7, 16);
+    memset((void *)ARENA_RW, 0, 16);
+    c->st.seg[X86_GS].base = BIG - 0xfffffffc;
+    c->st.gpr[X86_RSI] = 0xfffffffc;
+    c->st.gpr[X86_RDI] = ARENA_RW;
+    c->st.gpr[X86_RCX] = 8;
+    assert_int_equal(interpret(c, &in), X86_PF_EXC); /* at GS:0 */
+    assert_int_equal(c->st.gpr[X86_RSI], 0);
+    assert_int_equal(c->st.gpr[X86_RDI], ARENA_RW + 4);
+    assert_int_equal(c->st.gpr[X86_RCX], 4);
+    assert_int_equal(*(uint64_t *)ARENA_RW, 0x07070707);
+    free(c);
+}
+
 static void test_segments(void **state)
 {
     struct soft_cpu *c = new_cpu(INSN_32);
@@ -438,8 +479,8 @@ int main(void)
         cmocka_unit_test(test_host_16),         cmocka_unit_test(test_locked),
         cmocka_unit_test(test_rep_interrupted), cmocka_unit_test(test_rep_trapped),
         cmocka_unit_test(test_branch_limits),   cmocka_unit_test(test_rep_limit),
-        cmocka_unit_test(test_segments),        cmocka_unit_test(test_system_half),
-        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_rep_wrap),        cmocka_unit_test(test_segments),
+        cmocka_unit_test(test_system_half),     cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

@@ -205,11 +205,11 @@ insn_fn iop_jmp, iop_call, iop_ret, iop_jcxz, iop_loop, iop_loope, iop_loopne, i
 insn_fn iop_movs, iop_stos, iop_lods, iop_cmps, iop_scas;
 
 /* Condition codes in the order of their encoding (SDM volume 2, appendix B.1.4.7). */
+/* clang-format off */
 #define FOR_EACH_COND(X)                                                                           \
-    X(O, 0)                                                                                        \
-    X(NO, 1)                                                                                       \
-    X(B, 2) X(NB, 3) X(Z, 4) X(NZ, 5) X(BE, 6) X(NBE, 7) X(S, 8) X(NS, 9) X(P, 10) X(NP, 11)       \
-        X(L, 12) X(NL, 13) X(LE, 14) X(NLE, 15)
+    X(O, 0) X(NO, 1) X(B, 2) X(NB, 3) X(Z, 4) X(NZ, 5) X(BE, 6) X(NBE, 7)                          \
+    X(S, 8) X(NS, 9) X(P, 10) X(NP, 11) X(L, 12) X(NL, 13) X(LE, 14) X(NLE, 15)
+/* clang-format on */
 
 #define DECLARE_COND(name, cc) insn_fn iop_J##name, iop_CMOV##name, iop_SET##name;
 FOR_EACH_COND(DECLARE_COND)
