@@ -347,9 +347,14 @@ static void emit_probe(struct translation *t)
 {
     struct emit *e = &t->e;
 
-    emit_8(e, 0x45); /* mov T1d, T0d */
-    emit_8(e, 0x89);
-    emit_8(e, 0xc0 | (T0 & 7) << 3 | (T1 & 7));
+    emit_8(e, 0x45); /* imul T1d, T0d, JC_HASH */
+    emit_8(e, 0x69);
+    emit_8(e, 0xc0 | (T1 & 7) << 3 | (T0 & 7));
+    emit_32(e, JC_HASH);
+    emit_8(e, 0x41); /* shr T1d, JC_SHIFT */
+    emit_8(e, 0xc1);
+    emit_8(e, 0xe8 | (T1 & 7));
+    emit_8(e, JC_SHIFT);
     emit_8(e, 0x41); /* and T1d, mask */
     emit_8(e, 0x81);
     emit_8(e, 0xe0 | (T1 & 7));

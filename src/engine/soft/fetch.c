@@ -53,6 +53,21 @@ static const struct insn *fetch_slow(struct soft_cpu *c, struct insn *slot)
     soft_raise_err(c, X86_GP, 0); /* longer than 15 bytes */
 }
 
+/* Is the cached instruction still what memory holds? Its second page, if any, is fetched with all checks. */
+static bool still_there(struct soft_cpu *c, const struct insn *slot, gva_t va, const uint8_t *at, unsigned avail)
+{
+    hva_t next;
+
+    if (!slot->len || slot->mode != c->mode)
+        return false;
+    if (slot->len <= avail)
+        return same_bytes(slot->bytes, at, slot->len);
+    if (!same_bytes(slot->bytes, at, avail))
+        return false;
+    next = tlb_fetch_page(c, va + avail);
+    return next && same_bytes(slot->bytes + avail, next, slot->len - avail);
+}
+
 const struct insn *soft_fetch(struct soft_cpu *c)
 {
     gva_t va = fetch_linear(c, 0);
@@ -61,20 +76,16 @@ const struct insn *soft_fetch(struct soft_cpu *c)
     const uint8_t *at = page + (va & ~PAGE_MASK);
     struct insn *slot = &c->dcache[((uintptr_t)at ^ (uintptr_t)at >> 12) & (DCACHE_ENTRIES - 1)];
 
-    if (c->mode != INSN_64 && c->st.seg[X86_CS].limit - (uint32_t)c->st.rip < 15)
-        page = NULL;
-    if (!page)
+    if (!page || (c->mode != INSN_64 && c->st.seg[X86_CS].limit - (uint32_t)c->st.rip < 15))
         return fetch_slow(c, &c->dcache[DCACHE_ENTRIES]);
-    if (slot->len && slot->mode == c->mode && slot->len <= avail &&
-        same_bytes(slot->bytes, at, slot->len))
+    if (still_there(c, slot, va, at, avail))
         return slot;
     soft_fpu_park(c);
     c->counters.decode++;
-    if (decode_insn(at, avail, (enum insn_mode)c->mode, slot)) {
-        slot->len = 0;
-        return fetch_slow(c, &c->dcache[DCACHE_ENTRIES]);
-    }
-    return slot;
+    if (decode_insn(at, avail, (enum insn_mode)c->mode, slot) == 0)
+        return slot;
+    slot->len = 0; /* stays so if the second page faults */
+    return fetch_slow(c, slot);
 }
 
 int interp_insn(struct soft_cpu *c, const struct insn *in)

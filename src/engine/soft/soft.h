@@ -30,14 +30,16 @@ struct tlb_entry {
 #define TLB_ENTRIES   4096
 #define TLB_INDEX(va) (((va) >> PAGE_SHIFT) & (TLB_ENTRIES - 1))
 
-/* Jump cache: guest-virtual target to translated code. Indexed by address bits 4..15. */
+/* Jump cache: guest-virtual target to translated code, direct-mapped by a multiplicative hash of the low address. */
 struct jc_entry {
     uint64_t va;
     const uint8_t *code;
 };
 #define JC_ENTRIES     4096
 #define DCACHE_ENTRIES 4096
-#define JC_INDEX(va)   (((va) >> 4) & (JC_ENTRIES - 1))
+#define JC_HASH 0x9e3779b1u
+#define JC_SHIFT 16 /* of the 32-bit product; entries are 16 bytes */
+#define JC_INDEX(va) (((uint32_t)(va) * JC_HASH >> JC_SHIFT >> 4) & (JC_ENTRIES - 1))
 
 /* How a set's accesses are checked: part of its key. */
 enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC /* SMAP off or EFLAGS.AC */, TLB_NMODES };
