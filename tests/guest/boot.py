@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests that boot, work, reset, idle and end."""
-import gzip
 import lzma
 import re
 import struct
@@ -120,11 +119,7 @@ def payload(bzimage):
     data = image[setup + offset:setup + offset + length]
     if data.startswith(b"\xfd7zXZ"):
         return lzma.LZMADecompressor().decompress(data)
-    if data.startswith(b"\x1f\x8b"):
-        return gzip.decompress(data[:-4])
-    if data.startswith(b"\x7fELF"):
-        return data
-    raise Skip("the kernel is compressed in a way that Python's library does not undo")
+    raise Skip("this kernel is not compressed with xz")
 
 
 def pvh(name, cpus):
@@ -140,8 +135,8 @@ CASES = [Case(f"boot {name} with {cpus} CPUs", boots, name, cpus)
          for name, cpus in (("cloud", 1), ("cloud", 2), ("cloud", 4), ("amd64", 1), ("amd64", 2),
                             ("amd64", 4), ("backports", 1), ("backports", 2), ("backports", 4))]
 CASES += [
-    Case("boot cloud as ELF through PVH", pvh, "cloud", 2),
-    Case("boot amd64 as ELF through PVH", pvh, "amd64", 1),
+    Case("boot amd64 as ELF through PVH with 1 CPUs", pvh, "amd64", 1),
+    Case("boot amd64 as ELF through PVH with 2 CPUs", pvh, "amd64", 2),
     Case("128 MiB of memory", has_memory, 128),
     Case("2 GiB of memory", has_memory, 2048),
     Case("5 GiB of memory, part above 4 GiB", has_memory, 5120),

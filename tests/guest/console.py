@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest on a terminal, and what the program says about itself."""
+import fcntl
 import os
 import pty
 import re
@@ -24,7 +25,9 @@ class Terminal:
         env = dict(os.environ, XDG_RUNTIME_DIR=str(place.path / "runtime"), TERM="vt100")
         self.process = subprocess.Popen(command, stdin=self.far, stdout=self.far,
                                         stderr=self.far, env=env, cwd=place.path / "cwd",
-                                        start_new_session=True)
+                                        start_new_session=True,
+                                        # Becomes the terminal of the new session.
+                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
 
     def expect(self, pattern, timeout=120):
         """Read until what came after the last match contains pattern."""

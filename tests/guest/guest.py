@@ -111,7 +111,8 @@ class Run:
                 if len(found) >= count:
                     return found[count - 1]
                 left = deadline - time.monotonic()
-                if left <= 0 or not self.readers[0].is_alive():
+                dead = any("Kernel panic" in line for _, line in self.lines)
+                if left <= 0 or dead or not self.readers[0].is_alive():
                     raise Timeout(f"no line {count} matching {pattern!r}; {self.describe()}")
                 self.changed.wait(min(left, 0.5))
 
