@@ -258,6 +258,10 @@ void vtimer_arm(struct vtimer *t, uint64_t deadline_ns)
     struct vtimer **p = &clock->armed;
 
     pthread_mutex_lock(&clock->lock);
+    if (!t->fn) { /* vtimer_fini waits for the callback that wants this */
+        pthread_mutex_unlock(&clock->lock);
+        return;
+    }
     if (t->armed)
         timer_unlink_locked(clock, t);
     t->deadline_ns = deadline_ns;
@@ -290,11 +294,9 @@ void vtimer_fini(struct vtimer *t)
     pthread_mutex_lock(&clock->lock);
     if (t->armed)
         timer_unlink_locked(clock, t);
+    t->fn = NULL;
     while (clock->running == t)
         pthread_cond_wait(&clock->wake, &clock->lock);
-    /* The callback may have armed it once more. */
-    if (t->armed)
-        timer_unlink_locked(clock, t);
     pthread_mutex_unlock(&clock->lock);
     t->clock = NULL;
 }
