@@ -25,6 +25,7 @@
 #define FLUSH_BYTES 512u  /* this much, or a newline, is written at once; less after a moment */
 #define FLUSH_NS    1000000
 #define STALL_MS    2000 /* a descriptor that takes nothing for so long doesn't hold the guest up */
+#define STUCK_MS    500  /* for a thread to end once it was told to */
 #define RETRY_MS    1000 /* after an input error that may pass (a terminal's background job) */
 
 enum reg { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR };
@@ -80,12 +81,13 @@ struct serial {
     bool out_stalled, out_stop, out_done;
     uint64_t out_taken; /* grows whenever the descriptor takes something, or dies */
     bool out_waiting;   /* somebody waits for room */
-    pthread_cond_t out_data, out_room;
+    pthread_cond_t out_data, out_room, ended;
     pthread_t out_thread;
+    int give_up_fd; /* readable: stop trying */
 
     /* Input. */
     int fd_in, event_fd;
-    bool in_started, in_stop;
+    bool in_started, in_stop, in_done;
     bool in_waiting; /* for room in the FIFO: wants event_fd written */
     pthread_t in_thread;
 };
@@ -272,6 +274,10 @@ static void *input_main(void *opaque)
         else if (errno != EAGAIN && errno != EINTR)
             break;
     }
+    pthread_mutex_lock(&s->lock);
+    s->in_done = true;
+    pthread_cond_broadcast(&s->ended);
+    pthread_mutex_unlock(&s->lock);
     return NULL;
 }
 
@@ -355,16 +361,22 @@ static bool output_wait_locked(struct serial *s)
     return s->ring_count;
 }
 
-/* Write without the lock. The count of bytes taken, 0 when none now, -1 when the descriptor is dead. */
+/* Without the lock. The count of bytes taken, 0: none now, -1: the descriptor is dead, or time to give up. */
 static ssize_t output_write(struct serial *s, const uint8_t *buf, size_t len)
 {
-    struct pollfd fd = {.fd = s->fd_out, .events = POLLOUT};
+    struct pollfd fds[2] = {
+        {.fd = s->fd_out, .events = POLLOUT},
+        {.fd = s->give_up_fd, .events = POLLIN},
+    };
     ssize_t n;
 
+    if (poll(fds, 2, -1) < 0)
+        return errno == EINTR ? 0 : -1;
+    if (fds[1].revents)
+        return -1;
+    /* Cancellation is possible only here: a terminal may be stopped between the two calls. */
     pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
-    n = poll(&fd, 1, -1);
-    if (n > 0)
-        n = write(s->fd_out, buf, len);
+    n = write(s->fd_out, buf, len);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     if (n >= 0)
         return n;
@@ -419,6 +431,7 @@ static void *output_main(void *opaque)
     }
     s->out_done = true;
     pthread_cond_broadcast(&s->out_room);
+    pthread_cond_broadcast(&s->ended);
     pthread_mutex_unlock(&s->lock);
     return NULL;
 }
@@ -632,6 +645,7 @@ static void conds_init(struct serial *s)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&s->out_data, &attr);
     pthread_cond_init(&s->out_room, &attr);
+    pthread_cond_init(&s->ended, &attr);
     pthread_condattr_destroy(&attr);
 }
 
@@ -647,10 +661,11 @@ int serial_new(struct serial **out, struct bus *pio, uint16_t base, struct irq_l
     s->fd_in = fd_in;
     s->fd_out = fd_out;
     s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    s->give_up_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&s->lock, NULL);
     conds_init(s);
     serial_reset(s);
-    if (s->event_fd < 0)
+    if (s->event_fd < 0 || s->give_up_fd < 0)
         ret =
             err_set(err, -errno, "can't make an eventfd for the serial port: %s", strerror(errno));
     else
@@ -665,6 +680,22 @@ int serial_new(struct serial **out, struct bus *pio, uint16_t base, struct irq_l
     return 0;
 }
 
+/* Join a thread that was told to end; one that is stuck in a read or write is cancelled there. */
+static void thread_end(struct serial *s, pthread_t thread, const bool *done)
+{
+    struct timespec until;
+    int ret = 0;
+
+    deadline_in(&until, STUCK_MS, 0);
+    pthread_mutex_lock(&s->lock);
+    while (!*done && !ret)
+        ret = pthread_cond_timedwait(&s->ended, &s->lock, &until);
+    if (!*done)
+        pthread_cancel(thread);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(thread, NULL);
+}
+
 static void input_stop(struct serial *s)
 {
     if (!s->in_started)
@@ -673,8 +704,7 @@ static void input_stop(struct serial *s)
     s->in_stop = true;
     pthread_mutex_unlock(&s->lock);
     event_signal(s->event_fd);
-    pthread_cancel(s->in_thread);
-    pthread_join(s->in_thread, NULL);
+    thread_end(s, s->in_thread, &s->in_done);
     s->in_started = false;
 }
 
@@ -689,9 +719,9 @@ static void output_stop(struct serial *s)
     while (!s->out_done && output_progress_locked(s))
         ;
     if (!s->out_done)
-        pthread_cancel(s->out_thread);
+        event_signal(s->give_up_fd);
     pthread_mutex_unlock(&s->lock);
-    pthread_join(s->out_thread, NULL);
+    thread_end(s, s->out_thread, &s->out_done);
     s->out_started = false;
 }
 
@@ -703,8 +733,11 @@ void serial_free(struct serial *s)
     output_stop(s);
     if (s->event_fd >= 0)
         close(s->event_fd);
+    if (s->give_up_fd >= 0)
+        close(s->give_up_fd);
     pthread_cond_destroy(&s->out_data);
     pthread_cond_destroy(&s->out_room);
+    pthread_cond_destroy(&s->ended);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
