@@ -328,7 +328,7 @@ static int vm_fail(const struct vm_session *s, struct err *err)
 {
     const struct vcpu *vcpu = atomic_load(&s->failed);
 
-    err_set(err, -EIO, "vCPU %u stopped: %s", vcpu->id, vcpu->exit.text);
+    err_set(err, -EIO, "the guest cannot go on: %s", vcpu->exit.text);
     if (vcpu->exit.reason == VCPU_EXIT_SHUTDOWN)
         return err_next(err, "The guest system crashed before it could say why; its last console "
                              "output may tell ('earlyprintk=serial' shows more).");
