@@ -36,9 +36,9 @@ static struct {
     enum vcpu_exit_reason (*guest)(struct vcpu *vcpu);
     _Atomic unsigned loads;
     int load_result;
-    uint32_t run[VM_MAX_CPUS]; /* of the last set() */
-    uint64_t rip[VM_MAX_CPUS];
-    uint64_t written;
+    _Atomic uint32_t run[VM_MAX_CPUS]; /* of the last set() */
+    _Atomic uint64_t rip[VM_MAX_CPUS];
+    _Atomic uint64_t written;
     _Atomic unsigned kicks, step;
 } fake;
 
