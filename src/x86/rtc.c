@@ -13,9 +13,11 @@
 
 #include "x86/platform.h"
 
-#define NS     1000000000ll
-#define DAY    86400ll
-#define UIP_NS 244000 /* an update is announced this long ahead */
+#define NS        1000000000ll
+#define DAY       86400ll
+#define YEAR_1800 (-5364662400ll)
+#define YEAR_2200 7258118400ll
+#define UIP_NS    244000 /* an update is announced this long ahead */
 
 enum cmos_reg {
     CMOS_SEC,
@@ -162,10 +164,10 @@ static bool cmos_to_time(const struct rtc *rtc, int64_t *sec)
     };
 
     if (tm.tm_sec < 0 || tm.tm_min < 0 || tm.tm_hour < 0 || tm.tm_mday < 0 || tm.tm_mon < -1 ||
-        year < 0 || century < 17 || century > 21)
+        year < 0 || century < 0)
         return false;
     *sec = (int64_t)timegm(&tm);
-    return true;
+    return *sec >= YEAR_1800 && *sec < YEAR_2200;
 }
 
 /* An alarm byte: matches anything, one value, or (false) nothing. */
