@@ -361,7 +361,7 @@ static bool output_wait_locked(struct serial *s)
     return s->ring_count;
 }
 
-/* Without the lock. The count of bytes taken, 0: none now, -1: the descriptor is dead, or time to give up. */
+/* Without the lock. The count of bytes taken, 0: none now, -1: dead, or time to give up. */
 static ssize_t output_write(struct serial *s, const uint8_t *buf, size_t len)
 {
     struct pollfd fds[2] = {
@@ -540,7 +540,7 @@ static void reg_write_locked(struct serial *s, unsigned reg, uint8_t val)
             s->dlm = val;
             break;
         }
-        /* Enabling the interrupt with an empty holding register raises it: drivers probe and start so. */
+        /* Enabled with an empty holding register it is raised: drivers probe and start so. */
         if ((val & ~s->ier & IER_TX) && tx_ready(s))
             s->tx_pending = true;
         s->ier = val & 0x0f;
@@ -607,7 +607,7 @@ void serial_reset(struct serial *s)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* Threads of a device take no signals: those belong to the engine and to the program's main loop. */
+/* A device's threads take no signals: those belong to the engine and the main loop. */
 static int thread_start(pthread_t *thread, void *(*fn)(void *), struct serial *s)
 {
     sigset_t all, old;

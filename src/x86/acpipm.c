@@ -42,7 +42,7 @@ static uint64_t timer_ticks(const struct acpipm *pm)
     return (uint64_t)((unsigned __int128)clock_now_ns(&pm->vm->clock) * PM_TIMER_HZ / 1000000000u);
 }
 
-/* TMR_STS is set whenever the timer's top bit changes (4.8.3.3); the host timer runs only if that interrupts. */
+/* TMR_STS: the timer's top bit changed (4.8.3.3). A host timer runs only if that interrupts. */
 static void update_locked(struct acpipm *pm)
 {
     uint64_t half = timer_ticks(pm) >> 31;

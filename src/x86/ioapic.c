@@ -41,7 +41,7 @@ struct ioapic {
     uint64_t redir[IOAPIC_PINS];
 };
 
-/* Only fixed and lowest priority delivery can be level-triggered; the others are edges whatever bit 15 says. */
+/* Only fixed and lowest priority delivery can be level-triggered, whatever bit 15 says. */
 static bool redir_is_level(uint64_t r)
 {
     return (r & REDIR_LEVEL) && REDIR_MODE(r) <= 1;
@@ -131,7 +131,7 @@ static void redir_write_locked(struct ioapic *io, unsigned pin, bool high, uint3
     uint64_t mask = REDIR_WRITABLE & (high ? 0xffffffff00000000ull : 0xffffffffull);
 
     *r = (*r & ~mask) | (((uint64_t)val << (high ? 32 : 0)) & mask);
-    /* Remote IRR has no meaning for an edge; kernels switch to edge and back to get rid of a stuck one. */
+    /* Remote IRR means nothing for an edge; kernels go there and back to clear a stuck one. */
     if (!redir_is_level(*r))
         *r &= ~REDIR_REMOTE_IRR;
     pin_level_locked(io, pin);

@@ -155,7 +155,7 @@ void lapic_eoi(struct lapic *l)
     lapic_recheck(l);
 }
 
-/* The error LVT's own vector may be illegal too; that must not raise the error LVT again (SDM 10.5.3). */
+/* The error LVT's own vector may be illegal too: that does not raise it again (SDM 10.5.3). */
 void lapic_error(struct lapic *l, uint32_t bit)
 {
     uint32_t lvt = l->lvt[LVT_ERROR];

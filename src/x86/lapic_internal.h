@@ -78,7 +78,7 @@ enum lapic_mode {
 #define HINT_EXTINT (1u << 9) /* an ExtINT message came in */
 
 struct lapic {
-    /* Any thread sets bits; the vCPU's thread clears them. Zero means that nothing can be deliverable. */
+    /* Any thread sets bits; the vCPU's thread clears them. hint 0: nothing is deliverable. */
     _Atomic uint32_t hint;
     _Atomic uint32_t irr[8], tmr[8];
     _Atomic uint32_t esr_pending;

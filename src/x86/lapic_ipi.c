@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Who gets an interrupt message: destinations, shorthands, messages of devices (SDM volume 3, 10.6 and 10.11). */
+/* Who gets an interrupt message: destinations, shorthands, devices (SDM vol. 3, 10.6, 10.11). */
 #include "x86/lapic_internal.h"
 
 #define BROADCAST 0xffffffffu

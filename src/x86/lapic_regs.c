@@ -165,7 +165,7 @@ static uint32_t xapic_read(struct lapic *l, unsigned reg)
     }
 }
 
-/* SDM 10.4.1: registers are 32 bits on 16-byte boundaries; other accesses are undefined, here they see zeros. */
+/* SDM 10.4.1: 32 bits on 16-byte boundaries; other accesses are undefined, here they see zeros. */
 uint64_t lapic_mmio_read(struct lapic *l, uint64_t off, unsigned size)
 {
     unsigned byte = off & 15;

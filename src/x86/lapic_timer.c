@@ -45,7 +45,7 @@ static void deadline_check_locked(struct lapic *l)
         return;
     }
     at = clock_tsc_to_ns(clock, l->deadline_tsc);
-    /* The TSC and the clock may disagree by a little: never spin on a deadline the TSC has not seen yet. */
+    /* TSC and clock may disagree a little: never spin on a deadline the TSC has not seen yet. */
     vtimer_arm(&l->timer, at > now ? at : now + 1000);
 }
 

@@ -110,7 +110,7 @@ static void update_locked(struct pic *pic)
     struct chip *master = &pic->chip[0];
     bool cascade = chip_request(&pic->chip[1], false) >= 0, level;
 
-    /* IR2 follows the slave's INT as a level: several of the slave's requests are several of the master's. */
+    /* IR2 follows the slave's INT as a level: each of the slave's requests must get through. */
     master->lines = (uint8_t)((master->lines & ~(1u << CASCADE)) | (unsigned)cascade << CASCADE);
     master->latched =
         (uint8_t)((master->latched & ~(1u << CASCADE)) | (unsigned)cascade << CASCADE);
@@ -148,7 +148,7 @@ void pic_connect(struct pic *pic, struct irq_line out)
     pthread_mutex_unlock(&pic->lock);
 }
 
-/* The vector one chip answers an INTA cycle with; IR7's, without service, when the request went away. */
+/* One chip's answer to INTA: a vector; IR7's, not in service, when the request went away. */
 static int chip_inta(struct chip *c, bool master, unsigned *input)
 {
     int wanted = chip_request(c, master);

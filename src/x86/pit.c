@@ -36,11 +36,10 @@ struct channel {
     uint8_t status;
     uint16_t latch;
     uint8_t written;
-    uint32_t count; /* in the counter, 1..65536 */
-    uint32_t
-        next_count; /* modes 2 and 3: from the next period on; 0: none. Modes 1 and 5: at the trigger */
-    uint64_t start_ns; /* when the counter was loaded */
-    uint64_t paused;   /* ticks counted when the gate went low, in modes 0 and 4 */
+    uint32_t count;      /* in the counter, 1..65536 */
+    uint32_t next_count; /* periodic: after this period, 0: none; triggered: at the trigger */
+    uint64_t start_ns;   /* when the counter was loaded */
+    uint64_t paused;     /* ticks counted when the gate went low, in modes 0 and 4 */
 };
 
 struct pit {

@@ -148,8 +148,8 @@ static void time_to_cmos(struct rtc *rtc, int64_t now)
 }
 
 /*
- * False when the registers hold no date, or one whose nanoseconds would not fit 64 bits. timegm brings
- * 31 February and the like into range.
+ * False when the registers hold no date, or one whose nanoseconds would not fit 64 bits. timegm
+ * brings 31 February and the like into range.
  */
 static bool cmos_to_time(const struct rtc *rtc, int64_t *sec)
 {

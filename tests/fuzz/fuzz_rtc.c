@@ -37,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
             bus_read(&vm.pio, PIO_RTC + 1, 1);
             break;
         case 6:
-            /* Guest time moves; the wall clock, a real one, hardly does: timers are early and arm again. */
+            /* The wall clock, a real one, hardly moves: timers are early and arm again. */
             fake_advance_limited(&vm.clock, op.val, 16);
             break;
         default:
