@@ -5,7 +5,8 @@ import re
 import struct
 from pathlib import Path
 
-from guest import CACHE, Case, Place, Skip, check, initramfs, kernel, lodge_command
+from guest import CACHE, Case, Place, Skip, check, initramfs, kernel, lodge_command,
+                   need_proc
 
 INIT = r"LODGE-TEST init cpus=(\d+) mem=(\d+) uptime=(\S+) release=(\S+)"
 DONE = r"LODGE-TEST done"
@@ -38,6 +39,7 @@ def boots(name, cpus):
 
 
 def has_memory(mib):
+    need_proc()
     available = int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1])
     if available // 1024 < mib + 1024:
         raise Skip(f"{mib} MiB of guest memory is more than this host can spare")
@@ -59,6 +61,7 @@ def loops():
 
 def idles():
     """Ten idle seconds cost under 3% of one CPU."""
+    need_proc()
     command = lodge_command(kernel("cloud"), initramfs(), "lodge.test=idle10", 2)
     with Place() as place, place.run(command) as run:
         began, _ = run.wait_line("LODGE-TEST idle begin")

@@ -9,7 +9,7 @@ import subprocess
 import termios
 import time
 
-from guest import PROGRAM, Case, Place, Timeout, check, initramfs, kernel, lodge_command
+from guest import PROGRAM, Case, Place, Skip, Timeout, check, initramfs, kernel, lodge_command
 
 PROMPT = r"lodge:\S*# "
 
@@ -18,7 +18,10 @@ class Terminal:
     """A command on a pseudo-terminal; we are the person in front of it."""
 
     def __init__(self, place, command):
-        self.near, self.far = pty.openpty()
+        try:
+            self.near, self.far = pty.openpty()
+        except OSError as why:
+            raise Skip(f"no pseudo-terminal to be had here ({why})") from None
         self.before = termios.tcgetattr(self.far)
         self.text = ""
         self.seen = 0
