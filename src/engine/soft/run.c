@@ -286,7 +286,8 @@ enum vcpu_exit_reason soft_run_loop(struct soft_cpu *c)
             if (take_events(c, &reason))
                 return reason;
         }
-        if (unlikely(c->mode != INSN_64 || (c->st.rflags & X86_TF) || c->st.intr_shadow))
+        if (unlikely(c->mode != INSN_64 || (c->st.rflags & X86_TF) || c->st.intr_shadow ||
+                     c->no_translate))
             interp_one(c);
         else
             step_code(c);

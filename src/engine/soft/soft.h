@@ -119,6 +119,7 @@ struct soft_cpu {
     const uint8_t *chain_site;       /* branch to link to the next block found, or NULL */
     bool chain_mem;                  /* it leaves flags in lazy_flags */
     uint8_t nmi_pending;
+    bool no_translate; /* interpret everything: for tests */
     int8_t delivering;                     /* vector whose delivery is under way, or -1 */
     struct tlb_set *sets;                  /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */
