@@ -6,6 +6,7 @@
 #include "engine/soft/fpu.h"
 
 #include <signal.h>
+#include <string.h>
 
 #include <Zydis/Zydis.h>
 
@@ -132,6 +133,27 @@ static _Noreturn void raise_signal(struct soft_cpu *c, const struct insn *in, in
     }
 }
 
+/*
+ * The thunk for an instruction, from the vCPU's own table if it can be: to ask
+ * the cache, vector state must be parked first.
+ */
+static const uint8_t *find_thunk(struct soft_cpu *c, const struct insn *in, uint32_t gen)
+{
+    struct thunk_entry *t;
+    uint64_t b[2];
+
+    memcpy(b, in->bytes, sizeof(b));
+    t = &c->thunks[((b[0] ^ b[1] * 31) * 0x9e3779b97f4a7c15ull) >> (64 - THUNK_BITS)];
+    if (likely(t->code && t->gen == gen && t->bytes[0] == b[0] && t->bytes[1] == b[1]))
+        return t->code;
+    soft_fpu_park(c);
+    t->code = cache_thunk(c, in);
+    t->gen = gen;
+    t->bytes[0] = b[0];
+    t->bytes[1] = b[1];
+    return t->code;
+}
+
 static void run_thunk(struct soft_cpu *c, const struct insn *in, uint8_t *operand)
 {
     struct cache *k = &c->svm->cache;
@@ -141,9 +163,11 @@ static void run_thunk(struct soft_cpu *c, const struct insn *in, uint8_t *operan
         uint32_t gen = atomic_load(&k->gen);
 
         c->fault_signal = 0;
-        code = cache_thunk(c, in);
+        code = find_thunk(c, in, gen);
         if (!code)
             soft_raise(c, X86_UD);
+        if (in->flags & INSN_SIMD)
+            fpu_bring(c);
         atomic_store(&c->in_code, 1);
         if (!atomic_load(&k->flushing) && atomic_load(&k->gen) == gen)
             break;
@@ -194,8 +218,6 @@ void fpu_native(struct soft_cpu *c, const struct insn *in)
         if (dir & OPND_READ)
             mem_ld_bytes(c, va, operand, size);
     }
-    if (in->flags & INSN_SIMD)
-        fpu_bring(c);
     run_thunk(c, in, operand);
     if ((in->flags & INSN_HAS_MEM) && (dir & OPND_WRITE)) {
         scrub_environment(in, operand);

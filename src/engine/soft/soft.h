@@ -81,6 +81,14 @@ struct soft_counters {
 #undef X
 };
 
+/* A native instruction and the thunk that runs it (cache.h), if cache.gen is still gen. */
+#define THUNK_BITS 6
+struct thunk_entry {
+    uint64_t bytes[2];
+    const uint8_t *code;
+    uint32_t gen;
+};
+
 struct soft_cpu {
     /* Read and written by translated code, GS-relative. */
     struct x86_state st;
@@ -126,6 +134,7 @@ struct soft_cpu {
     uint64_t set_clock;                    /* for choosing the set to give up */
     uint16_t set_pcid;
     struct soft_counters counters;
+    struct thunk_entry thunks[1 << THUNK_BITS];
     uint8_t bounce[256] __attribute__((aligned(64)));
 };
 
