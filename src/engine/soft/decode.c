@@ -104,6 +104,8 @@ static void mem_operand(const ZydisDecodedOperand *z, const ZydisDecodedInstruct
     in->mem_seg = segment_of(z->mem.segment);
     in->mem_base = addr_reg(z->mem.base);
     in->mem_index = addr_reg(z->mem.index);
+    if (z->mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+        in->mem_vindex = (uint8_t)ZydisRegisterGetId(z->mem.index);
     in->mem_scale = z->mem.scale ? z->mem.scale : 1;
     in->mem_disp = z->mem.disp.has_displacement ? z->mem.disp.value : 0;
     /* Zydis gives RIP-relative operands the raw displacement: relative to the next instruction. */
@@ -327,7 +329,7 @@ int decode_insn(const uint8_t *bytes, unsigned avail, enum insn_mode mode, struc
     memset(out, 0, sizeof(*out));
     memcpy(out->bytes, bytes, n);
     out->mode = (uint8_t)mode;
-    out->mem_base = out->mem_index = INSN_NOREG;
+    out->mem_base = out->mem_index = out->mem_vindex = INSN_NOREG;
     out->mem_scale = 1;
     decoder_setup(&d, mode);
     status = ZydisDecoderDecodeInstruction(&d, &ctx, bytes, n, &zi);

@@ -93,8 +93,7 @@ static bool is_mmx(const struct insn *in)
     return in->op == ZYDIS_MNEMONIC_EMMS;
 }
 
-/* #UD and #NM as SDM volume 3, 2.5 and volume 1, 13.5 ask for them. */
-static void require_enabled(struct soft_cpu *c, const struct insn *in)
+void fpu_require_enabled(struct soft_cpu *c, const struct insn *in)
 {
     const struct x86_state *st = &c->st;
 
@@ -208,7 +207,7 @@ void fpu_native(struct soft_cpu *c, const struct insn *in)
     gva_t va = 0;
 
     if (in->flags & INSN_SIMD)
-        require_enabled(c, in);
+        fpu_require_enabled(c, in);
     if (in->flags & INSN_HAS_MEM) {
         va = seg_linear(c, in->mem_seg, insn_ea(c, in), size,
                         dir & OPND_WRITE ? ACC_WRITE : ACC_READ);
@@ -234,7 +233,7 @@ static void op_ldmxcsr(struct soft_cpu *c, const struct insn *in)
     gva_t va;
     uint32_t v;
 
-    require_enabled(c, in);
+    fpu_require_enabled(c, in);
     va = seg_linear(c, in->mem_seg, insn_ea(c, in), 4, ACC_READ);
     v = (uint32_t)mem_ld(c, va, 4);
     if (v & ~MXCSR_VALID)
@@ -249,7 +248,7 @@ static void op_stmxcsr(struct soft_cpu *c, const struct insn *in)
     gva_t va;
     uint32_t v;
 
-    require_enabled(c, in);
+    fpu_require_enabled(c, in);
     va = seg_linear(c, in->mem_seg, insn_ea(c, in), 4, ACC_WRITE);
     fpu_bring(c);
     __asm__ volatile("stmxcsr %0" : "=m"(v));
@@ -464,7 +463,7 @@ static void op_maskmov(struct soft_cpu *c, const struct insn *in)
     unsigned n = 0;
     gva_t va;
 
-    require_enabled(c, in);
+    fpu_require_enabled(c, in);
     soft_fpu_park(c);
     for (unsigned i = 0; i < in->nopnd; i++)
         n = in->opnd[i].kind == OPND_VEC ? in->opnd[i].size : n;
@@ -482,14 +481,20 @@ static void op_maskmov(struct soft_cpu *c, const struct insn *in)
 }
 
 insn_fn *const interp_fpu_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
-    [ZYDIS_MNEMONIC_LDMXCSR] = op_ldmxcsr,    [ZYDIS_MNEMONIC_VLDMXCSR] = op_ldmxcsr,
-    [ZYDIS_MNEMONIC_STMXCSR] = op_stmxcsr,    [ZYDIS_MNEMONIC_VSTMXCSR] = op_stmxcsr,
-    [ZYDIS_MNEMONIC_FXSAVE] = op_fxsave,      [ZYDIS_MNEMONIC_FXSAVE64] = op_fxsave,
-    [ZYDIS_MNEMONIC_FXRSTOR] = op_fxrstor,    [ZYDIS_MNEMONIC_FXRSTOR64] = op_fxrstor,
-    [ZYDIS_MNEMONIC_XSAVE] = op_xsave,        [ZYDIS_MNEMONIC_XSAVE64] = op_xsave,
-    [ZYDIS_MNEMONIC_XSAVEOPT] = op_xsave,     [ZYDIS_MNEMONIC_XSAVEOPT64] = op_xsave,
-    [ZYDIS_MNEMONIC_XSAVEC] = op_xsavec,      [ZYDIS_MNEMONIC_XSAVEC64] = op_xsavec,
-    [ZYDIS_MNEMONIC_XRSTOR] = op_xrstor,      [ZYDIS_MNEMONIC_XRSTOR64] = op_xrstor,
-    [ZYDIS_MNEMONIC_XGETBV] = op_xgetbv,      [ZYDIS_MNEMONIC_MASKMOVQ] = op_maskmov,
-    [ZYDIS_MNEMONIC_MASKMOVDQU] = op_maskmov, [ZYDIS_MNEMONIC_VMASKMOVDQU] = op_maskmov,
+    [ZYDIS_MNEMONIC_LDMXCSR] = op_ldmxcsr,       [ZYDIS_MNEMONIC_VLDMXCSR] = op_ldmxcsr,
+    [ZYDIS_MNEMONIC_STMXCSR] = op_stmxcsr,       [ZYDIS_MNEMONIC_VSTMXCSR] = op_stmxcsr,
+    [ZYDIS_MNEMONIC_FXSAVE] = op_fxsave,         [ZYDIS_MNEMONIC_FXSAVE64] = op_fxsave,
+    [ZYDIS_MNEMONIC_FXRSTOR] = op_fxrstor,       [ZYDIS_MNEMONIC_FXRSTOR64] = op_fxrstor,
+    [ZYDIS_MNEMONIC_XSAVE] = op_xsave,           [ZYDIS_MNEMONIC_XSAVE64] = op_xsave,
+    [ZYDIS_MNEMONIC_XSAVEOPT] = op_xsave,        [ZYDIS_MNEMONIC_XSAVEOPT64] = op_xsave,
+    [ZYDIS_MNEMONIC_XSAVEC] = op_xsavec,         [ZYDIS_MNEMONIC_XSAVEC64] = op_xsavec,
+    [ZYDIS_MNEMONIC_XRSTOR] = op_xrstor,         [ZYDIS_MNEMONIC_XRSTOR64] = op_xrstor,
+    [ZYDIS_MNEMONIC_XGETBV] = op_xgetbv,         [ZYDIS_MNEMONIC_MASKMOVQ] = op_maskmov,
+    [ZYDIS_MNEMONIC_MASKMOVDQU] = op_maskmov,    [ZYDIS_MNEMONIC_VMASKMOVDQU] = op_maskmov,
+    [ZYDIS_MNEMONIC_VMASKMOVPS] = fop_maskmov4,  [ZYDIS_MNEMONIC_VPMASKMOVD] = fop_maskmov4,
+    [ZYDIS_MNEMONIC_VMASKMOVPD] = fop_maskmov8,  [ZYDIS_MNEMONIC_VPMASKMOVQ] = fop_maskmov8,
+    [ZYDIS_MNEMONIC_VGATHERDPS] = fop_gather_d4, [ZYDIS_MNEMONIC_VPGATHERDD] = fop_gather_d4,
+    [ZYDIS_MNEMONIC_VGATHERDPD] = fop_gather_d8, [ZYDIS_MNEMONIC_VPGATHERDQ] = fop_gather_d8,
+    [ZYDIS_MNEMONIC_VGATHERQPS] = fop_gather_q4, [ZYDIS_MNEMONIC_VPGATHERQD] = fop_gather_q4,
+    [ZYDIS_MNEMONIC_VGATHERQPD] = fop_gather_q8, [ZYDIS_MNEMONIC_VPGATHERQQ] = fop_gather_q8,
 };

@@ -7,6 +7,12 @@
 /* Handlers for the instructions that save, restore and control vector state. */
 extern insn_fn *const interp_fpu_table[];
 
+/* #UD and #NM as SDM volume 3, 2.5 and volume 1, 13.5 ask for them. */
+void fpu_require_enabled(struct soft_cpu *c, const struct insn *in);
+
+/* fpu_masked.c: masked moves by element size, gathers by index (d 4, q 8) and element size. */
+insn_fn fop_maskmov4, fop_maskmov8, fop_gather_d4, fop_gather_d8, fop_gather_q4, fop_gather_q8;
+
 /* Layout of st.xsave: the XSAVE area in standard format (SDM volume 1, 13.4). */
 struct xsave_area {
     uint16_t fcw, fsw;

@@ -62,6 +62,7 @@ struct insn {
         mem_seg; /* enum x86_sreg of the memory operand, overrides applied; of string source otherwise */
     uint32_t flags;                         /* INSN_* */
     uint8_t mem_base, mem_index, mem_scale; /* GPR numbers or INSN_NOREG; scale 1, 2, 4, 8 */
+    uint8_t mem_vindex;                     /* vector register a gather indexes by, or INSN_NOREG */
     uint8_t mem_size;                       /* bytes accessed (0: none, as for LEA or INVLPG) */
     int64_t mem_disp;
     uint64_t imm, imm2;
