@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * difftest [--seed S] [--count N] [--mode KIND] [--bits 32|64] [--failures N] [--case SEED]
+ *
+ * Runs N cases (200,000) derived from S and exits 1 when the engine differed
+ * from the host in one. A failing case prints its own seed: --case runs it
+ * alone.
+ */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "difftest.h"
+
+static const char *const kind_names[DT_KINDS + 1] = {"int",    "vec",    "x87", "string",
+                                                     "branch", "gather", "raw", "all"};
+
+struct options {
+    uint64_t seed, count, one;
+    bool single;
+    int bits; /* 1: 32, 0: 64, -1: both */
+    enum dt_kind kind;
+    unsigned failures;
+    bool verbose;
+};
+
+static struct tally {
+    uint64_t done, insns, skipped, timeouts, mismatches;
+    uint64_t ends[32];
+} tally;
+
+static uint64_t mix(uint64_t seed, uint64_t i)
+{
+    uint64_t z = seed + i * 0x9e3779b97f4a7c15ull;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
+}
+
+static struct dt_result host, got[2];
+
+/* The three runs. False: not comparable. */
+static bool run_all(const struct dt_case *k)
+{
+    dt_native_run(k, &host);
+    if (host.end >= 32 || host.end == X86_AC_EXC)
+        return false;
+    dt_guest_run(k, false, &got[DT_WAY_INTERP]);
+    dt_guest_run(k, true, &got[DT_WAY_TRANSLATED]);
+    return true;
+}
+
+static bool fails(const struct dt_case *k)
+{
+    if (!run_all(k))
+        return false;
+    return dt_differs(k, &host, &got[0], DT_WAY_INTERP, false) ||
+           dt_differs(k, &host, &got[1], DT_WAY_TRANSLATED, false);
+}
+
+static void print_differences(const struct dt_case *k)
+{
+    static const char *const ways[] = {"interpreter", "translated code"};
+
+    printf("  host ends with vector %u, error %x\n", host.end, host.error);
+    for (unsigned w = 0; w < 2; w++) {
+        printf("  %s:\n", ways[w]);
+        if (!dt_differs(k, &host, &got[w], (enum dt_way)w, true))
+            printf("    agrees\n");
+    }
+}
+
+static void report(const struct options *o, struct dt_case *k)
+{
+    printf("mismatch: difftest --case %#" PRIx64, k->seed);
+    if (o->kind != DT_KINDS)
+        printf(" --mode %s", kind_names[o->kind]);
+    if (o->bits >= 0)
+        printf(" --bits %d", o->bits ? 32 : 64);
+    printf("\n");
+    if (fails(k)) {
+        dt_shrink(k, fails);
+        fails(k);
+    } else {
+        printf("  NOT WHEN REPEATED. Repeated:\n");
+    }
+    dt_print_case(k);
+    print_differences(k);
+    fflush(stdout);
+}
+
+/* Returns false when enough failed. */
+static bool one(const struct options *o, uint64_t seed)
+{
+    static struct dt_case k;
+
+    dt_generate(&k, seed, o->kind, o->bits);
+    if (o->verbose)
+        dt_print_case(&k);
+    tally.done++;
+    tally.insns += k.n;
+    if (!run_all(&k)) {
+        tally.skipped++;
+        tally.timeouts += host.end == DT_END_TIMEOUT;
+        return true;
+    }
+    tally.ends[host.end]++;
+    if (!dt_differs(&k, &host, &got[0], DT_WAY_INTERP, false) &&
+        !dt_differs(&k, &host, &got[1], DT_WAY_TRANSLATED, false))
+        return true;
+    tally.mismatches++;
+    if (o->verbose)
+        print_differences(&k);
+    report(o, &k);
+    return tally.mismatches < o->failures;
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: difftest [--seed S] [--count N] [--mode int|vec|x87|string|branch|"
+                    "gather|raw|all]\n                [--bits 32|64] [--failures N] "
+                    "[--case SEED] [--verbose]\n");
+    return 2;
+}
+
+static bool parse(int argc, char **argv, struct options *o)
+{
+    static const struct option longopts[] = {
+        {"seed", required_argument, NULL, 's'},     {"count", required_argument, NULL, 'n'},
+        {"mode", required_argument, NULL, 'm'},     {"bits", required_argument, NULL, 'b'},
+        {"failures", required_argument, NULL, 'f'}, {"case", required_argument, NULL, 'c'},
+        {"verbose", no_argument, NULL, 'v'},        {0}};
+    int opt;
+
+    while ((opt = getopt_long(argc, argv, "", longopts, NULL)) >= 0) {
+        uint64_t v = optarg ? strtoull(optarg, NULL, 0) : 0;
+
+        switch (opt) {
+        case 's':
+            o->seed = v;
+            break;
+        case 'n':
+            o->count = v;
+            break;
+        case 'c':
+            o->one = v;
+            o->single = true;
+            break;
+        case 'f':
+            o->failures = (unsigned)v;
+            break;
+        case 'b':
+            o->bits = v == 32;
+            break;
+        case 'v':
+            o->verbose = true;
+            break;
+        case 'm':
+            for (o->kind = 0; o->kind < DT_KINDS && strcmp(kind_names[o->kind], optarg);)
+                o->kind++;
+            if (o->kind == DT_KINDS && strcmp(optarg, "all"))
+                return false;
+            break;
+        default:
+            return false;
+        }
+    }
+    return optind == argc;
+}
+
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
+
+static void print_tally(const struct options *o, double seconds)
+{
+    printf("seed %#" PRIx64 ": %" PRIu64 " sequences, %" PRIu64 " instructions, %" PRIu64
+           " not comparable (%" PRIu64 " too long), %" PRIu64 " mismatches; %.0f sequences/s\n",
+           o->seed, tally.done, tally.insns, tally.skipped, tally.timeouts, tally.mismatches,
+           (double)tally.done / seconds);
+    printf("ended with");
+    for (unsigned i = 0; i < 32; i++)
+        if (tally.ends[i])
+            printf(" #%u: %" PRIu64, i, tally.ends[i]);
+    printf("\n");
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.seed = 1, .count = 200000, .bits = -1, .kind = DT_KINDS, .failures = 10};
+    double start;
+
+    if (!parse(argc, argv, &o))
+        return usage();
+    if (dt_guest_init() || dt_native_init())
+        return 2;
+    start = now();
+    if (o.single)
+        one(&o, o.one);
+    else
+        for (uint64_t i = 0; i < o.count && one(&o, mix(o.seed, i)); i++)
+            ;
+    print_tally(&o, now() - start);
+    dt_guest_fini();
+    return tally.mismatches ? 1 : 0;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Differential testing of the software engine: the same instructions from the
+ * same state on the host CPU, in the interpreter and in translated code.
+ * Everything about a case follows from its seed.
+ */
+#ifndef LODGE_TESTS_DIFFTEST_H
+#define LODGE_TESTS_DIFFTEST_H
+
+#include "base/types.h"
+#include "x86/state.h"
+
+/*
+ * What both worlds have mapped, at the same addresses below 2 GiB: two pages of
+ * code, then nothing; and pages of data as dt_pages says.
+ */
+#define DT_CODE       0x20000000ull
+#define DT_CODE_PAGES 2
+#define DT_CODE_SIZE  (DT_CODE_PAGES * PAGE_SIZE)
+#define DT_DATA       0x20010000ull
+
+enum dt_page { DT_NONE, DT_RO, DT_RW };
+#define DT_DATA_PAGES 8
+extern const uint8_t dt_pages[DT_DATA_PAGES];
+#define DT_RW_PAGES 3 /* how many DT_RW there are */
+#define DT_RW_SIZE  (DT_RW_PAGES * PAGE_SIZE)
+
+#define DT_MAX_INSNS 12
+#define DT_MAX_CODE  (DT_MAX_INSNS * 15 + 2)
+
+#define DT_FILLER 0xcc /* code page bytes that belong to no sequence: INT3 */
+
+/* Registers, in the form of the XSAVE area where they are vectors. */
+struct dt_regs {
+    uint64_t gpr[16], rip, rflags, fs_base, gs_base;
+    uint16_t fcw, fsw;
+    uint8_t ftw;
+    uint32_t mxcsr;
+    uint8_t st[8][16];
+    uint8_t xmm[16][16];
+    uint8_t ymmh[16][16];
+};
+
+/* How a run ended: an exception vector, or one of these. */
+#define DT_END_TIMEOUT 0x100 /* it took too long */
+#define DT_END_SYSCALL 0x101 /* native: a system call was stopped */
+#define DT_END_FAILED  0x102 /* guest: the engine gave up */
+
+struct dt_result {
+    struct dt_regs regs;
+    uint32_t end, error;
+    uint64_t cr2;
+    uint8_t mem[DT_RW_SIZE];
+};
+
+struct dt_insn {
+    uint8_t bytes[15];
+    uint8_t len;
+    uint8_t rel_off, rel_size; /* branch displacement, size 0: none */
+    uint8_t target;            /* index of the instruction it goes to */
+};
+
+enum dt_kind { DT_INT, DT_VEC, DT_X87, DT_STRING, DT_BRANCH, DT_GATHER, DT_RAW, DT_KINDS };
+
+struct dt_case {
+    uint64_t seed;
+    enum dt_kind kind;
+    bool mode32;
+    bool cold;         /* start with an empty soft TLB */
+    unsigned code_off; /* in the code pages */
+    unsigned n;
+    struct dt_insn in[DT_MAX_INSNS];
+    uint16_t off[DT_MAX_INSNS + 1]; /* of each instruction from the first; [n]: the closing UD2 */
+    struct dt_regs init;
+    uint8_t mem[DT_RW_SIZE];
+};
+
+/* gen.c. kind DT_KINDS: any. */
+void dt_generate(struct dt_case *k, uint64_t seed, enum dt_kind kind, int mode32);
+/* Bytes of the sequence with the closing UD2, branches resolved. Returns the length. */
+unsigned dt_code(const struct dt_case *k, uint8_t out[DT_MAX_CODE]);
+
+/* native.c: to be set up after the guest, whose signal handlers it stands in front of. */
+int dt_native_init(void);
+void dt_native_run(const struct dt_case *k, struct dt_result *res);
+/* What the alarm does while a guest runs. */
+void dt_native_on_alarm(void (*fn)(void));
+
+/* guest.c */
+int dt_guest_init(void);
+void dt_guest_fini(void);
+void dt_guest_run(const struct dt_case *k, bool translate, struct dt_result *res);
+
+/* report.c */
+enum dt_way { DT_WAY_INTERP, DT_WAY_TRANSLATED };
+/* Does the result of a way differ from the host's? Prints what differs when `print` is set. */
+bool dt_differs(const struct dt_case *k, const struct dt_result *host, const struct dt_result *got,
+                enum dt_way way, bool print);
+void dt_print_case(const struct dt_case *k);
+
+/* shrink.c: make the case smaller while `fails` says that it still fails. */
+void dt_shrink(struct dt_case *k, bool (*fails)(const struct dt_case *k));
+
+#endif

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The engine's side: a VM whose vCPU runs the sequence at CPL 3, with an IDT
+ * whose handlers halt. GDT selectors are those of a Linux host.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "difftest.h"
+#include "engine/engine.h"
+#include "engine/soft/fpu.h"
+#include "engine/soft/soft.h"
+
+#define KERNEL    0xffff800000000000ull /* supervisor: the first 2 MiB of guest memory */
+#define PML4      0x1000
+#define PDPT_LOW  0x2000
+#define PDPT_HIGH 0x3000
+#define PD_LOW    0x4000
+#define PD_HIGH   0x5000
+#define PT        0x6000
+#define GDT       0x7000
+#define IDT       0x8000
+#define TSS       0x9000
+#define HANDLERS  0xa000 /* 16 bytes each */
+#define STACK_TOP 0x10000
+#define CODE_GPA  0x400000
+#define DATA_GPA  0x410000
+#define MEMORY    MIB(8)
+
+#define PTE_P  1ull
+#define PTE_W  2ull
+#define PTE_U  4ull
+#define PTE_PS 0x80ull
+#define PTE_NX (1ull << 63)
+
+#define USER_CS32 0x23
+#define USER_DS   0x2b
+#define USER_CS64 0x33
+#define TSS_SEL   0x40
+
+static struct {
+    struct vm *vm;
+    struct soft_cpu *c;
+    struct x86_state base;
+    uint8_t *mem;                /* guest-physical 0 */
+    unsigned code_off, code_len; /* what the code pages hold besides filler */
+    unsigned ticks;
+} g;
+
+static void put64(gpa_t at, uint64_t v)
+{
+    memcpy(g.mem + at, &v, 8);
+}
+
+static uint64_t get64(gpa_t at)
+{
+    uint64_t v;
+
+    memcpy(&v, g.mem + at, 8);
+    return v;
+}
+
+static void build_tables(void)
+{
+    put64(PML4, PDPT_LOW | PTE_P | PTE_W | PTE_U);
+    put64(PML4 + 8 * (KERNEL >> 39 & 511), PDPT_HIGH | PTE_P | PTE_W);
+    put64(PDPT_HIGH, PD_HIGH | PTE_P | PTE_W);
+    put64(PD_HIGH, PTE_PS | PTE_P | PTE_W);
+    put64(PDPT_LOW + 8 * (DT_CODE >> 30), PD_LOW | PTE_P | PTE_W | PTE_U);
+    put64(PD_LOW + 8 * (DT_CODE >> 21 & 511), PT | PTE_P | PTE_W | PTE_U);
+    for (unsigned i = 0; i < DT_CODE_PAGES; i++)
+        put64(PT + 8 * ((DT_CODE >> 12 & 511) + i), (CODE_GPA + i * PAGE_SIZE) | PTE_P | PTE_U);
+    for (unsigned i = 0; i < DT_DATA_PAGES; i++) {
+        uint64_t pte = (DATA_GPA + i * PAGE_SIZE) | PTE_U | PTE_NX | PTE_P;
+
+        if (dt_pages[i] != DT_NONE)
+            put64(PT + 8 * ((DT_DATA >> 12 & 511) + i), pte | (dt_pages[i] == DT_RW ? PTE_W : 0));
+    }
+}
+
+static void build_descriptors(void)
+{
+    uint64_t tss = KERNEL + TSS;
+
+    put64(GDT + 0x10, 0x00af9b000000ffff);
+    put64(GDT + 0x18, 0x00cf93000000ffff);
+    put64(GDT + 0x20, 0x00cffb000000ffff);
+    put64(GDT + 0x28, 0x00cff3000000ffff);
+    put64(GDT + 0x30, 0x00affb000000ffff);
+    put64(GDT + TSS_SEL, 0x67 | (tss & 0xffffff) << 16 | 0x8bull << 40 | (tss >> 24 & 0xff) << 56);
+    put64(GDT + TSS_SEL + 8, tss >> 32);
+    put64(TSS + 4, KERNEL + STACK_TOP);
+    for (unsigned i = 0; i < 256; i++) {
+        uint64_t at = KERNEL + HANDLERS + i * 16;
+        uint64_t type = i == X86_BP || i == X86_OF_EXC ? 0xee : 0x8e;
+
+        put64(IDT + i * 16, (at & 0xffff) | 0x10 << 16 | type << 40 | (at >> 16 & 0xffff) << 48);
+        put64(IDT + i * 16 + 8, at >> 32);
+        g.mem[HANDLERS + i * 16] = 0xf4; /* hlt */
+    }
+}
+
+static struct x86_seg segment(uint16_t sel, uint32_t attr)
+{
+    return (struct x86_seg){.limit = 0xffffffff, .sel = sel, .attr = attr};
+}
+
+static void build_state(void)
+{
+    struct x86_state *st = &g.base;
+
+    engine_soft.get(&g.vm->vcpus[0], st);
+    st->cr0 = X86_CR0_PE | X86_CR0_MP | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_PG;
+    st->cr3 = PML4;
+    st->cr4 = X86_CR4_PAE | X86_CR4_PGE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_FSGSBASE |
+              X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP;
+    st->efer = X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE;
+    st->xcr0 = 7;
+    st->gdtr = (struct x86_dtr){.base = KERNEL + GDT, .limit = 0x4f};
+    st->idtr = (struct x86_dtr){.base = KERNEL + IDT, .limit = 0xfff};
+    st->tr = (struct x86_seg){.base = KERNEL + TSS, .limit = 0x67, .attr = 0x8b, .sel = TSS_SEL};
+    st->ldtr.attr = X86_ATTR_UNUSABLE;
+    for (unsigned i = 0; i < X86_NSREGS; i++)
+        st->seg[i] = (struct x86_seg){.attr = X86_ATTR_UNUSABLE};
+    st->seg[X86_SS] = segment(USER_DS, 0xc0f3);
+    st->run = X86_RUNNING;
+    st->cpl = 3;
+    st->intr_shadow = st->nmi_blocked = 0;
+}
+
+static void on_alarm(void)
+{
+    if (g.vm && ++g.ticks >= 4) {
+        atomic_fetch_or(&g.vm->vcpus[0].events, VCPU_EV_STOP);
+        engine_soft.kick(&g.vm->vcpus[0]);
+    }
+}
+
+int dt_guest_init(void)
+{
+    struct vm_config cfg = {.name = "difftest",
+                            .cpus = 1,
+                            .memory = MEMORY,
+                            .kernel = "none", /* never loaded: vm_run is not called */
+                            .engine = &engine_soft,
+                            .serial_in = -1,
+                            .serial_out = -1};
+    struct err err = {0};
+
+    if (vm_new(&g.vm, &cfg, &err)) {
+        fprintf(stderr, "difftest: %s\n", err.what);
+        return -1;
+    }
+    g.c = g.vm->vcpus[0].engine;
+    g.mem = mem_hva(&g.vm->mem, 0, 1);
+    build_tables();
+    build_descriptors();
+    build_state();
+    memset(mem_hva(&g.vm->mem, CODE_GPA, DT_CODE_SIZE), DT_FILLER, DT_CODE_SIZE);
+    memset(mem_hva(&g.vm->mem, DATA_GPA, DT_DATA_PAGES * PAGE_SIZE), 0x5a,
+           DT_DATA_PAGES * PAGE_SIZE);
+    engine_soft.set(&g.vm->vcpus[0], &g.base);
+    dt_native_on_alarm(on_alarm);
+    return 0;
+}
+
+void dt_guest_fini(void)
+{
+    dt_native_on_alarm(NULL);
+    vm_free(g.vm);
+    g.vm = NULL;
+}
+
+static hva_t rw_page(unsigned n)
+{
+    for (unsigned i = 0; i < DT_DATA_PAGES; i++)
+        if (dt_pages[i] == DT_RW && n-- == 0)
+            return mem_hva(&g.vm->mem, DATA_GPA + i * PAGE_SIZE, PAGE_SIZE);
+    return NULL;
+}
+
+static void put_code(const struct dt_case *k)
+{
+    uint8_t code[DT_MAX_CODE];
+    unsigned len = dt_code(k, code);
+    hva_t at = mem_hva(&g.vm->mem, CODE_GPA, DT_CODE_SIZE);
+
+    if (g.code_off == k->code_off && g.code_len == len && !memcmp(at + k->code_off, code, len))
+        return;
+    if (g.code_len) {
+        memset(at + g.code_off, DT_FILLER, g.code_len);
+        vm_mem_written(g.vm, CODE_GPA + g.code_off, g.code_len);
+    }
+    memcpy(at + k->code_off, code, len);
+    vm_mem_written(g.vm, CODE_GPA + k->code_off, len);
+    g.code_off = k->code_off;
+    g.code_len = len;
+}
+
+static void put_regs(struct x86_state *st, const struct dt_case *k)
+{
+    const struct dt_regs *r = &k->init;
+    struct xsave_area *a = (struct xsave_area *)st->xsave;
+
+    memcpy(st->gpr, r->gpr, sizeof(st->gpr));
+    st->rip = r->rip;
+    st->rflags = r->rflags;
+    st->seg[X86_CS] = segment(k->mode32 ? USER_CS32 : USER_CS64, k->mode32 ? 0xc0fb : 0xa0fb);
+    if (k->mode32)
+        st->seg[X86_DS] = st->seg[X86_ES] = segment(USER_DS, 0xc0f3);
+    st->seg[X86_FS].base = r->fs_base;
+    st->seg[X86_GS].base = r->gs_base;
+    memset(st->xsave, 0, sizeof(*a));
+    a->fcw = r->fcw;
+    a->fsw = r->fsw;
+    a->ftw = r->ftw;
+    a->mxcsr = r->mxcsr;
+    memcpy(a->st, r->st, sizeof(a->st));
+    memcpy(a->xmm, r->xmm, sizeof(a->xmm));
+    memcpy(a->ymmh, r->ymmh, sizeof(a->ymmh));
+    a->xstate_bv = 7;
+}
+
+static void get_regs(const struct x86_state *st, struct dt_regs *r)
+{
+    const struct xsave_area *a = (const struct xsave_area *)st->xsave;
+
+    memcpy(r->gpr, st->gpr, sizeof(r->gpr));
+    r->fs_base = st->seg[X86_FS].base;
+    r->gs_base = st->seg[X86_GS].base;
+    memset(&r->fcw, 0, sizeof(*r) - offsetof(struct dt_regs, fcw));
+    r->fcw = 0x37f;
+    r->mxcsr = a->mxcsr;
+    if (a->xstate_bv & 1) {
+        r->fcw = a->fcw;
+        r->fsw = a->fsw;
+        r->ftw = a->ftw;
+        memcpy(r->st, a->st, sizeof(r->st));
+    }
+    if (a->xstate_bv & 2)
+        memcpy(r->xmm, a->xmm, sizeof(r->xmm));
+    if (a->xstate_bv & 4)
+        memcpy(r->ymmh, a->ymmh, sizeof(r->ymmh));
+}
+
+static bool has_error_code(unsigned vector)
+{
+    return vector == X86_DF_EXC || (vector >= X86_TS && vector <= X86_PF_EXC) ||
+           vector == X86_AC_EXC;
+}
+
+/* The exception frame that the halted handler stands on. */
+static void get_frame(const struct x86_state *st, struct dt_result *res)
+{
+    unsigned vector = (unsigned)(st->rip - (KERNEL + HANDLERS)) / 16;
+
+    res->end = vector;
+    res->error = has_error_code(vector) ? (uint32_t)get64(STACK_TOP - 48) : 0;
+    res->regs.rip = get64(STACK_TOP - 40);
+    res->regs.rflags = get64(STACK_TOP - 24);
+    res->regs.gpr[X86_RSP] = get64(STACK_TOP - 16);
+    res->cr2 = st->cr2;
+}
+
+static void set_state(const struct dt_case *k)
+{
+    struct x86_state *st = &g.c->st;
+
+    if (k->cold) {
+        static struct x86_state whole;
+
+        whole = g.base;
+        put_regs(&whole, k);
+        engine_soft.set(&g.vm->vcpus[0], &whole);
+        return;
+    }
+    *st = g.base;
+    put_regs(st, k);
+    g.c->fpu_live = g.c->fpu_ok = 0;
+    g.c->chain_site = NULL;
+    g.c->delivering = -1;
+    soft_mode_changed(g.c);
+}
+
+void dt_guest_run(const struct dt_case *k, bool translate, struct dt_result *res)
+{
+    struct vcpu *vcpu = &g.vm->vcpus[0];
+    enum vcpu_exit_reason reason;
+
+    put_code(k);
+    for (unsigned i = 0; i < DT_RW_PAGES; i++)
+        memcpy(rw_page(i), k->mem + i * PAGE_SIZE, PAGE_SIZE);
+    set_state(k);
+    g.c->no_translate = !translate;
+    g.ticks = 0;
+    reason = engine_soft.run(vcpu);
+    atomic_store(&vcpu->events, 0);
+    get_regs(&g.c->st, &res->regs);
+    if (reason == VCPU_EXIT_HALT) {
+        get_frame(&g.c->st, res);
+    } else {
+        res->end = reason == VCPU_EXIT_STOP ? DT_END_TIMEOUT : DT_END_FAILED;
+        res->regs.rip = g.c->st.rip;
+        res->regs.rflags = g.c->st.rflags;
+    }
+    for (unsigned i = 0; i < DT_RW_PAGES; i++)
+        memcpy(res->mem + i * PAGE_SIZE, rw_page(i), PAGE_SIZE);
+}

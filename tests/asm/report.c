@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Comparing results, and showing cases and differences. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <Zydis/Zydis.h>
+
+#include "difftest.h"
+
+static const char *const names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                      "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+/* ---- Comparing ------------------------------------------------------------------- */
+
+struct diff {
+    bool print, found;
+};
+
+static void differ(struct diff *d, const char *what, uint64_t host, uint64_t got)
+{
+    if (host == got)
+        return;
+    d->found = true;
+    if (d->print)
+        printf("    %-10s host %016" PRIx64 "  engine %016" PRIx64 "\n", what, host, got);
+}
+
+static void differ_bytes(struct diff *d, const char *what, unsigned i, const uint8_t *host,
+                         const uint8_t *got, unsigned n)
+{
+    if (!memcmp(host, got, n))
+        return;
+    d->found = true;
+    if (!d->print)
+        return;
+    printf("    %s%u:\n      host   ", what, i);
+    for (unsigned k = n; k--;)
+        printf("%02x", host[k]);
+    printf("\n      engine ");
+    for (unsigned k = n; k--;)
+        printf("%02x", got[k]);
+    printf("\n");
+}
+
+static void differ_vectors(struct diff *d, const struct dt_regs *h, const struct dt_regs *e)
+{
+    differ(d, "fcw", h->fcw, e->fcw);
+    differ(d, "fsw", h->fsw, e->fsw);
+    differ(d, "ftw", h->ftw, e->ftw);
+    differ(d, "mxcsr", h->mxcsr, e->mxcsr);
+    for (unsigned i = 0; i < 8; i++)
+        differ_bytes(d, "st", i, h->st[i], e->st[i], 10);
+    for (unsigned i = 0; i < 16; i++) {
+        differ_bytes(d, "xmm", i, h->xmm[i], e->xmm[i], 16);
+        differ_bytes(d, "ymmh", i, h->ymmh[i], e->ymmh[i], 16);
+    }
+}
+
+static void differ_memory(struct diff *d, const uint8_t *h, const uint8_t *e)
+{
+    unsigned shown = 0, rw = 0;
+
+    if (!memcmp(h, e, DT_RW_SIZE))
+        return;
+    d->found = true;
+    for (unsigned p = 0; p < DT_DATA_PAGES && d->print; p++) {
+        if (dt_pages[p] != DT_RW)
+            continue;
+        for (unsigned i = 0; i < PAGE_SIZE; i++) {
+            unsigned at = rw * PAGE_SIZE + i;
+
+            if (h[at] != e[at] && shown++ < 16)
+                printf("    [%08" PRIx64 "] host %02x  engine %02x\n",
+                       (uint64_t)(DT_DATA + p * PAGE_SIZE + i), h[at], e[at]);
+        }
+        rw++;
+    }
+}
+
+/* Faults: the saved RIP is the instruction's own. Traps (#BP, #OF, some #DB) come behind it. */
+static bool is_fault(uint32_t end)
+{
+    return end < 32 && end != X86_BP && end != X86_OF_EXC && end != X86_DB;
+}
+
+/*
+ * In the frame of a fault taken in translated code, arithmetic flags that the
+ * translator has seen to be overwritten before anything reads them are stale.
+ */
+static uint64_t flags_compared(const struct dt_case *k, const struct dt_result *host,
+                               enum dt_way way)
+{
+    uint64_t mask = 0xffffffff;
+
+    if (way == DT_WAY_TRANSLATED && is_fault(host->end) &&
+        host->regs.rip != k->init.rip + k->off[k->n])
+        mask &= ~(uint64_t)X86_ARITH;
+    return mask;
+}
+
+/* A kernel hides whether addresses of its half are mapped: it reports them as protected. */
+static uint32_t error_of(const struct dt_result *r)
+{
+    return r->end == X86_PF_EXC && r->cr2 >> 47 ? r->error | 1 : r->error;
+}
+
+bool dt_differs(const struct dt_case *k, const struct dt_result *host, const struct dt_result *got,
+                enum dt_way way, bool print)
+{
+    struct diff d = {.print = print};
+    uint64_t mask = k->mode32 ? 0xffffffff : ~0ull, flags = flags_compared(k, host, way);
+
+    differ(&d, "vector", host->end, got->end);
+    if (host->end == got->end && host->end < 32) {
+        differ(&d, "error", error_of(host), error_of(got));
+        if (host->end == X86_PF_EXC)
+            differ(&d, "cr2", host->cr2, got->cr2);
+    }
+    differ(&d, "rip", host->regs.rip, got->regs.rip);
+    differ(&d, "rflags", host->regs.rflags & flags, got->regs.rflags & flags);
+    for (unsigned i = 0; i < (k->mode32 ? 8u : 16u); i++)
+        differ(&d, names[i], host->regs.gpr[i] & mask, got->regs.gpr[i] & mask);
+    differ(&d, "fs base", host->regs.fs_base, got->regs.fs_base);
+    differ(&d, "gs base", host->regs.gs_base, got->regs.gs_base);
+    differ_vectors(&d, &host->regs, &got->regs);
+    differ_memory(&d, host->mem, got->mem);
+    return d.found;
+}
+
+/* ---- Showing ------------------------------------------------------------------------- */
+
+static bool all_zero(const uint8_t *p, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (p[i])
+            return false;
+    return true;
+}
+
+static void print_bytes(const char *what, unsigned i, const uint8_t *p, unsigned n)
+{
+    if (all_zero(p, n))
+        return;
+    printf("  %s%u ", what, i);
+    while (n--)
+        printf("%02x", p[n]);
+    printf("\n");
+}
+
+static void print_code(const struct dt_case *k)
+{
+    uint8_t code[DT_MAX_CODE];
+    unsigned len = dt_code(k, code), at = 0;
+    ZydisDecoder dec;
+    ZydisFormatter fmt;
+
+    if (k->mode32)
+        ZydisDecoderInit(&dec, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+    else
+        ZydisDecoderInit(&dec, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    ZydisFormatterInit(&fmt, ZYDIS_FORMATTER_STYLE_INTEL);
+    while (at < len) {
+        ZydisDecodedInstruction zi;
+        ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
+        uint64_t va = DT_CODE + k->code_off + at;
+        char text[128] = "?";
+        unsigned n = 1;
+
+        if (code[at] == 0x90) { /* what shrinking leaves */
+            at++;
+            continue;
+        }
+        if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&dec, code + at, len - at, &zi, zo))) {
+            n = zi.length;
+            ZydisFormatterFormatInstruction(&fmt, &zi, zo, zi.operand_count_visible, text,
+                                            sizeof(text), va, NULL);
+        }
+        printf("  %08" PRIx64 "  ", va);
+        for (unsigned i = 0; i < 15; i++)
+            printf(i < n ? "%02x" : "  ", code[at + (i < n ? i : 0)]);
+        printf("  %s\n", text);
+        at += n;
+    }
+}
+
+void dt_print_case(const struct dt_case *k)
+{
+    const struct dt_regs *r = &k->init;
+
+    printf("  seed %#" PRIx64 ", %s%s\n", k->seed, k->mode32 ? "32-bit" : "64-bit",
+           k->cold ? ", cold TLB" : "");
+    print_code(k);
+    printf("  rip %" PRIx64 " rflags %" PRIx64 " fs %" PRIx64 " gs %" PRIx64
+           " fcw %x fsw %x ftw %x mxcsr %x\n",
+           r->rip, r->rflags, r->fs_base, r->gs_base, r->fcw, r->fsw, r->ftw, r->mxcsr);
+    for (unsigned i = 0; i < 16; i++)
+        if (r->gpr[i])
+            printf("  %s %" PRIx64 "\n", names[i], r->gpr[i]);
+    for (unsigned i = 0; i < 8; i++)
+        print_bytes("st", i, r->st[i], 10);
+    for (unsigned i = 0; i < 16; i++)
+        print_bytes("xmm", i, r->xmm[i], 16);
+    for (unsigned i = 0; i < 16; i++)
+        print_bytes("ymmh", i, r->ymmh[i], 16);
+    printf("  memory: %s\n", all_zero(k->mem, DT_RW_SIZE) ? "zero" : "as the seed makes it");
+}
