@@ -5,8 +5,8 @@ import re
 import struct
 from pathlib import Path
 
-from guest import CACHE, Case, Place, Skip, check, initramfs, kernel, lodge_command,
-                   need_proc
+from guest import (CACHE, Case, Place, Skip, check, initramfs, kernel, lodge_command,
+                   need_proc)
 
 INIT = r"LODGE-TEST init cpus=(\d+) mem=(\d+) uptime=(\S+) release=(\S+)"
 DONE = r"LODGE-TEST done"
