@@ -75,6 +75,8 @@ static void reg_operand(const ZydisDecodedOperand *z, struct opnd *o)
     } else {
         o->kind = OPND_VEC;
         o->reg = (uint8_t)ZydisRegisterGetId(r);
+        if (r >= ZYDIS_REGISTER_MM0 && r <= ZYDIS_REGISTER_MM7)
+            o->access |= OPND_MMX;
     }
 }
 

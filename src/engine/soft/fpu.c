@@ -21,6 +21,19 @@
 #define MXCSR_MASKS 0x1f80u
 #define MXCSR_VALID 0xffffu
 #define FCW_MASKS   0x3fu
+#define FCW_INIT    0x37fu
+#define FSW_ES      0x80u
+
+/* The guest's rounding and unmasked exceptions are not for the C code that runs while its state is parked. */
+static void host_controls(struct soft_cpu *c)
+{
+    static const uint32_t mxcsr = MXCSR_MASKS;
+
+    if (fpu_area(c)->mxcsr != MXCSR_MASKS)
+        __asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
+    if (fpu_area(c)->fcw != FCW_INIT || (fpu_area(c)->fsw & FSW_ES))
+        __asm__ volatile("fninit");
+}
 
 void soft_fpu_park(struct soft_cpu *c)
 {
@@ -33,6 +46,7 @@ void soft_fpu_park(struct soft_cpu *c)
     fpu_area(c)->fip = fpu_area(c)->fdp = 0; /* they are the host's */
     fpu_area(c)->fop = 0;
     c->fpu_live = c->fpu_ok = 0;
+    host_controls(c);
 }
 
 /* Into the host's registers, whatever the guest's control bits say. */
@@ -88,7 +102,7 @@ static bool is_x87(const struct insn *in)
 static bool is_mmx(const struct insn *in)
 {
     for (unsigned i = 0; i < in->nopnd; i++)
-        if (in->opnd[i].kind == OPND_VEC && in->opnd[i].size == 8)
+        if (in->opnd[i].kind == OPND_VEC && (in->opnd[i].access & OPND_MMX))
             return true;
     return in->op == ZYDIS_MNEMONIC_EMMS;
 }
@@ -122,8 +136,8 @@ static _Noreturn void raise_signal(struct soft_cpu *c, const struct insn *in, in
 {
     switch (sig) {
     case SIGFPE:
-        if (is_x87(in) || is_mmx(in) || in->op == ZYDIS_MNEMONIC_FWAIT)
-            soft_raise(c, X86_MF);
+        if (is_x87(in) || in->op == ZYDIS_MNEMONIC_FWAIT)
+            soft_raise(c, X86_MF); /* MMX code: see raise_pending */
         soft_raise(c, c->st.cr4 & X86_CR4_OSXMMEXCPT ? X86_XM : X86_UD);
     case SIGILL:
         soft_raise(c, X86_UD);
@@ -191,6 +205,72 @@ static unsigned mem_direction(const struct insn *in)
     return 0;
 }
 
+/* Is a misaligned operand a #GP? SDM volume 1, 10.4.1.1 and 14.9. */
+static bool must_be_aligned(const struct insn *in)
+{
+    if (!(in->flags & INSN_SIMD) || in->mem_size < 16 || is_x87(in))
+        return false;
+    switch (in->op) {
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+        return true;
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM:
+    case ZYDIS_MNEMONIC_SHA1MSG1: /* AMD's processors do not check these, so neither does translated code */
+    case ZYDIS_MNEMONIC_SHA1MSG2:
+    case ZYDIS_MNEMONIC_SHA1NEXTE:
+    case ZYDIS_MNEMONIC_SHA1RNDS4:
+    case ZYDIS_MNEMONIC_SHA256MSG1:
+    case ZYDIS_MNEMONIC_SHA256MSG2:
+    case ZYDIS_MNEMONIC_SHA256RNDS2:
+        return false;
+    default:
+        return in->enc == ENC_LEGACY;
+    }
+}
+
+/* x87 instructions that do not look at pending exceptions first. */
+static bool is_nonwaiting(const struct insn *in)
+{
+    switch (in->op) {
+    case ZYDIS_MNEMONIC_FNINIT:
+    case ZYDIS_MNEMONIC_FNCLEX:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* A pending x87 exception comes before anything a memory operand may raise. */
+static void raise_pending(struct soft_cpu *c, const struct insn *in)
+{
+    uint16_t fsw = fpu_area(c)->fsw;
+
+    if ((!is_x87(in) && !is_mmx(in)) || is_nonwaiting(in))
+        return;
+    if (c->fpu_live)
+        __asm__ volatile("fnstsw %0" : "=m"(fsw));
+    else if (!(fpu_area(c)->xstate_bv & XS_X87))
+        return;
+    if (fsw & FSW_ES)
+        soft_raise(c, X86_MF);
+}
+
 /* What x87 environment images say of where the last instruction was: the host's addresses, not the guest's. */
 static void scrub_environment(const struct insn *in, uint8_t *image)
 {
@@ -200,27 +280,53 @@ static void scrub_environment(const struct insn *in, uint8_t *image)
         image[i] = 0;
 }
 
+static bool same_bytes(const uint8_t *a, const uint8_t *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
+/* Fetch the memory operand into the bounce buffer, having raised what it raises. Returns its address. */
+static gva_t operand_in(struct soft_cpu *c, const struct insn *in, unsigned dir, uint8_t **operand)
+{
+    unsigned size = in->mem_size;
+    gva_t va =
+        seg_linear(c, in->mem_seg, insn_ea(c, in), size, dir & OPND_WRITE ? ACC_WRITE : ACC_READ);
+
+    if (must_be_aligned(in) && (va & (size - 1)))
+        soft_raise_err(c, X86_GP, 0);
+    *operand += va & 63; /* the operand's alignment must be what the guest's is */
+    if (dir & OPND_WRITE)
+        mem_probe(c, va, size, ACC_WRITE);
+    if ((dir & OPND_READ) || is_x87(in))
+        mem_ld_bytes(c, va, *operand, size);
+    return va;
+}
+
 void fpu_native(struct soft_cpu *c, const struct insn *in)
 {
     unsigned dir = mem_direction(in), size = in->mem_size;
     uint8_t *operand = c->bounce;
+    uint8_t before[16];
+    bool may_not_store = is_x87(in) && dir == OPND_WRITE && size <= sizeof(before);
     gva_t va = 0;
 
-    if (in->flags & INSN_SIMD)
+    if (in->flags & INSN_SIMD) {
         fpu_require_enabled(c, in);
-    if (in->flags & INSN_HAS_MEM) {
-        va = seg_linear(c, in->mem_seg, insn_ea(c, in), size,
-                        dir & OPND_WRITE ? ACC_WRITE : ACC_READ);
-        operand += va & 63; /* the operand's alignment must be what the guest's is */
-        if (dir & OPND_WRITE)
-            mem_probe(c, va, size, ACC_WRITE);
-        if (dir & OPND_READ)
-            mem_ld_bytes(c, va, operand, size);
+        raise_pending(c, in);
     }
+    if (in->flags & INSN_HAS_MEM)
+        va = operand_in(c, in, dir, &operand);
+    if (may_not_store)
+        memcpy(before, operand, sizeof(before));
     run_thunk(c, in, operand);
-    if ((in->flags & INSN_HAS_MEM) && (dir & OPND_WRITE)) {
+    if (dir & OPND_WRITE) {
         scrub_environment(in, operand);
-        mem_st_bytes(c, va, operand, size);
+        /* An x87 store that raises an unmasked exception leaves memory alone. */
+        if (!may_not_store || !same_bytes(before, operand, size))
+            mem_st_bytes(c, va, operand, size);
     }
     if (in->flags & INSN_SIMD)
         soft_fpu_changed(c);
@@ -451,9 +557,23 @@ static const uint8_t *vec_bytes(struct soft_cpu *c, const struct opnd *o)
 {
     struct xsave_area *a = fpu_area(c);
 
-    if (o->size == 8) /* MMn is the physical register, the image is in stack order */
+    if (o->access & OPND_MMX) /* MMn is the physical register, the image is in stack order */
         return a->st[(o->reg - (a->fsw >> 11 & 7)) & 7];
     return a->xmm[o->reg & 15];
+}
+
+/* What every MMX instruction does to x87 state (SDM volume 1, 9.5.1): TOP 0, no register empty. */
+static void enter_mmx(struct xsave_area *a)
+{
+    unsigned top = a->fsw >> 11 & 7;
+    uint64_t old[8][2];
+
+    memcpy(old, a->st, sizeof(old));
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(a->st[i], old[(i - top) & 7], 16);
+    a->fsw &= (uint16_t)~0x3800;
+    a->ftw = 0xff;
+    a->xstate_bv |= XS_X87;
 }
 
 static void op_maskmov(struct soft_cpu *c, const struct insn *in)
@@ -464,6 +584,7 @@ static void op_maskmov(struct soft_cpu *c, const struct insn *in)
     gva_t va;
 
     fpu_require_enabled(c, in);
+    raise_pending(c, in);
     soft_fpu_park(c);
     for (unsigned i = 0; i < in->nopnd; i++)
         n = in->opnd[i].kind == OPND_VEC ? in->opnd[i].size : n;
@@ -478,6 +599,8 @@ static void op_maskmov(struct soft_cpu *c, const struct insn *in)
     for (unsigned i = 0; i < n; i++)
         if (mask[i] & 0x80)
             mem_st(c, va + i, 1, src[i]);
+    if (is_mmx(in))
+        enter_mmx(fpu_area(c));
 }
 
 insn_fn *const interp_fpu_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {

@@ -33,10 +33,11 @@ struct opnd {
     uint8_t kind;
     uint8_t reg;
     uint8_t size;   /* bytes */
-    uint8_t access; /* OPND_READ | OPND_WRITE */
+    uint8_t access; /* OPND_READ | OPND_WRITE | OPND_MMX */
 };
 #define OPND_READ  1
 #define OPND_WRITE 2
+#define OPND_MMX   4 /* of OPND_VEC: an MMX register */
 
 #define INSN_NOREG 0xff
 #define INSN_RIP   0xfe /* mem_base: RIP-relative, disp is relative to the next instruction */
