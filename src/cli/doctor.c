@@ -2,12 +2,14 @@
 /* lodge doctor: which engines this host can use, and facts for a report. */
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/engines.h"
 #include "cli/host.h"
 #include "cli/size.h"
 #include "cli/verb.h"
+#include "engine/engine.h"
 
 struct doctor_opts {
     const char *format;
@@ -30,7 +32,18 @@ struct finding {
     const struct engine_name *engine;
     bool usable;
     struct err why;
+    struct engine_stage *stages; /* to be freed; NULL: the engine has none */
+    unsigned nstages;
 };
+
+static void find_stages(struct finding *f, const struct engine_ops *ops)
+{
+    if (!ops || !ops->probe_stages)
+        return;
+    f->stages = calloc(ENGINE_MAX_STAGES, sizeof(*f->stages));
+    if (f->stages)
+        f->nstages = ops->probe_stages(f->stages, ENGINE_MAX_STAGES);
+}
 
 static size_t find_engines(struct finding found[MAX_ENGINES])
 {
@@ -41,6 +54,7 @@ static size_t find_engines(struct finding found[MAX_ENGINES])
 
         found[n] = (struct finding){.engine = e};
         found[n].usable = !engine_try(e->name, &ops, &found[n].why);
+        find_stages(&found[n], ops);
     }
     return n;
 }
@@ -48,6 +62,19 @@ static size_t find_engines(struct finding found[MAX_ENGINES])
 static const char *yes_no(bool yes)
 {
     return yes ? "yes" : "no";
+}
+
+static void print_stages(const struct finding *f)
+{
+    if (!f->nstages)
+        return;
+    printf("\n%s, step by step\n", f->engine->title);
+    for (unsigned i = 0; i < f->nstages; i++) {
+        const struct engine_stage *s = &f->stages[i];
+
+        printf("    %-8s%s%s%s\n", s->passed ? "ok" : "FAILED", s->name, s->passed ? "" : ": ",
+               s->why);
+    }
 }
 
 static void print_text(const struct host *h, const struct finding *found, size_t n)
@@ -63,6 +90,8 @@ static void print_text(const struct host *h, const struct finding *found, size_t
         if (!f->usable && f->why.next[0])
             printf("%-16s%s\n", "", f->why.next);
     }
+    for (size_t i = 0; i < n; i++)
+        print_stages(&found[i]);
     printf("\nlodge    %s\n", LODGE_VERSION);
     printf("kernel   %s\n", h->kernel);
     printf("CPU      %s\n", h->cpu[0] ? h->cpu : "(no name)");
@@ -75,8 +104,15 @@ static void print_text(const struct host *h, const struct finding *found, size_t
 
 static json_t *engine_json(const struct finding *f)
 {
-    return json_pack("{s:s, s:b, s:s, s:s}", "name", f->engine->name, "usable", f->usable, "why",
-                     f->usable ? f->engine->about : f->why.what, "next", f->why.next);
+    json_t *stages = json_array();
+
+    for (unsigned i = 0; i < f->nstages; i++)
+        json_array_append_new(stages,
+                              json_pack("{s:s, s:b, s:s}", "name", f->stages[i].name, "passed",
+                                        f->stages[i].passed, "why", f->stages[i].why));
+    return json_pack("{s:s, s:b, s:s, s:s, s:o}", "name", f->engine->name, "usable", f->usable,
+                     "why", f->usable ? f->engine->about : f->why.what, "next", f->why.next,
+                     "stages", stages);
 }
 
 static int print_json(const struct host *h, const struct finding *found, size_t n)
@@ -119,8 +155,10 @@ int verb_doctor(const struct verb *verb, int argc, char **argv)
         print_text(&host, found, n);
     else if (print_json(&host, found, n)) {
         fprintf(stderr, "lodge: the findings cannot be written as JSON\n");
-        return CLI_FAILED;
+        usable = false;
     }
+    for (size_t i = 0; i < n; i++)
+        free(found[i].stages);
     r = cli_flush();
     return r ? r : usable ? CLI_OK : CLI_FAILED;
 }

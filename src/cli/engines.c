@@ -27,10 +27,16 @@ int engine_try(const char *name, const struct engine_ops **ops, struct err *err)
     return err_set(err, -EINVAL, "there is no engine named %s", name);
 }
 
-static int choose_auto(const struct engine_ops **ops, struct err *err)
+static const char *engine_title(const char *name)
 {
-    struct err first = {0};
+    for (const struct engine_name *n = engine_names; n->name; n++)
+        if (!strcmp(n->name, name))
+            return n->title;
+    return name;
+}
 
+static int choose_auto(const struct engine_ops **ops, struct err *passed, struct err *err)
+{
     for (const struct engine_ops *const *e = engines; *e; e++) {
         struct err why = {0};
 
@@ -38,22 +44,33 @@ static int choose_auto(const struct engine_ops **ops, struct err *err)
             *ops = *e;
             return 0;
         }
-        if (!first.code)
-            err_set(&first, -ENOTSUP, "%s: %.400s", (*e)->name, why.what);
+        if (!passed->code)
+            err_set(passed, -ENOTSUP, "%s cannot be used here: %.400s", engine_title((*e)->name),
+                    why.what);
     }
-    err_set(err, -ENOTSUP, "no engine can be used on this host; %.470s", first.what);
+    err_set(err, -ENOTSUP, "no engine can be used on this host; %.470s", passed->what);
     err_next(err, "lodge doctor says more.");
     return -ENOTSUP;
 }
 
-int engine_choose(const char *name, const struct engine_ops **ops, struct err *err)
+int engine_choose(const char *name, const struct engine_ops **ops, struct err *passed,
+                  struct err *err)
 {
+    struct err why = {0};
     int r;
 
+    *passed = (struct err){0};
     if (!strcmp(name, "auto"))
-        return choose_auto(ops, err);
-    r = engine_try(name, ops, err);
-    if (r && err && !err->next[0])
-        err_next(err, "Use --engine auto, or see lodge doctor for what this host can use.");
-    return r;
+        return choose_auto(ops, passed, err);
+    r = engine_try(name, ops, &why);
+    if (!r)
+        return 0;
+    if (*ops)
+        err_set(err, r, "%s cannot be used here: %.400s", engine_title(name), why.what);
+    else
+        *err = why;
+    return err_next(err, "%s",
+                    why.next[0]
+                        ? why.next
+                        : "Use --engine auto, or see lodge doctor for what this host can use.");
 }

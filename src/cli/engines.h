@@ -20,7 +20,11 @@ extern const struct engine_name engine_names[];
 /* Can the engine of that name be used here? *ops is set when it is built in, usable or not. */
 int engine_try(const char *name, const struct engine_ops **ops, struct err *err);
 
-/* The engine for --engine `name`; "auto" is the first usable one. */
-int engine_choose(const char *name, const struct engine_ops **ops, struct err *err);
+/*
+ * The engine for --engine `name`; "auto" is the first usable one. *passed says why "auto" did not take a better
+ * one; its code is 0 when it took the best.
+ */
+int engine_choose(const char *name, const struct engine_ops **ops, struct err *passed,
+                  struct err *err);
 
 #endif

@@ -28,6 +28,7 @@
 struct session {
     const struct run_opts *opts;
     const struct engine_ops *engine;
+    struct err passed; /* why "auto" did not take a better engine */
     struct registry reg;
     struct console *console;
     bool console_tty; /* the guest writes to a terminal that was put in raw mode */
@@ -97,9 +98,11 @@ static int check_all(struct session *s, struct err *err)
     int r = check_memory(o->memory, err);
 
     if (!r)
-        r = engine_choose(o->engine, &s->engine, err);
+        r = engine_choose(o->engine, &s->engine, &s->passed, err);
     if (!r)
         r = boot_check(&boot, o->memory, err);
+    if (!r && s->passed.code && !o->quiet)
+        fprintf(stderr, "lodge: engine %s, since %s\n", s->engine->name, s->passed.what);
     return r;
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/irq.h"
 #include "dev/serial.h"
+#include "engine/engine.h"
 #include "x86/acpipm.h"
 #include "x86/ioapic.h"
 #include "x86/lapic.h"
@@ -38,9 +39,19 @@ struct machine_part {
     int (*init)(struct machine *m, struct err *err);
     void (*fini)(struct machine *m); /* also after a failed init */
     void (*reset)(struct machine *m);
+    bool irqchip; /* not made where the engine has its own */
 };
 
 /* ---- ISA interrupts: every line reaches the 8259A pair and the I/O APIC --- */
+
+static void isa_set_engine(void *opaque, unsigned n, bool level)
+{
+    struct machine *m = opaque;
+
+    m->vm->engine->irqchip->set_isa(m->vm, n, level);
+}
+
+static const struct irq_line_ops isa_engine_ops = {.set = isa_set_engine};
 
 static void isa_set(void *opaque, unsigned n, bool level)
 {
@@ -54,7 +65,7 @@ static const struct irq_line_ops isa_ops = {.set = isa_set};
 
 static struct irq_line isa_irq(struct machine *m, unsigned n)
 {
-    return (struct irq_line){&isa_ops, m, n};
+    return (struct irq_line){m->vm->engine->irqchip ? &isa_engine_ops : &isa_ops, m, n};
 }
 
 static int isa_init(struct machine *m, struct err *err)
@@ -249,15 +260,20 @@ static void part_com1_reset(struct machine *m)
 /* Built and reset from top to bottom, taken apart in reverse: interrupt sinks outlive their sources. */
 static const struct machine_part parts[] = {
     {"msrs", part_msrs_init, part_msrs_fini, part_msrs_reset},
-    {"pic", part_pic_init, part_pic_fini, part_pic_reset},
-    {"ioapic", part_ioapic_init, part_ioapic_fini, part_ioapic_reset},
-    {"lapics", part_lapics_init, part_lapics_fini, part_lapics_reset},
-    {"isa", isa_init, isa_fini, NULL},
-    {"pit", part_pit_init, part_pit_fini, part_pit_reset},
+    {"pic", part_pic_init, part_pic_fini, part_pic_reset, .irqchip = true},
+    {"ioapic", part_ioapic_init, part_ioapic_fini, part_ioapic_reset, .irqchip = true},
+    {"lapics", part_lapics_init, part_lapics_fini, part_lapics_reset, .irqchip = true},
+    {"isa", isa_init, isa_fini, NULL, .irqchip = true},
+    {"pit", part_pit_init, part_pit_fini, part_pit_reset, .irqchip = true},
     {"rtc", part_rtc_init, part_rtc_fini, part_rtc_reset},
     {"acpipm", part_acpipm_init, part_acpipm_fini, part_acpipm_reset},
     {"com1", part_com1_init, part_com1_fini, part_com1_reset},
 };
+
+static bool part_wanted(const struct machine *m, const struct machine_part *part)
+{
+    return !part->irqchip || !m->vm->engine->irqchip;
+}
 
 int machine_new(struct vm *vm, struct err *err)
 {
@@ -268,7 +284,7 @@ int machine_new(struct vm *vm, struct err *err)
     m->vm = vm;
     vm->machine = m;
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
-        int rc = parts[i].init(m, err);
+        int rc = part_wanted(m, &parts[i]) ? parts[i].init(m, err) : 0;
 
         m->built = i + 1;
         if (rc < 0) {
@@ -285,16 +301,29 @@ void machine_free(struct vm *vm)
 
     if (!m)
         return;
-    while (m->built > 0)
-        parts[--m->built].fini(m);
+    while (m->built > 0) {
+        m->built--;
+        if (part_wanted(m, &parts[m->built]))
+            parts[m->built].fini(m);
+    }
     free(m);
     vm->machine = NULL;
 }
 
 void machine_reset(struct vm *vm)
 {
+    if (vm->engine->irqchip)
+        vm->engine->irqchip->reset(vm);
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
-        if (parts[i].reset)
+        if (parts[i].reset && part_wanted(vm->machine, &parts[i]))
             parts[i].reset(vm->machine);
     }
+}
+
+void machine_msi(struct vm *vm, uint64_t addr, uint32_t data)
+{
+    if (vm->engine->irqchip)
+        vm->engine->irqchip->msi(vm, addr, data);
+    else
+        lapic_msi(vm, addr, data);
 }

@@ -6,7 +6,8 @@
 #include "core/vm.h"
 
 /*
- * Build every part and wire it to vm's buses, clock and vCPUs; sets vm->machine and each vCPU's lapic and msrs.
+ * Build every part and wire it to vm's buses, clock and vCPUs; sets vm->machine and each vCPU's msrs and, unless the
+ * engine has interrupt controllers of its own, lapic.
  * The engine must be able to take vcpu_post by then. On failure nothing is held.
  */
 int machine_new(struct vm *vm, struct err *err);
@@ -14,5 +15,8 @@ void machine_free(struct vm *vm); /* idempotent */
 
 /* Hardware reset of every part; no vCPU runs. */
 void machine_reset(struct vm *vm);
+
+/* Deliver a device's message-signalled interrupt to the VM's APICs, wherever they are. Any thread. */
+void machine_msi(struct vm *vm, uint64_t addr, uint32_t data);
 
 #endif

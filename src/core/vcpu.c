@@ -87,14 +87,14 @@ void vcpu_pio_write(struct vcpu *vcpu, uint16_t port, unsigned size, uint64_t va
 
 uint64_t vcpu_mmio_read(struct vcpu *vcpu, gpa_t gpa, unsigned size)
 {
-    if (lapic_claims(vcpu->lapic, gpa))
+    if (vcpu->lapic && lapic_claims(vcpu->lapic, gpa))
         return lapic_mmio_read(vcpu->lapic, gpa & ~PAGE_MASK, size);
     return bus_read(&vcpu->vm->mmio, gpa, size);
 }
 
 void vcpu_mmio_write(struct vcpu *vcpu, gpa_t gpa, unsigned size, uint64_t val)
 {
-    if (lapic_claims(vcpu->lapic, gpa))
+    if (vcpu->lapic && lapic_claims(vcpu->lapic, gpa))
         lapic_mmio_write(vcpu->lapic, gpa & ~PAGE_MASK, size, val);
     else
         bus_write(&vcpu->vm->mmio, gpa, size, val);
@@ -104,14 +104,14 @@ void vcpu_mmio_write(struct vcpu *vcpu, gpa_t gpa, unsigned size, uint64_t val)
 
 int vcpu_msr_read(struct vcpu *vcpu, uint32_t msr, uint64_t *val)
 {
-    if (lapic_has_msr(msr))
+    if (vcpu->lapic && lapic_has_msr(msr))
         return lapic_msr_read(vcpu->lapic, msr, val);
     return msr_read(vcpu->msrs, msr, val);
 }
 
 int vcpu_msr_write(struct vcpu *vcpu, uint32_t msr, uint64_t val)
 {
-    if (lapic_has_msr(msr))
+    if (vcpu->lapic && lapic_has_msr(msr))
         return lapic_msr_write(vcpu->lapic, msr, val);
     return msr_write(vcpu->msrs, msr, val);
 }

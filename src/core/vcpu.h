@@ -19,13 +19,13 @@ struct msr_state;
 
 /* Posted to a vCPU by other threads, consumed by the engine between instructions. */
 #define VCPU_EV_INTR (1u << 0) /* the local APIC may have a vector; ask vcpu_intr_pending */
-#define VCPU_EV_NMI (1u << 1)
+#define VCPU_EV_NMI  (1u << 1)
 #define VCPU_EV_INIT (1u << 2)
 #define VCPU_EV_SIPI (1u << 3) /* start page in vcpu->sipi_vector */
 #define VCPU_EV_STOP (1u << 4) /* leave run() with VCPU_EXIT_STOP */
 
 enum vcpu_exit_reason {
-    VCPU_EXIT_HALT,     /* HLT with nothing deliverable, or waiting for SIPI: sleep until an event is posted */
+    VCPU_EXIT_HALT, /* HLT with nothing deliverable, or waiting for SIPI: sleep until an event is posted */
     VCPU_EXIT_STOP,     /* asked to leave */
     VCPU_EXIT_SHUTDOWN, /* triple fault; message in exit.text */
     VCPU_EXIT_ERROR,    /* the engine can't go on; message in exit.text */
@@ -40,12 +40,12 @@ struct vcpu {
     struct vm *vm;
     unsigned id; /* also the APIC ID */
     pthread_t thread;
-    struct lapic *lapic;
+    struct lapic *lapic; /* NULL: inside the engine */
     struct msr_state *msrs;
-    void *engine;               /* the engine's own */
-    _Atomic uint32_t events;    /* VCPU_EV_* */
+    void *engine;            /* the engine's own */
+    _Atomic uint32_t events; /* VCPU_EV_* */
     _Atomic uint32_t sipi_vector;
-    _Atomic uint32_t sleeping;  /* futex word: 1 while the thread sleeps in vcpu_sleep */
+    _Atomic uint32_t sleeping; /* futex word: 1 while the thread sleeps in vcpu_sleep */
     struct vcpu_exit exit;
 };
 

@@ -9,10 +9,31 @@
 #include "core/vm.h"
 #include "x86/state.h"
 
+/* One step of finding out whether an engine works here. */
+struct engine_stage {
+    const char *name; /* constant */
+    bool passed;
+    char why[512]; /* when it did not */
+};
+
+#define ENGINE_MAX_STAGES 24
+
+/* Interrupt controllers inside an engine; the machine then makes neither APICs nor the 8259A pair nor the 8254. */
+struct irqchip_ops {
+    /* Drive ISA interrupt `irq` (0..15), on all its controllers. Any thread. */
+    void (*set_isa)(struct vm *vm, unsigned irq, bool level);
+    /* A message in MSI form. Any thread. */
+    void (*msi)(struct vm *vm, uint64_t addr, uint32_t data);
+    /* Hardware reset of all of them; no vCPU runs. */
+    void (*reset)(struct vm *vm);
+};
+
 struct engine_ops {
     const char *name;
     /* Usable on this host? 0, or a negative errno with the reason in a user's words. Holds nothing afterwards. */
     int (*probe)(struct err *err);
+    /* The same step by step, going on after a failure where that tells more; their number. NULL: there are no steps. */
+    unsigned (*probe_stages)(struct engine_stage *stages, unsigned max);
     int (*vm_init)(struct vm *vm, struct err *err);
     void (*vm_fini)(struct vm *vm); /* idempotent */
     int (*vcpu_init)(struct vcpu *vcpu, struct err *err);
@@ -32,8 +53,10 @@ struct engine_ops {
     void (*mem_written)(struct vm *vm, gpa_t gpa, uint64_t len);
     /* Counters in readable form, for --stats. */
     void (*print_stats)(struct vm *vm, FILE *out);
+    const struct irqchip_ops *irqchip; /* NULL: src/x86 emulates it */
 };
 
+extern const struct engine_ops engine_kvm;
 extern const struct engine_ops engine_soft;
 
 /* All engines built in, best first, NULL-terminated. */

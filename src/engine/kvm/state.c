@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Between KVM's structures and the canonical CPU state; the machine's MSRs go to and from vcpu->msrs. */
+#include "engine/kvm/state.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/log.h"
+#include "engine/kvm/kvm.h"
+#include "x86/msr.h"
+
+/* ---- Registers ---------------------------------------------------------- */
+
+static void seg_to_kvm(const struct x86_seg *s, struct kvm_segment *k)
+{
+    bool usable = (s->attr & X86_ATTR_P) && !(s->attr & X86_ATTR_UNUSABLE);
+
+    *k = (struct kvm_segment){
+        .base = s->base,
+        .limit = s->limit,
+        .selector = s->sel,
+        .type = s->attr & X86_ATTR_TYPE,
+        .s = !!(s->attr & X86_ATTR_S),
+        .dpl = s->attr >> X86_ATTR_DPL_SHIFT & 3,
+        .present = usable,
+        .avl = s->attr >> 12 & 1,
+        .l = !!(s->attr & X86_ATTR_L),
+        .db = !!(s->attr & X86_ATTR_DB),
+        .g = !!(s->attr & X86_ATTR_G),
+        .unusable = !usable,
+    };
+}
+
+static void seg_from_kvm(const struct kvm_segment *k, struct x86_seg *s)
+{
+    *s = (struct x86_seg){
+        .base = k->base,
+        .limit = k->limit,
+        .sel = k->selector,
+        .attr = k->type | (k->s ? X86_ATTR_S : 0) | (uint32_t)k->dpl << X86_ATTR_DPL_SHIFT |
+                (k->present ? X86_ATTR_P : 0) | (k->avl ? 1u << 12 : 0) | (k->l ? X86_ATTR_L : 0) |
+                (k->db ? X86_ATTR_DB : 0) | (k->g ? X86_ATTR_G : 0) |
+                (k->unusable || !k->present ? X86_ATTR_UNUSABLE : 0),
+    };
+}
+
+/* KVM's order of x86_sreg. */
+static struct kvm_segment *kvm_seg(struct kvm_sregs *s, unsigned n)
+{
+    struct kvm_segment *const segs[X86_NSREGS] = {
+        [X86_ES] = &s->es, [X86_CS] = &s->cs, [X86_SS] = &s->ss,
+        [X86_DS] = &s->ds, [X86_FS] = &s->fs, [X86_GS] = &s->gs,
+    };
+
+    return segs[n];
+}
+
+void kvm_regs_from_state(const struct x86_state *st, struct kvm_regs *r)
+{
+    const uint64_t *g = st->gpr;
+
+    *r = (struct kvm_regs){
+        .rax = g[X86_RAX],
+        .rbx = g[X86_RBX],
+        .rcx = g[X86_RCX],
+        .rdx = g[X86_RDX],
+        .rsi = g[X86_RSI],
+        .rdi = g[X86_RDI],
+        .rsp = g[X86_RSP],
+        .rbp = g[X86_RBP],
+        .r8 = g[X86_R8],
+        .r9 = g[X86_R9],
+        .r10 = g[X86_R10],
+        .r11 = g[X86_R11],
+        .r12 = g[X86_R12],
+        .r13 = g[X86_R13],
+        .r14 = g[X86_R14],
+        .r15 = g[X86_R15],
+        .rip = st->rip,
+        .rflags = st->rflags,
+    };
+}
+
+void kvm_regs_to_state(const struct kvm_regs *r, struct x86_state *st)
+{
+    const uint64_t g[16] = {
+        [X86_RAX] = r->rax, [X86_RBX] = r->rbx, [X86_RCX] = r->rcx, [X86_RDX] = r->rdx,
+        [X86_RSI] = r->rsi, [X86_RDI] = r->rdi, [X86_RSP] = r->rsp, [X86_RBP] = r->rbp,
+        [X86_R8] = r->r8,   [X86_R9] = r->r9,   [X86_R10] = r->r10, [X86_R11] = r->r11,
+        [X86_R12] = r->r12, [X86_R13] = r->r13, [X86_R14] = r->r14, [X86_R15] = r->r15,
+    };
+
+    memcpy(st->gpr, g, sizeof(g));
+    st->rip = r->rip;
+    st->rflags = r->rflags;
+}
+
+void kvm_sregs_from_state(const struct x86_state *st, struct kvm_sregs *s)
+{
+    for (unsigned i = 0; i < X86_NSREGS; i++)
+        seg_to_kvm(&st->seg[i], kvm_seg(s, i));
+    /* KVM takes the privilege level from SS. */
+    s->ss.dpl = st->cpl;
+    seg_to_kvm(&st->tr, &s->tr);
+    seg_to_kvm(&st->ldtr, &s->ldt);
+    s->gdt = (struct kvm_dtable){.base = st->gdtr.base, .limit = st->gdtr.limit};
+    s->idt = (struct kvm_dtable){.base = st->idtr.base, .limit = st->idtr.limit};
+    s->cr0 = st->cr0;
+    s->cr2 = st->cr2;
+    s->cr3 = st->cr3;
+    s->cr4 = st->cr4;
+    s->efer = st->efer;
+    memset(s->interrupt_bitmap, 0, sizeof(s->interrupt_bitmap));
+}
+
+void kvm_sregs_to_state(const struct kvm_sregs *s, struct x86_state *st)
+{
+    struct kvm_sregs copy = *s;
+
+    for (unsigned i = 0; i < X86_NSREGS; i++)
+        seg_from_kvm(kvm_seg(&copy, i), &st->seg[i]);
+    st->cpl = !(s->cr0 & X86_CR0_PE) ? 0 : st->rflags & X86_VM ? 3 : s->ss.dpl;
+    seg_from_kvm(&s->tr, &st->tr);
+    seg_from_kvm(&s->ldt, &st->ldtr);
+    st->gdtr = (struct x86_dtr){.base = s->gdt.base, .limit = s->gdt.limit};
+    st->idtr = (struct x86_dtr){.base = s->idt.base, .limit = s->idt.limit};
+    st->cr0 = s->cr0;
+    st->cr2 = s->cr2;
+    st->cr3 = s->cr3;
+    st->cr4 = s->cr4;
+    st->efer = s->efer;
+}
+
+/* ---- MSRs --------------------------------------------------------------- */
+
+static const struct {
+    uint32_t index;
+    size_t off; /* in x86_state */
+} cpu_msrs[] = {
+    {0xc0000081, offsetof(struct x86_state, star)},
+    {0xc0000082, offsetof(struct x86_state, lstar)},
+    {0xc0000083, offsetof(struct x86_state, cstar)},
+    {0xc0000084, offsetof(struct x86_state, sfmask)},
+    {0xc0000102, offsetof(struct x86_state, kernel_gs_base)},
+    {0xc0000103, offsetof(struct x86_state, tsc_aux)},
+    {0x174, offsetof(struct x86_state, sysenter_cs)},
+    {0x175, offsetof(struct x86_state, sysenter_esp)},
+    {0x176, offsetof(struct x86_state, sysenter_eip)},
+    {0x277, offsetof(struct x86_state, pat)},
+    {0x3b, offsetof(struct x86_state, tsc_adjust)},
+};
+
+/*
+ * Those of the machine that KVM keeps while it runs: MTRRs, misc enable, and
+ * kvmclock's, whose write makes KVM (or msr.c) publish the time anew.
+ */
+static const struct {
+    uint32_t first, count;
+} machine_msrs[] = {
+    {0x1a0, 1}, {0x200, 16}, {0x250, 1}, {0x258, 2}, {0x268, 8}, {0x2ff, 1}, {0x4b564d01, 1},
+};
+
+static uint64_t *msr_field(const struct x86_state *st, unsigned i)
+{
+    return (uint64_t *)(void *)((char *)st + cpu_msrs[i].off);
+}
+
+struct one_msr {
+    struct kvm_msrs head;
+    struct kvm_msr_entry entry;
+};
+
+static bool msr_put(struct kvm_cpu *c, uint32_t index, uint64_t val)
+{
+    struct one_msr m = {.head.nmsrs = 1, .entry = {.index = index, .data = val}};
+
+    return ioctl(c->fd, KVM_SET_MSRS, &m) == 1;
+}
+
+static bool msr_take(struct kvm_cpu *c, uint32_t index, uint64_t *val)
+{
+    struct one_msr m = {.head.nmsrs = 1, .entry.index = index};
+
+    if (ioctl(c->fd, KVM_GET_MSRS, &m) != 1)
+        return false;
+    *val = m.entry.data;
+    return true;
+}
+
+/* An MSR that KVM lacks reads and stays zero: TSC_AUX without RDTSCP, TSC_ADJUST on old kernels. */
+static void msrs_set(struct kvm_cpu *c, const struct x86_state *st)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(cpu_msrs); i++)
+        if (!msr_put(c, cpu_msrs[i].index, *msr_field(st, i)) && *msr_field(st, i))
+            log_once(LOG_WARN, "KVM does not take MSR 0x%x", cpu_msrs[i].index);
+    for (unsigned i = 0; c->vcpu->msrs && i < ARRAY_SIZE(machine_msrs); i++) {
+        for (unsigned n = 0; n < machine_msrs[i].count; n++) {
+            uint32_t index = machine_msrs[i].first + n;
+            uint64_t val;
+
+            if (!msr_read(c->vcpu->msrs, index, &val))
+                msr_put(c, index, val);
+        }
+    }
+}
+
+static void msrs_get(struct kvm_cpu *c, struct x86_state *st)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(cpu_msrs); i++)
+        if (!msr_take(c, cpu_msrs[i].index, msr_field(st, i)))
+            *msr_field(st, i) = 0;
+    for (unsigned i = 0; c->vcpu->msrs && i < ARRAY_SIZE(machine_msrs); i++) {
+        for (unsigned n = 0; n < machine_msrs[i].count; n++) {
+            uint32_t index = machine_msrs[i].first + n;
+            uint64_t val;
+
+            if (msr_take(c, index, &val))
+                msr_write(c->vcpu->msrs, index, val);
+        }
+    }
+}
+
+/* ---- TSC ---------------------------------------------------------------- */
+
+/*
+ * Guest TSC = host TSC + offset. Kernels before 5.16 cannot be told the
+ * offset, but take a value of now, which KVM makes the same on all vCPUs when
+ * they come shortly after each other.
+ */
+static void tsc_set(struct kvm_cpu *c, uint64_t adjust)
+{
+    const struct clock *clock = &c->vcpu->vm->clock;
+    uint64_t offset = clock->tsc_offset + adjust;
+    struct kvm_device_attr attr = {
+        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
+
+    if (ioctl(c->fd, KVM_SET_DEVICE_ATTR, &attr) < 0 &&
+        !msr_put(c, 0x10, clock_tsc(clock) + adjust))
+        log_once(LOG_WARN, "KVM does not let the guest's TSC be set");
+}
+
+/* ---- Run state ---------------------------------------------------------- */
+
+static uint32_t mp_state_of(uint32_t run)
+{
+    switch (run) {
+    case X86_HALTED:
+        return KVM_MP_STATE_HALTED;
+    case X86_WAIT_SIPI:
+        return KVM_MP_STATE_UNINITIALIZED;
+    default:
+        return KVM_MP_STATE_RUNNABLE;
+    }
+}
+
+/* INIT_RECEIVED and SIPI_RECEIVED are past before KVM_RUN returns; what is left of them waits for SIPI. */
+static uint32_t run_of(uint32_t mp)
+{
+    switch (mp) {
+    case KVM_MP_STATE_RUNNABLE:
+        return X86_RUNNING;
+    case KVM_MP_STATE_HALTED:
+        return X86_HALTED;
+    default:
+        return X86_WAIT_SIPI;
+    }
+}
+
+static bool run_state_set(struct kvm_cpu *c, const struct x86_state *st)
+{
+    struct kvm_mp_state mp = {mp_state_of(st->run)};
+    struct kvm_vcpu_events ev = {
+        .interrupt.shadow = st->intr_shadow ? KVM_X86_SHADOW_INT_STI : 0,
+        .nmi.masked = st->nmi_blocked,
+        .flags = KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_NMI_PENDING,
+    };
+
+    return ioctl(c->fd, KVM_SET_MP_STATE, &mp) >= 0 && ioctl(c->fd, KVM_SET_VCPU_EVENTS, &ev) >= 0;
+}
+
+static bool run_state_get(struct kvm_cpu *c, struct x86_state *st)
+{
+    struct kvm_mp_state mp;
+    struct kvm_vcpu_events ev;
+
+    if (ioctl(c->fd, KVM_GET_MP_STATE, &mp) < 0 || ioctl(c->fd, KVM_GET_VCPU_EVENTS, &ev) < 0)
+        return false;
+    st->run = run_of(mp.mp_state);
+    st->intr_shadow = !!ev.interrupt.shadow;
+    st->nmi_blocked = ev.nmi.masked;
+    return true;
+}
+
+/* ---- Vector state, XCR0, debug registers -------------------------------- */
+
+static bool extended_set(struct kvm_cpu *c, const struct x86_state *st)
+{
+    struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs[0].value = st->xcr0};
+    struct kvm_debugregs dr = {.dr6 = st->dr[6], .dr7 = st->dr[7]};
+    struct kvm_xsave xsave;
+
+    _Static_assert(sizeof(xsave.region) == X86_XSAVE_SIZE, "one page of XSAVE state");
+    memset(&xsave, 0, sizeof(xsave));
+    memcpy(xsave.region, st->xsave, sizeof(st->xsave));
+    memcpy(dr.db, st->dr, sizeof(dr.db));
+    /* A processor without XSAVE has no XCR0. */
+    if (ioctl(c->fd, KVM_SET_XCRS, &xcrs) < 0 && st->xcr0 > 1)
+        return false;
+    return ioctl(c->fd, KVM_SET_XSAVE, &xsave) >= 0 && ioctl(c->fd, KVM_SET_DEBUGREGS, &dr) >= 0;
+}
+
+static bool extended_get(struct kvm_cpu *c, struct x86_state *st)
+{
+    struct kvm_xcrs xcrs = {0};
+    struct kvm_debugregs dr;
+    struct kvm_xsave xsave;
+
+    if (ioctl(c->fd, KVM_GET_XSAVE, &xsave) < 0 || ioctl(c->fd, KVM_GET_DEBUGREGS, &dr) < 0)
+        return false;
+    memcpy(st->xsave, xsave.region, sizeof(st->xsave));
+    memcpy(st->dr, dr.db, sizeof(dr.db));
+    st->dr[6] = dr.dr6;
+    st->dr[7] = dr.dr7;
+    st->xcr0 = 1;
+    if (ioctl(c->fd, KVM_GET_XCRS, &xcrs) >= 0)
+        for (unsigned i = 0; i < xcrs.nr_xcrs; i++)
+            if (xcrs.xcrs[i].xcr == 0)
+                st->xcr0 = xcrs.xcrs[i].value;
+    return true;
+}
+
+/* ---- engine_ops --------------------------------------------------------- */
+
+void kvm_set(struct vcpu *vcpu, const struct x86_state *st)
+{
+    struct kvm_cpu *c = vcpu->engine;
+    struct kvm_regs r;
+    struct kvm_sregs s;
+    bool ok = ioctl(c->fd, KVM_GET_SREGS, &s) >= 0; /* the APIC's base and CR8 stay */
+
+    kvm_regs_from_state(st, &r);
+    kvm_sregs_from_state(st, &s);
+    ok = ok && ioctl(c->fd, KVM_SET_SREGS, &s) >= 0 && ioctl(c->fd, KVM_SET_REGS, &r) >= 0;
+    ok = ok && extended_set(c, st);
+    tsc_set(c, st->tsc_adjust);
+    msrs_set(c, st);
+    ok = ok && run_state_set(c, st);
+    if (!ok)
+        log_error("KVM does not take the state of vCPU %u: %s", vcpu->id, strerror(errno));
+}
+
+void kvm_get(struct vcpu *vcpu, struct x86_state *st)
+{
+    struct kvm_cpu *c = vcpu->engine;
+    struct kvm_regs r;
+    struct kvm_sregs s;
+
+    memset(st, 0, sizeof(*st));
+    if (ioctl(c->fd, KVM_GET_REGS, &r) < 0 || ioctl(c->fd, KVM_GET_SREGS, &s) < 0 ||
+        !extended_get(c, st) || !run_state_get(c, st)) {
+        log_error("KVM does not give the state of vCPU %u: %s", vcpu->id, strerror(errno));
+        return;
+    }
+    kvm_regs_to_state(&r, st);
+    kvm_sregs_to_state(&s, st);
+    msrs_get(c, st);
+}
