@@ -235,6 +235,7 @@ static void block_kill(struct cache *k, struct block *b)
             break;
         }
     b->valid = 0;
+    atomic_fetch_add(&k->kills, 1);
     entry_redirect(k, b->entry_mem, b->code + b->code_len - BLOCK_STUB_MEM);
     if (b->entry_host != b->entry_mem)
         entry_redirect(k, b->entry_host, b->code + b->code_len - BLOCK_STUB_HOST);

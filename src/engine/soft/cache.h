@@ -54,6 +54,7 @@ enum exit_kind {
     EXIT_RIP,    /* go on at st.rip (jump cache miss) */
     EXIT_FPU,    /* the instruction at the offset needs vector state */
     EXIT_THUNK,  /* a thunk finished */
+    EXIT_DONE,   /* the interpreter ran inside the block and st is complete */
     EXIT_FAULT,  /* a thunk took a host signal (soft_cpu.fault_signal) */
 };
 #define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
@@ -69,6 +70,8 @@ struct glue {
     const uint8_t *exit_mem, *exit_host; /* jump here with exit_arg set */
     const uint8_t *miss_read,
         *miss_write; /* r11: address, r10: where to retry, exit_arg: what if not */
+    const uint8_t *
+        interp; /* r11: struct insn or NULL, r10: where to go on, exit_arg: offset; flags in lazy_flags */
 };
 
 struct thunk {
@@ -90,6 +93,7 @@ struct cache {
     size_t nblocks, max_blocks;
     struct recover *recover;
     size_t nrecover, max_recover;
+    _Atomic uint32_t kills;    /* blocks invalidated so far */
     _Atomic uint32_t gen;      /* flushes so far */
     _Atomic uint32_t flushing; /* vCPUs must stay out of translated code */
     uint64_t npages;

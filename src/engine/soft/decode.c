@@ -113,7 +113,13 @@ static void mem_operand(const ZydisDecodedOperand *z, const ZydisDecodedInstruct
     /* Zydis gives RIP-relative operands the raw displacement: relative to the next instruction. */
     o->size = z->size / 8 > 255 ? 0 : (uint8_t)(z->size / 8);
     in->mem_size = agen ? 0 : o->size;
-    (void)zi;
+    /*
+     * Zydis 4.0 takes SIB base 101 with mod 00 for r13d when a 67 prefix and REX.B meet; it is no base
+     * (SDM volume 2, table 2-3).
+     */
+    if (zi->raw.modrm.mod == 0 && zi->raw.modrm.rm == 4 && zi->raw.sib.base == 5 &&
+        in->addr_size != 2)
+        in->mem_base = INSN_NOREG;
 }
 
 static void take_operand(const ZydisDecodedOperand *z, const ZydisDecodedInstruction *zi,
@@ -348,8 +354,10 @@ int decode_insn(const uint8_t *bytes, unsigned avail, enum insn_mode mode, struc
     out->flags = insn_flags(&zi);
     take_layout(&zi, out);
     take_flags(&zi, out);
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&d, &ctx, &zi, zo, zi.operand_count_visible)))
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&d, &ctx, &zi, zo, zi.operand_count_visible))) {
+        out->len = 0;
         return 0;
+    }
     for (unsigned i = 0; i < zi.operand_count_visible && i < ARRAY_SIZE(out->opnd); i++)
         take_operand(&zo[i], &zi, out, &imms);
     if (out->flags & INSN_HAS_MEM) {

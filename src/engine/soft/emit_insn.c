@@ -482,6 +482,31 @@ static void emit_ret(struct translation *t)
     emit_probe(t);
 }
 
+/* Call the interpreter for the current instruction; it comes back behind it, with all registers reloaded. */
+static void emit_interp(struct translation *t, bool last)
+{
+    struct emit *e = &t->e;
+
+    if (t->flags == FLAGS_HOST)
+        emit_flags_save(e);
+    t->flags = FLAGS_MEM;
+    emit_store_imm32(e, CPU_OFF(exit_arg), t->off[t->cur]);
+    emit_8(e, 0x49); /* mov T0, imm64 */
+    emit_8(e, 0xb8 | (T0 & 7));
+    emit_64(e, 0);
+    if (!t->cross_page || t->cur != t->ninsn - 1)
+        stub_add(t, STUB_INSN, e->p - 8, t->cur);
+    if (last) {
+        emit_8(e, 0x4d); /* xor T1, T1: no straight line behind */
+        emit_8(e, 0x31);
+        emit_8(e, 0xc0 | (T1 & 7) << 3 | (T1 & 7));
+    } else {
+        emit_lea_code(e, T1, emit_here(e) + 7 + 5);
+    }
+    emit_jmp(e, t->cpu->svm->cache.glue.interp);
+    t->simd_checked = false; /* the interpreter may have parked the vector state */
+}
+
 void emit_insn(struct translation *t, enum insn_class k)
 {
     switch (k) {
@@ -506,6 +531,9 @@ void emit_insn(struct translation *t, enum insn_class k)
     case CLASS_LEAVE:
         emit_leave(t);
         break;
+    case CLASS_INTERP:
+        emit_interp(t, false);
+        break;
     case CLASS_JCC:
         emit_jcc(t);
         break;
@@ -520,6 +548,9 @@ void emit_end(struct translation *t, enum insn_class k)
     bool backward = target <= t->off[t->cur];
 
     switch (k) {
+    case CLASS_INTERP_END:
+        emit_interp(t, true);
+        break;
     case CLASS_JMP:
         emit_goto(t, target, t->taken_live, backward);
         break;

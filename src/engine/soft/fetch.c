@@ -54,7 +54,8 @@ static const struct insn *fetch_slow(struct soft_cpu *c, struct insn *slot)
 }
 
 /* Is the cached instruction still what memory holds? Its second page, if any, is fetched with all checks. */
-static bool still_there(struct soft_cpu *c, const struct insn *slot, gva_t va, const uint8_t *at, unsigned avail)
+static bool still_there(struct soft_cpu *c, const struct insn *slot, gva_t va, const uint8_t *at,
+                        unsigned avail)
 {
     hva_t next;
 
@@ -97,7 +98,9 @@ int interp_insn(struct soft_cpu *c, const struct insn *in)
     c->next_rip = c->st.rip + in->len;
     if (in->mode != INSN_64)
         c->next_rip &= in->mode == INSN_16 ? 0xffff : 0xffffffff;
-    fn = interp_int_table[in->op];
+    fn = in->flags & INSN_SIMD
+             ? NULL
+             : interp_int_table[in->op]; /* MOVSD and CMPSD are two instructions each */
     if (!fn)
         fn = interp_sys_table[in->op];
     if (!fn)

@@ -170,6 +170,7 @@ static const uint8_t *find_thunk(struct soft_cpu *c, const struct insn *in, uint
 static void run_thunk(struct soft_cpu *c, const struct insn *in, uint8_t *operand)
 {
     struct cache *k = &c->svm->cache;
+    uint64_t outer = c->host_rsp; /* translated code may have called us */
     const uint8_t *code;
 
     for (;;) {
@@ -191,6 +192,7 @@ static void run_thunk(struct soft_cpu *c, const struct insn *in, uint8_t *operan
     c->in_thunk = 1;
     k->glue.enter(c, code);
     c->in_thunk = 0;
+    c->host_rsp = outer;
     atomic_store(&c->in_code, 0);
     if (c->fault_signal)
         raise_signal(c, in, c->fault_signal);

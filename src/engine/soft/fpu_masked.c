@@ -138,8 +138,7 @@ static void gather(struct soft_cpu *c, const struct insn *in, unsigned isize, un
             if (isize == 4)
                 off = (uint64_t)(int64_t)(int32_t)off;
             off = base + off * in->mem_scale;
-            element_set(c, dst, i, size,
-                        mem_ld(c, element_va(c, in, off, size, ACC_READ), size));
+            element_set(c, dst, i, size, mem_ld(c, element_va(c, in, off, size, ACC_READ), size));
         }
         element_set(c, mask, i, size, 0);
     }

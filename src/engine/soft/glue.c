@@ -7,6 +7,7 @@
  */
 #include "engine/soft/emit.h"
 #include "engine/soft/engine_soft.h"
+#include "engine/soft/run.h"
 #include "engine/soft/tlb.h"
 
 static const uint8_t callee_saved[] = {X86_RBX, X86_RBP, X86_R12, X86_R13, X86_R14, X86_R15};
@@ -43,15 +44,61 @@ static void make_enter(struct emit *e)
     emit_8(e, 0xe0 | (T0 & 7));
 }
 
-static void make_exit(struct emit *e)
+static void emit_save_all(struct emit *e)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(carried); i++)
         emit_store(e, GPR_OFF(carried[i]), carried[i]);
+}
+
+/* The guest's registers are in st already. */
+static void make_leave(struct emit *e)
+{
     emit_load(e, X86_RSP, CPU_OFF(host_rsp));
     emit_8(e, 0xfc); /* cld */
     for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;)
         emit_pop(e, callee_saved[i]);
     emit_8(e, 0xc3);
+}
+
+/* Switch to the host's stack, aligned, and call a C function with the CPU as first argument. */
+static void emit_host_call(struct emit *e, uintptr_t fn)
+{
+    emit_load(e, X86_RSP, CPU_OFF(host_rsp));
+    emit_lea(e, X86_RSP, X86_RSP, INSN_NOREG, 1, -128);
+    emit_8(e, 0x48); /* and rsp, -16 */
+    emit_8(e, 0x83);
+    emit_8(e, 0xe4);
+    emit_8(e, 0xf0);
+    emit_load(e, X86_RDI, CPU_OFF(self));
+    emit_8(e, 0x48); /* mov rax, imm64; call rax */
+    emit_8(e, 0xb8);
+    emit_64(e, fn);
+    emit_8(e, 0xff);
+    emit_8(e, 0xd0);
+}
+
+/* The interpreter for one instruction in the middle of a block: soft_interp_inline says where to go on. */
+static const uint8_t *make_interp(struct emit *e, const uint8_t *leave)
+{
+    const uint8_t *start;
+    uint8_t *out;
+
+    while ((uintptr_t)e->p & 15)
+        emit_8(e, 0x90);
+    start = emit_here(e);
+    emit_save_all(e);
+    emit_mov(e, X86_RSI, T0);
+    emit_mov(e, X86_RDX, T1);
+    emit_host_call(e, (uintptr_t)soft_interp_inline);
+    emit_store(e, CPU_OFF(tmp[3]), X86_RAX);
+    emit_rr(e, 0x85, X86_RAX, X86_RAX); /* test rax, rax */
+    out = emit_jcc_fwd(e, 4);
+    for (unsigned i = 0; i < ARRAY_SIZE(carried); i++)
+        emit_load(e, carried[i], GPR_OFF(carried[i]));
+    emit_gs(e, false, 0xff, 4, CPU_OFF(tmp[3])); /* jmp gs:tmp[3] */
+    emit_patch(e, out);
+    emit_jmp(e, leave);
+    return start;
 }
 
 /* What a C function may destroy and translated code needs back. */
@@ -73,21 +120,10 @@ static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8
     emit_store(e, CPU_OFF(tmp[3]), T1);
     for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
         emit_store(e, GPR_OFF(clobbered[i]), clobbered[i]);
-    emit_load(e, X86_RSP, CPU_OFF(host_rsp));
-    emit_rm(e, true, 0x8d, X86_RSP, X86_RSP, INSN_NOREG, 1, -128);
-    emit_8(e, 0x48); /* and rsp, -16 */
-    emit_8(e, 0x83);
-    emit_8(e, 0xe4);
-    emit_8(e, 0xf0);
-    emit_load(e, X86_RDI, CPU_OFF(self));
     emit_mov(e, X86_RSI, T0);
     emit_8(e, 0xba); /* mov edx, acc */
     emit_32(e, acc);
-    emit_8(e, 0x48); /* mov rax, imm64; call rax */
-    emit_8(e, 0xb8);
-    emit_64(e, (uint64_t)(uintptr_t)tlb_fill_for_code);
-    emit_8(e, 0xff);
-    emit_8(e, 0xd0);
+    emit_host_call(e, (uintptr_t)tlb_fill_for_code);
     emit_8(e, 0x84); /* test al, al */
     emit_8(e, 0xc0);
     for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
@@ -102,6 +138,7 @@ static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8
 void glue_make(struct soft_vm *svm)
 {
     struct cache *k = &svm->cache;
+    const uint8_t *leave;
     struct emit e = {.p = k->rw, .end = k->rw + 4096, .to_rx = k->rx - k->rw};
 
     k->glue.enter = (void (*)(struct soft_cpu *, const uint8_t *))(uintptr_t)emit_here(&e);
@@ -111,7 +148,10 @@ void glue_make(struct soft_vm *svm)
     k->glue.exit_host = emit_here(&e);
     emit_flags_save(&e);
     k->glue.exit_mem = emit_here(&e);
-    make_exit(&e);
+    emit_save_all(&e);
+    leave = emit_here(&e);
+    make_leave(&e);
+    k->glue.interp = make_interp(&e, leave);
     k->glue.miss_read = make_miss(&e, ACC_READ, k->glue.exit_mem);
     k->glue.miss_write = make_miss(&e, ACC_WRITE, k->glue.exit_mem);
     k->glue_end = k->used = ALIGN_UP((size_t)(e.p - k->rw), 64);

@@ -187,6 +187,47 @@ static void interp_one(struct soft_cpu *c)
     }
 }
 
+/*
+ * in_code is off meanwhile: the handler may wait for the cache's lock, whose
+ * holder may be waiting for this CPU to leave.
+ */
+const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, const uint8_t *next)
+{
+    struct cache *k = &c->svm->cache;
+    uint32_t kills = atomic_load_explicit(&k->kills, memory_order_relaxed);
+    uint64_t flags, follow;
+    const struct jc_entry *j;
+
+    atomic_store_explicit(&c->in_code, 0, memory_order_release);
+    c->st.rip = c->page_va + (c->exit_arg & EXIT_OFFSET);
+    flags_from_lazy(c);
+    flags = c->st.rflags;
+    if (!in)
+        in = soft_fetch(c);
+    follow = c->st.rip + in->len;
+    c->counters.interp++;
+    interp_insn(c, in);
+    c->exit_arg = EXIT_DONE << EXIT_KIND_SHIFT; /* if NULL is returned */
+    flags_to_lazy(c);
+    if ((~flags & c->st.rflags & (X86_IF | X86_TF)) || c->st.intr_shadow || c->mode != INSN_64 ||
+        c->st.run != X86_RUNNING ||
+        atomic_load_explicit(&k->kills, memory_order_relaxed) != kills) {
+        soft_look_up(c);
+        return NULL;
+    }
+    atomic_store(&c->in_code, 1);
+    if (atomic_load(&c->exit_request) || atomic_load(&k->flushing) ||
+        atomic_load(&k->gen) != c->cache_gen)
+        return NULL;
+    if (c->st.rip == follow && next)
+        return next;
+    j = &c->jc[JC_INDEX(c->st.rip)];
+    if (j->va != c->st.rip)
+        return NULL;
+    c->page_va = c->st.rip & PAGE_MASK;
+    return j->code;
+}
+
 /* ---- Translated code ----------------------------------------------------------------- */
 
 /* Enter translated code; false when something came up first. */
@@ -213,9 +254,11 @@ static void after_code(struct soft_cpu *c)
 {
     uint32_t arg = c->exit_arg;
 
-    if ((arg >> EXIT_KIND_SHIFT & 0xff) != EXIT_RIP)
+    unsigned kind = arg >> EXIT_KIND_SHIFT & 0xff;
+
+    if (kind != EXIT_RIP && kind != EXIT_DONE)
         c->st.rip = c->page_va + (arg & EXIT_OFFSET);
-    switch ((enum exit_kind)(arg >> EXIT_KIND_SHIFT & 0xff)) {
+    switch ((enum exit_kind)kind) {
     case EXIT_INTERP:
         interp_one(c);
         break;

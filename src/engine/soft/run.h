@@ -7,6 +7,13 @@
 /* Run until there is something for core to do. GS must already point to the CPU, signals be set up. */
 enum vcpu_exit_reason soft_run_loop(struct soft_cpu *c);
 
+/*
+ * Called from translated code: interpret one instruction (NULL: fetch it) and
+ * give the code to go on with: `next` when the straight line continues, the
+ * target's when it is known, NULL to leave to the run loop.
+ */
+const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, const uint8_t *next);
+
 /* EFLAGS between st.rflags and the form translated code keeps them in. */
 void flags_to_lazy(struct soft_cpu *c);
 void flags_from_lazy(struct soft_cpu *c);

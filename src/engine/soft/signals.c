@@ -25,9 +25,12 @@ static _Thread_local struct soft_cpu *current;
 
 static const int caught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 
+static struct sigaction previous[NSIG];
+
+/* Give the signal back to who had it before; it is taken again on return, with the state as it was. */
 static void not_ours(int sig)
 {
-    signal(sig, SIG_DFL); /* taken again on return, with the state as it was */
+    sigaction(sig, &previous[sig], NULL);
 }
 
 static void on_fault(int sig, siginfo_t *info, void *context)
@@ -70,7 +73,7 @@ static void install(void)
 
     sigemptyset(&sa.sa_mask);
     for (unsigned i = 0; i < ARRAY_SIZE(caught); i++)
-        if (sigaction(caught[i], &sa, NULL))
+        if (sigaction(caught[i], &sa, &previous[caught[i]]))
             install_error = errno;
 }
 

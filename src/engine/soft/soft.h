@@ -37,9 +37,9 @@ struct jc_entry {
 };
 #define JC_ENTRIES     4096
 #define DCACHE_ENTRIES 4096
-#define JC_HASH 0x9e3779b1u
-#define JC_SHIFT 16 /* of the 32-bit product; entries are 16 bytes */
-#define JC_INDEX(va) (((uint32_t)(va) * JC_HASH >> JC_SHIFT >> 4) & (JC_ENTRIES - 1))
+#define JC_HASH        0x9e3779b1u
+#define JC_SHIFT       16 /* of the 32-bit product; entries are 16 bytes */
+#define JC_INDEX(va)   (((uint32_t)(va)*JC_HASH >> JC_SHIFT >> 4) & (JC_ENTRIES - 1))
 
 /* How a set's accesses are checked: part of its key. */
 enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC /* SMAP off or EFLAGS.AC */, TLB_NMODES };
@@ -127,7 +127,7 @@ struct soft_cpu {
     const uint8_t *chain_site;       /* branch to link to the next block found, or NULL */
     bool chain_mem;                  /* it leaves flags in lazy_flags */
     uint8_t nmi_pending;
-    bool no_translate; /* interpret everything: for tests */
+    bool no_translate;                     /* interpret everything: for tests */
     int8_t delivering;                     /* vector whose delivery is under way, or -1 */
     struct tlb_set *sets;                  /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */

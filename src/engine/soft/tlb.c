@@ -290,7 +290,8 @@ static hva_t set_miss(struct soft_cpu *c, struct tlb_set *s, gva_t va, enum mem_
 
 bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
 {
-    const struct tlb_entry *e = acc == ACC_WRITE ? &c->set->wr[TLB_INDEX(va)] : &c->set->rd[TLB_INDEX(va)];
+    const struct tlb_entry *e =
+        acc == ACC_WRITE ? &c->set->wr[TLB_INDEX(va)] : &c->set->rd[TLB_INDEX(va)];
     struct walk w;
     hva_t page;
 

@@ -46,29 +46,55 @@ static uint16_t target_live(const struct translation *t, unsigned i)
     return peek_live(t->page, (int64_t)t->off[i] + t->in[i].len + (int64_t)t->in[i].imm);
 }
 
-/* Decode up to the end of the block. *last gets the class of the final instruction, CLASS_NOP if the line goes on. */
-static enum insn_class decode_line(struct translation *t, enum decline *why)
+/* A declined instruction: can the block go on behind it? */
+static enum insn_class interp_class(const struct insn *in)
+{
+    if (!in->len || (in->flags & INSN_BRANCH))
+        return CLASS_INTERP_END;
+    for (unsigned i = 0; i < in->nopnd; i++)
+        if (in->opnd[i].kind == OPND_CR) /* the code behind may be mapped elsewhere */
+            return CLASS_INTERP_END;
+    return CLASS_INTERP;
+}
+
+/* What the interpreter sees of the flags is all of them. */
+static void mark_interp(struct translation *t, enum insn_class k)
+{
+    t->klass[t->ninsn] = (uint8_t)k;
+    t->in[t->ninsn].fl_read = X86_ARITH;
+    t->ninsn++;
+}
+
+/* Decode up to the end of the block. Returns the class of its last instruction, CLASS_NOP if the line goes on. */
+static enum insn_class decode_line(struct translation *t, struct soft_vm *svm)
 {
     unsigned off = t->start;
 
     while (t->ninsn < BLOCK_MAX_INSNS && off < PAGE_SIZE) {
         struct insn *in = &t->in[t->ninsn];
+        enum decline why = DECLINE_NONE;
         enum insn_class k;
 
         t->off[t->ninsn] = (uint16_t)off;
-        t->end = off;
         if (decode_insn(t->page + off, (unsigned)PAGE_SIZE - off, INSN_64, in)) {
-            *why = DECLINE_CROSS_PAGE;
+            svm->declines[DECLINE_CROSS_PAGE]++;
             t->end = PAGE_SIZE;
-            return CLASS_DECLINED;
+            t->cross_page = true;
+            in->flags = 0;
+            in->fl_write = 0;
+            mark_interp(t, CLASS_INTERP_END);
+            return CLASS_INTERP_END;
         }
-        k = classify(in, off, why);
-        t->klass[t->ninsn] = (uint8_t)k;
+        k = classify(in, off, &why);
         off += in->len ? in->len : 1;
         t->end = off;
-        if (k == CLASS_DECLINED)
-            return k;
-        t->ninsn++;
+        if (k == CLASS_DECLINED) {
+            svm->declines[why]++;
+            k = interp_class(in);
+            mark_interp(t, k);
+        } else {
+            t->klass[t->ninsn++] = (uint8_t)k;
+        }
         if (class_ends_block(k))
             return k;
     }
@@ -113,8 +139,20 @@ static void emit_stub(struct translation *t, const struct cache *k, const struct
 {
     struct emit *e = &t->e;
 
-    emit_patch(e, s->from);
+    if (s->kind != STUB_INSN)
+        emit_patch(e, s->from);
     switch (s->kind) {
+    case STUB_INSN: {
+        const uint8_t *at;
+
+        while ((uintptr_t)e->p & 7)
+            emit_8(e, 0x90);
+        at = emit_here(e);
+        memcpy(e->p, &t->in[s->arg], sizeof(struct insn));
+        e->p += sizeof(struct insn);
+        memcpy(s->from, &at, 8);
+        break;
+    }
     case STUB_MISS:
         emit_address(t, &s->ea);
         emit_lea_code(e, T1, s->retry);
@@ -165,7 +203,8 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
         t->taken_live = t->target_live[t->cur];
         rec[t->cur].host_off = (uint32_t)(emit_here(e) - b->code);
         rec[t->cur].guest_off = t->off[t->cur] & 0x7fff;
-        if ((t->in[t->cur].flags & INSN_SIMD) && !t->simd_checked)
+        if ((t->in[t->cur].flags & INSN_SIMD) && !t->simd_checked && k != CLASS_INTERP &&
+            k != CLASS_INTERP_END)
             emit_fpu_check(t);
         if (class_ends_block(k))
             emit_end(t, k);
@@ -173,10 +212,7 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
             emit_insn(t, k);
         rec[t->cur].flags_host = t->flags == FLAGS_HOST && !t->in[t->cur].fl_write;
     }
-    if (end == CLASS_DECLINED)
-        stub_add(t, STUB_EXIT, (emit_8(e, 0xe9), emit_32(e, 0), e->p - 4),
-                 (uint32_t)EXIT_INTERP << EXIT_KIND_SHIFT | t->off[t->ninsn]);
-    else if (end == CLASS_NOP)
+    if (end == CLASS_NOP)
         emit_goto(t, t->end, t->ninsn ? t->live[t->ninsn - 1] : X86_ARITH, false);
 }
 
@@ -186,7 +222,6 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     struct translation t;
     struct block *b;
     struct recover *rec = k->recover + k->nrecover;
-    enum decline why = DECLINE_NONE;
     enum insn_class end;
 
     *full = k->used + BLOCK_MAX_CODE > CACHE_SIZE || k->nblocks == k->max_blocks ||
@@ -196,12 +231,11 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.e = (struct emit){.p = k->rw + k->used, .end = k->rw + CACHE_SIZE, .to_rx = k->rx - k->rw};
     t.cpu = c;
     t.page = page;
-    t.start = off;
+    t.start = t.end = off;
     t.ninsn = t.nstubs = 0;
     t.simd_checked = false;
-    end = decode_line(&t, &why);
-    if (end == CLASS_DECLINED)
-        c->svm->declines[why]++;
+    t.cross_page = false;
+    end = decode_line(&t, c->svm);
     find_liveness(&t, end);
 
     b = &k->blocks[k->nblocks];

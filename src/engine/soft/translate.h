@@ -21,9 +21,9 @@ struct ea {
     int64_t disp;
 };
 
-enum stub_kind { STUB_MISS, STUB_EXIT, STUB_CHAIN };
+enum stub_kind { STUB_MISS, STUB_EXIT, STUB_CHAIN, STUB_INSN };
 
-/* Code to be put after the block: soft TLB misses, exits, unlinked branches. */
+/* What is put after the block: soft TLB misses, exits, unlinked branches, instructions for the interpreter. */
 struct stub {
     enum stub_kind kind;
     uint8_t *from;        /* displacement that jumps here (writable address) */
@@ -31,7 +31,7 @@ struct stub {
     struct ea ea;         /* MISS */
     enum mem_access acc;  /* MISS */
     enum flags_at flags;
-    uint32_t arg; /* exit_arg */
+    uint32_t arg; /* exit_arg; INSN: index of the instruction, `from` the imm64 that points to it */
 };
 
 struct translation {
@@ -46,6 +46,8 @@ struct translation {
     uint16_t target_live[BLOCK_MAX_INSNS]; /* flags needed at a direct branch's target */
     uint8_t klass[BLOCK_MAX_INSNS];        /* enum insn_class */
     uint16_t live_in, taken_live;
+    bool
+        cross_page; /* the last instruction continues on the next page: the interpreter fetches it */
     bool simd_checked;
     unsigned cur; /* instruction being emitted */
     enum flags_at flags;
@@ -62,7 +64,9 @@ enum insn_class {
     CLASS_PUSH,
     CLASS_POP,
     CLASS_LEAVE,
+    CLASS_INTERP, /* by the interpreter, called from the block */
     CLASS_JCC,
+    CLASS_INTERP_END, /* the same, and the line ends */
     CLASS_JMP,
     CLASS_JMP_IND,
     CLASS_CALL,
@@ -76,7 +80,7 @@ enum insn_class classify(const struct insn *in, unsigned off, enum decline *why)
 /* Does the class end a block? */
 static inline bool class_ends_block(enum insn_class k)
 {
-    return k >= CLASS_JMP;
+    return k >= CLASS_INTERP_END;
 }
 
 struct ea ea_of(const struct translation *t, const struct insn *in);
