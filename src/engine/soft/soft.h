@@ -131,6 +131,7 @@ struct soft_cpu {
     int8_t delivering;                     /* vector whose delivery is under way, or -1 */
     struct tlb_set *sets;                  /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */
+    uint32_t *wfill;                       /* per guest page: where its write entry is (tlb.c) */
     uint64_t set_clock;                    /* for choosing the set to give up */
     uint16_t set_pcid;
     struct soft_counters counters;

@@ -39,38 +39,40 @@ static void jc_clear(struct tlb_set *s)
     s->jc_used = false;
 }
 
-static void set_clear(struct tlb_set *s)
+static void jc_drop_page(struct tlb_set *s, gva_t page)
 {
-    if (s->nlog > TLB_LOG_MAX) {
-        table_clear(s->rd, TLB_ENTRIES);
-        table_clear(s->wr, TLB_ENTRIES);
-    } else {
-        for (unsigned i = 0; i < s->nlog; i++)
-            entry_clear(s->log[i] & TLB_LOG_WRITE ? s->wr : s->rd, s->log[i] & (TLB_ENTRIES - 1));
-    }
-    s->nlog = 0;
+    for (unsigned i = 0; s->jc_used && i < JC_ENTRIES; i++)
+        if ((s->jc[i].va & PAGE_MASK) == page)
+            s->jc[i].va = i == JC_ENTRIES - 1 ? 0 : ~0ull;
+}
+
+static void fetch_clear(struct tlb_set *s)
+{
     table_clear(s->fetch, TLB_NFETCH);
+    s->fetch_local = false;
     jc_clear(s);
 }
 
-/* Keep global entries where the log still knows them. */
+static void set_clear(struct tlb_set *s)
+{
+    table_clear(s->rd, TLB_ENTRIES);
+    table_clear(s->wr, TLB_ENTRIES);
+    s->nlog = 0;
+    fetch_clear(s);
+}
+
+/* Global entries stay, unless there were too many others to remember. */
 static void set_clear_nonglobal(struct tlb_set *s)
 {
-    unsigned kept = 0;
-
     if (s->nlog > TLB_LOG_MAX) {
         set_clear(s);
         return;
     }
-    for (unsigned i = 0; i < s->nlog; i++) {
-        if (s->log[i] & TLB_LOG_GLOBAL)
-            s->log[kept++] = s->log[i];
-        else
-            entry_clear(s->log[i] & TLB_LOG_WRITE ? s->wr : s->rd, s->log[i] & (TLB_ENTRIES - 1));
-    }
-    s->nlog = kept;
-    table_clear(s->fetch, TLB_NFETCH);
-    jc_clear(s);
+    for (unsigned i = 0; i < s->nlog; i++)
+        entry_clear(s->log[i] & TLB_LOG_WRITE ? s->wr : s->rd, s->log[i] & (TLB_ENTRIES - 1));
+    s->nlog = 0;
+    if (s->fetch_local)
+        fetch_clear(s);
 }
 
 int tlb_init(struct soft_cpu *c, struct err *err)
@@ -82,6 +84,12 @@ int tlb_init(struct soft_cpu *c, struct err *err)
     if (sets == MAP_FAILED)
         return err_set(err, -ENOMEM, "no memory for the software TLB (%zu KiB)", bytes >> 10);
     c->sets = sets;
+    bytes = (c->svm->vm->mem.size >> PAGE_SHIFT) * sizeof(*c->wfill);
+    c->wfill = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (c->wfill == MAP_FAILED) {
+        c->wfill = NULL;
+        return err_set(err, -ENOMEM, "no memory for the software TLB (%zu KiB)", bytes >> 10);
+    }
     for (unsigned i = 0; i < TLB_NSETS; i++)
         sets[i].pcid = TLB_NO_PCID;
     tlb_flush_all(c);
@@ -92,6 +100,9 @@ void tlb_fini(struct soft_cpu *c)
 {
     if (c->sets)
         munmap(c->sets, TLB_NSETS * sizeof(struct tlb_set));
+    if (c->wfill)
+        munmap(c->wfill, (c->svm->vm->mem.size >> PAGE_SHIFT) * sizeof(*c->wfill));
+    c->wfill = NULL;
     c->sets = NULL;
 }
 
@@ -117,8 +128,6 @@ static struct tlb_set *set_find(struct soft_cpu *c, unsigned pcid, enum tlb_mode
     for (unsigned m = 0; m < TLB_NMODES; m++) /* the one given up may be cached */
         if (c->pcid_sets[m] == victim)
             c->pcid_sets[m] = NULL;
-    if (victim->pcid == TLB_NO_PCID)
-        victim->nlog = TLB_LOG_MAX + 1; /* never initialised */
     victim->jc_used = true;
     set_clear(victim);
     victim->pcid = (uint16_t)pcid;
@@ -201,7 +210,7 @@ void tlb_flush_page(struct soft_cpu *c, gva_t va)
         entry_clear(s->wr, idx);
         if (s->fetch[fx].tag == va) {
             s->fetch[fx].tag = fx == TLB_NFETCH - 1 ? 0 : ~0ull;
-            jc_clear(s);
+            jc_drop_page(s, va);
         }
     }
     c->counters.tlb_flush_page++;
@@ -214,21 +223,45 @@ void tlb_flush_jc(struct soft_cpu *c)
             jc_clear(&c->sets[i]);
 }
 
+/*
+ * Where the write entry of each guest page is, so that it can be dropped
+ * without a search: set and index plus one, or that there may be several.
+ */
+#define WFILL_MANY 0xffffffffu
+
+static uint32_t *wfill_of(struct soft_cpu *c, hva_t page)
+{
+    return &c->wfill[(size_t)(page - c->svm->vm->mem.map) >> PAGE_SHIFT];
+}
+
+static void wfill_note(struct soft_cpu *c, struct tlb_set *s, unsigned idx, hva_t page)
+{
+    uint32_t *f = wfill_of(c, page), now = (uint32_t)((s - c->sets) * TLB_ENTRIES + idx + 1);
+
+    if (*f && *f != now && *f != WFILL_MANY &&
+        c->sets[(*f - 1) / TLB_ENTRIES].wr[(*f - 1) % TLB_ENTRIES].page == page)
+        now = WFILL_MANY;
+    *f = *f == WFILL_MANY ? WFILL_MANY : now;
+}
+
 void tlb_drop_writes(struct soft_cpu *c, hva_t page)
 {
+    uint32_t *f = wfill_of(c, page), at = *f;
+
+    *f = 0;
+    if (!at)
+        return;
+    if (at != WFILL_MANY) {
+        struct tlb_set *s = &c->sets[(at - 1) / TLB_ENTRIES];
+
+        if (s->wr[(at - 1) % TLB_ENTRIES].page == page)
+            entry_clear(s->wr, (at - 1) % TLB_ENTRIES);
+        return;
+    }
     for (unsigned i = 0; i < TLB_NSETS; i++) {
         struct tlb_set *s = &c->sets[i];
 
-        if (s->pcid == TLB_NO_PCID)
-            continue;
-        if (s->nlog <= TLB_LOG_MAX) {
-            for (unsigned k = 0; k < s->nlog; k++)
-                if ((s->log[k] & TLB_LOG_WRITE) &&
-                    s->wr[s->log[k] & (TLB_ENTRIES - 1)].page == page)
-                    entry_clear(s->wr, s->log[k] & (TLB_ENTRIES - 1));
-            continue;
-        }
-        for (unsigned k = 0; k < TLB_ENTRIES; k++)
+        for (unsigned k = 0; s->pcid != TLB_NO_PCID && k < TLB_ENTRIES; k++)
             if (s->wr[k].page == page)
                 entry_clear(s->wr, k);
     }
@@ -253,7 +286,10 @@ static void set_fill(struct soft_cpu *c, struct tlb_set *s, gva_t va, hva_t page
     unsigned idx = TLB_INDEX(va);
     struct tlb_entry *e = write ? &s->wr[idx] : &s->rd[idx];
 
-    log_fill(s, idx | (write ? TLB_LOG_WRITE : 0) | (global ? TLB_LOG_GLOBAL : 0));
+    if (!global)
+        log_fill(s, idx | (write ? TLB_LOG_WRITE : 0));
+    if (write)
+        wfill_note(c, s, idx, page);
     e->page = page;
     atomic_signal_fence(memory_order_seq_cst);
     e->tag = va & PAGE_MASK;
@@ -325,6 +361,7 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
             c->set); /* INVLPG of the evicted page could no longer find its jump cache entries */
     e->tag = va & PAGE_MASK;
     e->page = page;
+    c->set->fetch_local |= !w.global;
     return page;
 }
 

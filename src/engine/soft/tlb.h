@@ -10,11 +10,10 @@
 #include "engine/soft/soft.h"
 
 #define TLB_NSETS   24
-#define TLB_NFETCH  512
+#define TLB_NFETCH 2048
 #define TLB_LOG_MAX 1024
 #define TLB_NO_PCID 0xffff
 
-#define TLB_LOG_GLOBAL 0x8000
 #define TLB_LOG_WRITE  0x4000
 
 struct tlb_set {
@@ -22,8 +21,9 @@ struct tlb_set {
     struct tlb_entry wr[TLB_ENTRIES];
     struct jc_entry jc[JC_ENTRIES];
     struct tlb_entry fetch[TLB_NFETCH]; /* executable pages */
-    uint16_t log[TLB_LOG_MAX]; /* what was filled since the last flush: index, WRITE, GLOBAL */
+    uint16_t log[TLB_LOG_MAX]; /* entries filled with non-global pages since the last flush: index, WRITE */
     unsigned nlog;             /* > TLB_LOG_MAX: overflowed */
+    bool fetch_local; /* `fetch`, and so the jump cache, knows non-global pages */
     bool jc_used;
     uint16_t pcid; /* TLB_NO_PCID: free */
     uint8_t mode;  /* enum tlb_mode */
