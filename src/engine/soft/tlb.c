@@ -357,8 +357,7 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
     if (!page)
         return NULL;
     if (e->tag != ~0ull && e->tag != 0)
-        jc_clear(
-            c->set); /* INVLPG of the evicted page could no longer find its jump cache entries */
+        jc_drop_page(c->set, e->tag); /* INVLPG of this page could no longer tell */
     e->tag = va & PAGE_MASK;
     e->page = page;
     c->set->fetch_local |= !w.global;
