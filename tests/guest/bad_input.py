@@ -182,7 +182,7 @@ CASES = [
     Case("bad input: CPUs that are no number", bad_option, ["cpus"], "-c", "two"),
     Case("bad input: command line too long", bad_option, ["command line|append"], "--append", "x" * 5000),
     Case("bad input: command line far too long", bad_option, ["command line|append"], "--append", "x" * 100000),
-    Case("bad input: two guests with one name", same_name),
+    Case("two guests with one name", same_name),
     Case("bad input: a name with a slash", bad_option, ["name"], "--name", "../x"),
     Case("bad input: an empty name", bad_option, ["name"], "--name", ""),
     Case("bad input: unknown engine", bad_option, ["engine"], "--engine", "warp"),
