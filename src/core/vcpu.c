@@ -100,6 +100,12 @@ void vcpu_mmio_write(struct vcpu *vcpu, gpa_t gpa, unsigned size, uint64_t val)
         bus_write(&vcpu->vm->mmio, gpa, size, val);
 }
 
+void vcpu_init_taken(struct vcpu *vcpu)
+{
+    if (vcpu->lapic)
+        lapic_init(vcpu->lapic);
+}
+
 /* ---- MSRs and hypercalls ------------------------------------------------ */
 
 int vcpu_msr_read(struct vcpu *vcpu, uint32_t msr, uint64_t *val)

@@ -76,6 +76,9 @@ void vcpu_mmio_write(struct vcpu *vcpu, gpa_t gpa, unsigned size, uint64_t val);
 int vcpu_msr_read(struct vcpu *vcpu, uint32_t msr, uint64_t *val);
 int vcpu_msr_write(struct vcpu *vcpu, uint32_t msr, uint64_t val);
 
+/* The CPU took an INIT: its local APIC is reset too (SDM volume 3, 10.4.7.3). Before the SIPI is acted on. */
+void vcpu_init_taken(struct vcpu *vcpu);
+
 /* A hypercall in the KVM convention (nr in RAX, arguments RBX RCX RDX RSI); the return value goes to RAX. */
 uint64_t vcpu_hypercall(struct vcpu *vcpu, uint64_t nr, const uint64_t args[4]);
 

@@ -101,6 +101,11 @@ void *mem_host(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc)
     return (void *)va;
 }
 
+void *mem_host_locked(struct soft_cpu *c, gva_t va, unsigned len)
+{
+    return mem_host(c, va, len, ACC_WRITE);
+}
+
 void soft_bus_lock(struct soft_cpu *c)
 {
     assert_int_equal(pthread_mutex_lock(&bus), 0);

@@ -113,6 +113,11 @@ void *mem_host(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc)
     return f->no_host || (va ^ (va + len - 1)) & PAGE_MASK ? NULL : p;
 }
 
+void *mem_host_locked(struct soft_cpu *c, gva_t va, unsigned len)
+{
+    return mem_host(c, va, len, ACC_WRITE);
+}
+
 void soft_bus_lock(struct soft_cpu *c)
 {
 }

@@ -580,8 +580,9 @@ static void cpuid_and_xcr0(void **state)
     f->c.st.gpr[X86_RSI] = 1ull << 40;
     OK(0x0f, 0x01, 0xc1); /* vmcall */
     assert_int_equal(RAX, 1234 + (1ull << 40));
+    FAULTS(X86_UD, 0, 0x0f, 0x01, 0xd9); /* vmmcall, AMD's */
     fake_long(3);
-    OK(0x0f, 0x01, 0xd9); /* vmmcall */
+    OK(0x0f, 0x01, 0xc1);
     assert_int_equal(RAX, (uint64_t)-1);
     FAULTS(X86_UD, 0, 0x0f, 0x01, 0xc8); /* monitor */
     FAULTS(X86_UD, 0, 0x0f, 0xaa);       /* rsm */

@@ -603,7 +603,9 @@ static void test_x2apic_registers(void **state)
     assert_int_equal(wrmsr(3, 0x828, 1), -1);
     assert_int_equal(wrmsr(3, 0x828, 0), 0);
     assert_int_equal(wrmsr(3, 0x830, 1 << 20), -1);
-    assert_int_equal(wrmsr(3, 0x832, 1 << 12), -1);
+    assert_int_equal(wrmsr(3, 0x832, 1 << 15), -1);
+    assert_int_equal(wrmsr(3, 0x835, 0x15700), 0); /* read-only bits, as Linux writes them back */
+    assert_int_equal(rdmsr(3, 0x835), 0x10700);
     assert_int_equal(wrmsr(3, 0x838, 1ull << 32), -1);
     assert_int_equal(wrmsr(3, 0x839, 0), -1);
     assert_int_equal(lapic_msr_read(vcpus[3].lapic, 0x80b, &val), -1);

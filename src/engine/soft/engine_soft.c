@@ -197,15 +197,17 @@ static void soft_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)
     }
 }
 
-void code_written(struct soft_vm *svm, const uint8_t *host, unsigned len)
+bool code_written(struct soft_vm *svm, const uint8_t *host, unsigned len)
 {
     uint64_t at = (uint64_t)(host - svm->vm->mem.map);
     unsigned off = at & ~PAGE_MASK;
     uint64_t map = atomic_load(&svm->cache.granules[at >> PAGE_SHIFT]);
     unsigned first = off >> CACHE_GRANULE_SHIFT, last = (off + len - 1) >> CACHE_GRANULE_SHIFT;
 
-    if (map & (~0ull >> (63 - last)) & (~0ull << first))
-        cache_invalidate(svm, at >> PAGE_SHIFT, off, len);
+    if (!(map & (~0ull >> (63 - last)) & (~0ull << first)))
+        return false;
+    cache_invalidate(svm, at >> PAGE_SHIFT, off, len);
+    return true;
 }
 
 static void soft_print_stats(struct vm *vm, FILE *out)

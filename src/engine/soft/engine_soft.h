@@ -42,7 +42,10 @@ static inline bool page_holds_code(const struct soft_vm *svm, const uint8_t *pag
                memory_order_seq_cst) != 0;
 }
 
-/* [host, host+len), inside one page that holds code, was written: drop translations made from it. */
-void code_written(struct soft_vm *svm, const uint8_t *host, unsigned len);
+/*
+ * [host, host+len), inside one page that holds code, was written: drop translations made from it. Returns whether
+ * there were any. Takes the cache's lock.
+ */
+bool code_written(struct soft_vm *svm, const uint8_t *host, unsigned len);
 
 #endif

@@ -111,6 +111,8 @@ int interp_insn(struct soft_cpu *c, const struct insn *in)
         fpu_native(c, in);
     else
         soft_raise(c, X86_UD);
+    if (unlikely(c->code_store != NULL))
+        soft_code_stored(c);
     c->st.rip = c->next_rip;
     return 0;
 }

@@ -82,7 +82,7 @@ void rmw_begin_mem(struct soft_cpu *c, struct rmw *m, gva_t va, unsigned size, b
 {
     m->va = va;
     m->size = (uint8_t)size;
-    m->host = mem_host(c, va, size, ACC_WRITE);
+    m->host = locked ? mem_host_locked(c, va, size) : mem_host(c, va, size, ACC_WRITE);
     if (m->host) {
         m->how = locked ? RMW_HOST_ATOMIC : RMW_HOST;
         m->old = host_load(m->host, size);
@@ -384,7 +384,7 @@ void iop_cmpxchg16b(struct soft_cpu *c, const struct insn *in)
 
     if (va & 15)
         soft_raise_err(c, X86_GP, 0);
-    host = mem_host(c, va, 16, ACC_WRITE);
+    host = mem_host_locked(c, va, 16);
     if (host)
         __asm__ volatile("lock cmpxchg16b (%[p])"
                          : "+a"(lo), "+d"(hi), "=@ccz"(equal)

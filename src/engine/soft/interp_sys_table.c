@@ -62,7 +62,6 @@ insn_fn *const interp_sys_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     [ZYDIS_MNEMONIC_INVPCID] = op_invpcid,
     [ZYDIS_MNEMONIC_HLT] = op_hlt,
     [ZYDIS_MNEMONIC_VMCALL] = op_vmcall,
-    [ZYDIS_MNEMONIC_VMMCALL] = op_vmcall,
 
     [ZYDIS_MNEMONIC_RDMSR] = op_rdmsr,
     [ZYDIS_MNEMONIC_WRMSR] = op_wrmsr,

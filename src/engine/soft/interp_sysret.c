@@ -11,11 +11,12 @@ void op_syscall(struct soft_cpu *c, const struct insn *in)
     uint64_t old = st->rflags;
     uint16_t cs = (uint16_t)(st->star >> 32) & 0xfffc;
 
-    if (unlikely(!(st->efer & X86_EFER_SCE) || !cpu_long(c)))
+    /* Intel: only in 64-bit mode, so 32-bit code never reaches CSTAR, which kernels leave unset. */
+    if (unlikely(!(st->efer & X86_EFER_SCE) || c->mode != INSN_64))
         soft_raise(c, X86_UD);
     st->gpr[X86_RCX] = c->next_rip;
     st->gpr[X86_R11] = old & ~(uint64_t)X86_RF;
-    c->next_rip = c->mode == INSN_64 ? st->lstar : st->cstar;
+    c->next_rip = st->lstar;
     st->rflags = (old & ~(st->sfmask | X86_RF)) | 2;
     seg_flat(&st->seg[X86_CS], cs, ATTR_CODE64);
     seg_flat(&st->seg[X86_SS], (uint16_t)(cs + 8), ATTR_DATA32);

@@ -13,12 +13,21 @@ void soft_kick(struct soft_cpu *c)
     c->jc = c->jc_empty;
 }
 
+/* The instruction ends here: give back what it held. */
+static _Noreturn void leave_instruction(struct soft_cpu *c)
+{
+    if (c->bus_locked)
+        soft_bus_unlock(c);
+    c->code_store = NULL;
+    longjmp(c->exc_jmp, 1);
+}
+
 _Noreturn void soft_raise(struct soft_cpu *c, unsigned vector)
 {
     c->exc_vector = (uint8_t)vector;
     c->exc_has_error = 0;
     c->exc_error = 0;
-    longjmp(c->exc_jmp, 1);
+    leave_instruction(c);
 }
 
 _Noreturn void soft_raise_err(struct soft_cpu *c, unsigned vector, uint32_t error)
@@ -26,7 +35,7 @@ _Noreturn void soft_raise_err(struct soft_cpu *c, unsigned vector, uint32_t erro
     c->exc_vector = (uint8_t)vector;
     c->exc_has_error = 1;
     c->exc_error = error;
-    longjmp(c->exc_jmp, 1);
+    leave_instruction(c);
 }
 
 _Noreturn void soft_raise_pf(struct soft_cpu *c, gva_t va, uint32_t error)
@@ -104,6 +113,7 @@ static void take_init_sipi(struct soft_cpu *c, uint32_t ev)
     if (ev & VCPU_EV_INIT) {
         soft_fpu_park(c);
         x86_state_init(&c->st);
+        vcpu_init_taken(c->vcpu);
         soft_fpu_changed(c);
         tlb_flush_all(c);
         soft_mode_changed(c);

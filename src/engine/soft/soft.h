@@ -119,6 +119,10 @@ struct soft_cpu {
     uint8_t exc_vector, exc_has_error;
     uint32_t exc_error;
 
+    hva_t code_store; /* write into a page holding code, to be told to the cache, or NULL */
+    uint8_t code_store_len;
+    uint8_t bus_locked; /* holds the VM's bus lock; an exception releases it */
+
     uint64_t next_rip; /* RIP after the current instruction; interpreter handlers may change it */
 
     struct insn *dcache; /* decoded instructions by host address, DCACHE_ENTRIES of them */
@@ -176,6 +180,12 @@ void mem_st_bytes(struct soft_cpu *c, gva_t va, const void *buf, unsigned len);
  * moving strings page by page.
  */
 void *mem_host(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc);
+
+/*
+ * As mem_host for writing, but gives pages holding translated code too: the cache is told of the write when the
+ * instruction is complete. For locked operations, which must be one host operation wherever the operand is.
+ */
+void *mem_host_locked(struct soft_cpu *c, gva_t va, unsigned len);
 
 /* Check that a later access will not fault; raises #PF. */
 void mem_probe(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc);

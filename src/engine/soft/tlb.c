@@ -85,7 +85,8 @@ int tlb_init(struct soft_cpu *c, struct err *err)
         return err_set(err, -ENOMEM, "no memory for the software TLB (%zu KiB)", bytes >> 10);
     c->sets = sets;
     bytes = (c->svm->vm->mem.size >> PAGE_SHIFT) * sizeof(*c->wfill);
-    c->wfill = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    c->wfill = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (c->wfill == MAP_FAILED) {
         c->wfill = NULL;
         return err_set(err, -ENOMEM, "no memory for the software TLB (%zu KiB)", bytes >> 10);
@@ -410,11 +411,28 @@ static uint64_t mmio_ld(struct soft_cpu *c, gpa_t gpa, unsigned size)
     return vcpu_mmio_read(c->vcpu, gpa, size);
 }
 
+/* The guest wrote where code was translated from. */
+static void soft_code_written(struct soft_cpu *c, hva_t host, unsigned len)
+{
+    soft_fpu_park(c);
+    c->counters.smc_page++;
+    c->counters.smc += code_written(c->svm, host, len);
+}
+
+void soft_code_stored(struct soft_cpu *c)
+{
+    hva_t host = c->code_store;
+
+    c->code_store = NULL;
+    soft_code_written(c, host, c->code_store_len);
+}
+
 static void mmio_st(struct soft_cpu *c, gpa_t gpa, unsigned size, uint64_t val)
 {
     soft_fpu_park(c);
     c->counters.mmio++;
     vcpu_mmio_write(c->vcpu, gpa, size, val);
+    soft_look_up(c); /* an EOI may have made room for the next interrupt */
 }
 
 static bool crosses(gva_t va, unsigned size)
@@ -467,7 +485,7 @@ static void place_st(struct soft_cpu *c, const struct place *p, unsigned size, u
     }
     host_st(p->host, size, val);
     if (p->code)
-        code_written(c->svm, p->host, size);
+        soft_code_written(c, p->host, size);
 }
 
 static uint64_t set_ld(struct soft_cpu *c, struct tlb_set *s, gva_t va, unsigned size)
@@ -582,7 +600,7 @@ void mem_st_bytes(struct soft_cpu *c, gva_t va, const void *buf, unsigned len)
         if (p.host) {
             copy_bytes(p.host, in, n);
             if (p.code)
-                code_written(c->svm, p.host, n);
+                soft_code_written(c, p.host, n);
         } else {
             for (unsigned i = 0; i < n; i++)
                 mmio_st(c, p.gpa + i, 1, in[i]);
@@ -605,13 +623,31 @@ void *mem_host(struct soft_cpu *c, gva_t va, unsigned len, enum mem_access acc)
     return p.code ? NULL : p.host;
 }
 
+void *mem_host_locked(struct soft_cpu *c, gva_t va, unsigned len)
+{
+    struct place p;
+
+    if (crosses(va, len)) {
+        mem_probe(c, va, len, ACC_WRITE);
+        return NULL;
+    }
+    p = place_of(c, c->set, va, ACC_WRITE);
+    if (p.code) {
+        c->code_store = p.host;
+        c->code_store_len = (uint8_t)len;
+    }
+    return p.host;
+}
+
 void soft_bus_lock(struct soft_cpu *c)
 {
     while (atomic_exchange_explicit(&c->svm->bus_lock, 1, memory_order_acquire))
         __builtin_ia32_pause();
+    c->bus_locked = 1;
 }
 
 void soft_bus_unlock(struct soft_cpu *c)
 {
+    c->bus_locked = 0;
     atomic_store_explicit(&c->svm->bus_lock, 0, memory_order_release);
 }

@@ -10,20 +10,21 @@
 #include "engine/soft/soft.h"
 
 #define TLB_NSETS   24
-#define TLB_NFETCH 2048
+#define TLB_NFETCH  2048
 #define TLB_LOG_MAX 1024
 #define TLB_NO_PCID 0xffff
 
-#define TLB_LOG_WRITE  0x4000
+#define TLB_LOG_WRITE 0x4000
 
 struct tlb_set {
     struct tlb_entry rd[TLB_ENTRIES];
     struct tlb_entry wr[TLB_ENTRIES];
     struct jc_entry jc[JC_ENTRIES];
     struct tlb_entry fetch[TLB_NFETCH]; /* executable pages */
-    uint16_t log[TLB_LOG_MAX]; /* entries filled with non-global pages since the last flush: index, WRITE */
-    unsigned nlog;             /* > TLB_LOG_MAX: overflowed */
-    bool fetch_local; /* `fetch`, and so the jump cache, knows non-global pages */
+    uint16_t log
+        [TLB_LOG_MAX]; /* entries filled with non-global pages since the last flush: index, WRITE */
+    unsigned nlog;     /* > TLB_LOG_MAX: overflowed */
+    bool fetch_local;  /* `fetch`, and so the jump cache, knows non-global pages */
     bool jc_used;
     uint16_t pcid; /* TLB_NO_PCID: free */
     uint8_t mode;  /* enum tlb_mode */
@@ -48,6 +49,9 @@ bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc);
 
 /* Host address of the page of an instruction fetch, or NULL when it is not RAM; raises #PF. */
 hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va);
+
+/* Tell the cache of c->code_store. */
+void soft_code_stored(struct soft_cpu *c);
 
 /* Forget all write entries for one host page in this CPU's sets (the page now holds code). */
 void tlb_drop_writes(struct soft_cpu *c, hva_t page);
