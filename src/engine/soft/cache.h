@@ -68,10 +68,12 @@ enum exit_kind {
 struct glue {
     void (*enter)(struct soft_cpu *c, const uint8_t *code);
     const uint8_t *exit_mem, *exit_host; /* jump here with exit_arg set */
-    const uint8_t *miss_read,
-        *miss_write; /* r11: address, r10: where to retry, exit_arg: what if not */
-    const uint8_t *
-        interp; /* r11: struct insn or NULL, r10: where to go on, exit_arg: offset; flags in lazy_flags */
+    /* Soft TLB misses. r11: address, r10: where to retry, exit_arg: what to do if that is no use. */
+    const uint8_t *miss_read, *miss_write;
+    /* Target in st.rip and r11 that the jump cache's first table does not have. Flags in lazy_flags. */
+    const uint8_t *probe;
+    /* One instruction. r11: struct insn or NULL, r10: where to go on, exit_arg: offset. Flags in lazy_flags. */
+    const uint8_t *interp;
 };
 
 struct thunk {

@@ -155,6 +155,13 @@ static inline void emit_jmp(struct emit *e, const uint8_t *to)
     emit_32(e, (uint32_t)(to - (emit_here(e) + 4)));
 }
 
+static inline void emit_jcc(struct emit *e, unsigned cc, const uint8_t *to)
+{
+    emit_8(e, 0x0f);
+    emit_8(e, 0x80 | cc);
+    emit_32(e, (uint32_t)(to - (emit_here(e) + 4)));
+}
+
 /* Jumps whose target is not known yet: return where the displacement goes. */
 static inline uint8_t *emit_jcc_fwd(struct emit *e, unsigned cc)
 {

@@ -362,7 +362,7 @@ static void emit_probe(struct translation *t)
     emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
     emit_store(e, CPU_OFF(st.rip), T0);
     emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
-    stub_add(t, STUB_EXIT, emit_jcc_fwd(e, 5), exit_arg(EXIT_RIP, 0));
+    emit_jcc(e, 5, t->cpu->svm->cache.glue.probe);
     emit_8(e, 0x49); /* and T0, -4096 */
     emit_8(e, 0x81);
     emit_8(e, 0xe0 | (T0 & 7));
@@ -416,7 +416,7 @@ static unsigned condition(const struct insn *in)
     return b == 0x0f ? in->bytes[in->op_off + 1] & 15 : b & 15;
 }
 
-void emit_jcc(struct translation *t)
+void emit_branch(struct translation *t)
 {
     const struct insn *in = &t->in[t->cur];
     int64_t target = branch_target(t);
@@ -535,7 +535,7 @@ void emit_insn(struct translation *t, enum insn_class k)
         emit_interp(t, false);
         break;
     case CLASS_JCC:
-        emit_jcc(t);
+        emit_branch(t);
         break;
     default:
         break;

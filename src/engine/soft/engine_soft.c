@@ -78,7 +78,7 @@ static int soft_vcpu_init(struct vcpu *vcpu, struct err *err)
 {
     struct soft_vm *svm = vcpu->vm->engine_data;
     struct soft_cpu *c = aligned_alloc(64, ALIGN_UP(sizeof(*c), 64));
-    struct jc_entry *empty = malloc(JC_ENTRIES * sizeof(*empty));
+    struct jc_entry *empty = malloc(JC_TOTAL * sizeof(*empty));
     int r = -ENOMEM;
 
     if (!c || !empty) {

@@ -135,6 +135,38 @@ static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8
     return start;
 }
 
+/* A target the inline probe did not find: the jump cache's second table, then out. */
+static const uint8_t *make_probe(struct emit *e, const uint8_t *exit_mem)
+{
+    const int32_t second = JC_ENTRIES * (int32_t)sizeof(struct jc_entry);
+    const uint8_t *start;
+    uint8_t *miss;
+
+    while ((uintptr_t)e->p & 15)
+        emit_8(e, 0x90);
+    start = emit_here(e);
+    emit_8(e, 0x45); /* mov T1d, T0d */
+    emit_8(e, 0x89);
+    emit_8(e, 0xc0 | (T0 & 7) << 3 | (T1 & 7));
+    emit_8(e, 0x41); /* and T1d, mask */
+    emit_8(e, 0x81);
+    emit_8(e, 0xe0 | (T1 & 7));
+    emit_32(e, (JC_ENTRIES - 1) << 4);
+    emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
+    emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, second);
+    miss = emit_jcc_fwd(e, 5);
+    emit_8(e, 0x49); /* and T0, -4096 */
+    emit_8(e, 0x81);
+    emit_8(e, 0xe0 | (T0 & 7));
+    emit_32(e, (uint32_t)-4096);
+    emit_store(e, CPU_OFF(page_va), T0);
+    emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, second + 8); /* jmp [T1 + second + 8] */
+    emit_patch(e, miss);
+    emit_store_imm32(e, CPU_OFF(exit_arg), EXIT_RIP << EXIT_KIND_SHIFT);
+    emit_jmp(e, exit_mem);
+    return start;
+}
+
 void glue_make(struct soft_vm *svm)
 {
     struct cache *k = &svm->cache;
@@ -152,6 +184,7 @@ void glue_make(struct soft_vm *svm)
     leave = emit_here(&e);
     make_leave(&e);
     k->glue.interp = make_interp(&e, leave);
+    k->glue.probe = make_probe(&e, k->glue.exit_mem);
     k->glue.miss_read = make_miss(&e, ACC_READ, k->glue.exit_mem);
     k->glue.miss_write = make_miss(&e, ACC_WRITE, k->glue.exit_mem);
     k->glue_end = k->used = ALIGN_UP((size_t)(e.p - k->rw), 64);

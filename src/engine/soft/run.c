@@ -233,6 +233,8 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
         return next;
     j = &c->jc[JC_INDEX(c->st.rip)];
     if (j->va != c->st.rip)
+        j = &c->jc[JC_INDEX2(c->st.rip)];
+    if (j->va != c->st.rip)
         return NULL;
     c->page_va = c->st.rip & PAGE_MASK;
     return j->code;
@@ -288,12 +290,23 @@ static void after_code(struct soft_cpu *c)
     }
 }
 
+/* Enter a target into the jump cache; the one it displaces moves to the second table. */
+static void jc_enter(struct tlb_set *s, uint64_t va, const uint8_t *code)
+{
+    struct jc_entry *j = &s->jc[JC_INDEX(va)];
+
+    if (j->va != va && j->va != ~0ull && j->va != 0)
+        s->jc[JC_INDEX2(j->va)] = *j;
+    j->va = va;
+    j->code = code;
+    s->jc_used = true;
+}
+
 /* One step of a CPU in 64-bit mode: the block at RIP, made if need be. */
 static void step_code(struct soft_cpu *c)
 {
     const uint8_t *site = c->chain_site, *page;
     struct block *b;
-    struct jc_entry *j;
 
     c->chain_site = NULL;
     if (unlikely(atomic_load(&c->svm->cache.gen) != c->cache_gen)) {
@@ -316,10 +329,7 @@ static void step_code(struct soft_cpu *c)
         interp_one(c);
         return;
     }
-    j = &c->set->jc[JC_INDEX(c->st.rip)];
-    j->va = c->st.rip;
-    j->code = b->entry_mem;
-    c->set->jc_used = true;
+    jc_enter(c->set, c->st.rip, b->entry_mem);
     if (enter_code(c, b->entry_mem))
         after_code(c);
 }

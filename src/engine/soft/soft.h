@@ -30,12 +30,17 @@ struct tlb_entry {
 #define TLB_ENTRIES   4096
 #define TLB_INDEX(va) (((va) >> PAGE_SHIFT) & (TLB_ENTRIES - 1))
 
-/* Jump cache: guest-virtual target to translated code, direct-mapped by a multiplicative hash of the low address. */
+/*
+ * Jump cache: guest-virtual target to translated code. Two tables of JC_ENTRIES, one behind the other: the first is
+ * indexed by a multiplicative hash, the second, for what the first had to give up, by address bits 4..15.
+ */
 struct jc_entry {
     uint64_t va;
     const uint8_t *code;
 };
 #define JC_ENTRIES     4096
+#define JC_INDEX2(va)  (JC_ENTRIES + ((va) >> 4 & (JC_ENTRIES - 1)))
+#define JC_TOTAL       (2 * JC_ENTRIES)
 #define DCACHE_ENTRIES 4096
 #define JC_HASH        0x9e3779b1u
 #define JC_SHIFT       16 /* of the 32-bit product; entries are 16 bytes */

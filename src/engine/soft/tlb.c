@@ -21,10 +21,17 @@ static void table_clear(struct tlb_entry *t, size_t n)
     t[n - 1].tag = 0;
 }
 
+/* ~0 could only be looked for where ~0 itself is hashed to. */
+static uint64_t jc_nothing(unsigned idx)
+{
+    return idx == JC_INDEX(~0ull) || idx == JC_INDEX2(~0ull) ? 0 : ~0ull;
+}
+
 void jc_table_clear(struct jc_entry *jc)
 {
-    fill_ones(jc, JC_ENTRIES * sizeof(*jc));
-    jc[JC_ENTRIES - 1].va = 0;
+    fill_ones(jc, JC_TOTAL * sizeof(*jc));
+    jc[JC_INDEX(~0ull)].va = 0;
+    jc[JC_INDEX2(~0ull)].va = 0;
 }
 
 static void entry_clear(struct tlb_entry *t, unsigned idx)
@@ -41,9 +48,9 @@ static void jc_clear(struct tlb_set *s)
 
 static void jc_drop_page(struct tlb_set *s, gva_t page)
 {
-    for (unsigned i = 0; s->jc_used && i < JC_ENTRIES; i++)
+    for (unsigned i = 0; s->jc_used && i < JC_TOTAL; i++)
         if ((s->jc[i].va & PAGE_MASK) == page)
-            s->jc[i].va = i == JC_ENTRIES - 1 ? 0 : ~0ull;
+            s->jc[i].va = jc_nothing(i);
 }
 
 static void fetch_clear(struct tlb_set *s)

@@ -19,7 +19,7 @@
 struct tlb_set {
     struct tlb_entry rd[TLB_ENTRIES];
     struct tlb_entry wr[TLB_ENTRIES];
-    struct jc_entry jc[JC_ENTRIES];
+    struct jc_entry jc[JC_TOTAL];
     struct tlb_entry fetch[TLB_NFETCH]; /* executable pages */
     uint16_t log
         [TLB_LOG_MAX]; /* entries filled with non-global pages since the last flush: index, WRITE */
@@ -59,7 +59,7 @@ void tlb_drop_writes(struct soft_cpu *c, hva_t page);
 /* Forget all translated-code addresses in the jump caches. */
 void tlb_flush_jc(struct soft_cpu *c);
 
-/* Make all JC_ENTRIES match nothing (as in the TLB: ~0, and 0 in the last). */
+/* Make all entries match nothing (as in the TLB: ~0, and 0 where that could match). */
 void jc_table_clear(struct jc_entry *jc);
 
 int tlb_init(struct soft_cpu *c, struct err *err);

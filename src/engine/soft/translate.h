@@ -113,7 +113,7 @@ void emit_insn(struct translation *t, enum insn_class k);
 void emit_end(struct translation *t, enum insn_class k);
 
 /* Emit a conditional branch; the block goes on behind it. */
-void emit_jcc(struct translation *t);
+void emit_branch(struct translation *t);
 
 /* Go on at page offset `target` (which may lie outside the page). `live`: flags needed there. */
 void emit_goto(struct translation *t, int64_t target, uint16_t live, bool backward);
