@@ -375,14 +375,16 @@ const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in)
 
     memcpy(&lo, in->bytes, 8);
     memcpy(&hi, in->bytes + 8, 8);
+    hi |= (uint64_t)in->mode << 56; /* the sixteenth byte is free */
     t = &k->thunks[((lo ^ hi * 31) * 0x9e3779b97f4a7c15ull) >> 54];
     pthread_mutex_lock(&k->lock);
-    if (t->code && !memcmp(t->bytes, in->bytes, sizeof(t->bytes))) {
+    if (t->code && t->lo == lo && t->hi == hi) {
         code = t->code;
     } else {
         code = k->used + 1024 < CACHE_SIZE ? thunk_make(k, in) : NULL;
         if (code) {
-            memcpy(t->bytes, in->bytes, sizeof(t->bytes));
+            t->lo = lo;
+            t->hi = hi;
             t->code = code;
         }
     }

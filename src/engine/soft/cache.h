@@ -77,7 +77,7 @@ struct glue {
 };
 
 struct thunk {
-    uint8_t bytes[16];
+    uint64_t lo, hi; /* the instruction's bytes, its mode on top */
     const uint8_t *code;
 };
 #define CACHE_NTHUNKS 1024

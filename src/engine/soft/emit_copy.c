@@ -44,7 +44,7 @@ static bool vex_w_is_gpr_size(unsigned map, unsigned opcode)
     if (map == 1)
         return opcode == 0x2a || opcode == 0x2c || opcode == 0x2d || opcode == 0x6e ||
                opcode == 0x7e;
-    return map == 3 && (opcode == 0x16 || opcode == 0x22);
+    return map == 3 && (opcode == 0x16 || opcode == 0x22 || opcode == 0x60 || opcode == 0x61);
 }
 
 static unsigned vex_opcode_off(const struct insn *in)

@@ -156,6 +156,7 @@ static const uint8_t *find_thunk(struct soft_cpu *c, const struct insn *in, uint
     uint64_t b[2];
 
     memcpy(b, in->bytes, sizeof(b));
+    b[1] |= (uint64_t)in->mode << 56; /* the sixteenth byte is free */
     t = &c->thunks[((b[0] ^ b[1] * 31) * 0x9e3779b97f4a7c15ull) >> (64 - THUNK_BITS)];
     if (likely(t->code && t->gen == gen && t->bytes[0] == b[0] && t->bytes[1] == b[1]))
         return t->code;
@@ -252,6 +253,9 @@ static bool is_nonwaiting(const struct insn *in)
     case ZYDIS_MNEMONIC_FNSTCW:
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FENI8087_NOP:
+    case ZYDIS_MNEMONIC_FDISI8087_NOP:
+    case ZYDIS_MNEMONIC_FSETPM287_NOP:
         return true;
     default:
         return false;
@@ -294,11 +298,14 @@ static bool same_bytes(const uint8_t *a, const uint8_t *b, unsigned n)
 static gva_t operand_in(struct soft_cpu *c, const struct insn *in, unsigned dir, uint8_t **operand)
 {
     unsigned size = in->mem_size;
-    gva_t va =
-        seg_linear(c, in->mem_seg, insn_ea(c, in), size, dir & OPND_WRITE ? ACC_WRITE : ACC_READ);
+    uint64_t off = insn_ea(c, in), base = c->st.seg[in->mem_seg].base;
+    gva_t va;
 
-    if (must_be_aligned(in) && (va & (size - 1)))
+    if (c->mode == INSN_64 && in->mem_seg < X86_FS)
+        base = 0;
+    if (must_be_aligned(in) && ((base + off) & (size - 1)))
         soft_raise_err(c, X86_GP, 0);
+    va = seg_linear(c, in->mem_seg, off, size, dir & OPND_WRITE ? ACC_WRITE : ACC_READ);
     *operand += va & 63; /* the operand's alignment must be what the guest's is */
     if (dir & OPND_WRITE)
         mem_probe(c, va, size, ACC_WRITE);
@@ -588,6 +595,8 @@ static void op_maskmov(struct soft_cpu *c, const struct insn *in)
     fpu_require_enabled(c, in);
     raise_pending(c, in);
     soft_fpu_park(c);
+    if (is_mmx(in))
+        enter_mmx(fpu_area(c));
     for (unsigned i = 0; i < in->nopnd; i++)
         n = in->opnd[i].kind == OPND_VEC ? in->opnd[i].size : n;
     src = vec_bytes(c, &in->opnd[in->nopnd - 2]);
@@ -601,8 +610,24 @@ static void op_maskmov(struct soft_cpu *c, const struct insn *in)
     for (unsigned i = 0; i < n; i++)
         if (mask[i] & 0x80)
             mem_st(c, va + i, 1, src[i]);
-    if (is_mmx(in))
-        enter_mmx(fpu_area(c));
+}
+
+/* Outside 64-bit mode only the eight registers there are (SDM volume 2). */
+static void op_vzero(struct soft_cpu *c, const struct insn *in)
+{
+    struct xsave_area *a = fpu_area(c);
+
+    if (c->mode == INSN_64) {
+        fpu_native(c, in);
+        return;
+    }
+    fpu_require_enabled(c, in);
+    soft_fpu_park(c);
+    for (unsigned i = 0; i < 8; i++) {
+        memset(a->ymmh[i], 0, 16);
+        if (in->op == ZYDIS_MNEMONIC_VZEROALL)
+            memset(a->xmm[i], 0, 16);
+    }
 }
 
 insn_fn *const interp_fpu_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
@@ -616,6 +641,7 @@ insn_fn *const interp_fpu_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     [ZYDIS_MNEMONIC_XRSTOR] = op_xrstor,         [ZYDIS_MNEMONIC_XRSTOR64] = op_xrstor,
     [ZYDIS_MNEMONIC_XGETBV] = op_xgetbv,         [ZYDIS_MNEMONIC_MASKMOVQ] = op_maskmov,
     [ZYDIS_MNEMONIC_MASKMOVDQU] = op_maskmov,    [ZYDIS_MNEMONIC_VMASKMOVDQU] = op_maskmov,
+    [ZYDIS_MNEMONIC_VZEROALL] = op_vzero,        [ZYDIS_MNEMONIC_VZEROUPPER] = op_vzero,
     [ZYDIS_MNEMONIC_VMASKMOVPS] = fop_maskmov4,  [ZYDIS_MNEMONIC_VPMASKMOVD] = fop_maskmov4,
     [ZYDIS_MNEMONIC_VMASKMOVPD] = fop_maskmov8,  [ZYDIS_MNEMONIC_VPMASKMOVQ] = fop_maskmov8,
     [ZYDIS_MNEMONIC_VGATHERDPS] = fop_gather_d4, [ZYDIS_MNEMONIC_VPGATHERDD] = fop_gather_d4,

@@ -54,11 +54,11 @@ static uint64_t address_mask(const struct insn *in)
     return in->addr_size == 8 ? ~0ull : 0xffffffff;
 }
 
-/* Linear address of the element `off` bytes into the memory operand. */
+/* Linear address of an element; those of a masked move do not wrap at the address size. */
 static gva_t element_va(struct soft_cpu *c, const struct insn *in, uint64_t off, unsigned size,
                         enum mem_access acc)
 {
-    return seg_linear(c, (enum x86_sreg)in->mem_seg, off & address_mask(in), size, acc);
+    return seg_linear(c, (enum x86_sreg)in->mem_seg, off, size, acc);
 }
 
 /* ---- Masked moves: the elements whose mask has its top bit set ----------------------- */
@@ -137,7 +137,7 @@ static void gather(struct soft_cpu *c, const struct insn *in, unsigned isize, un
 
             if (isize == 4)
                 off = (uint64_t)(int64_t)(int32_t)off;
-            off = base + off * in->mem_scale;
+            off = (base + off * in->mem_scale) & address_mask(in);
             element_set(c, dst, i, size, mem_ld(c, element_va(c, in, off, size, ACC_READ), size));
         }
         element_set(c, mask, i, size, 0);
