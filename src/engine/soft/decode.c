@@ -360,6 +360,8 @@ int decode_insn(const uint8_t *bytes, unsigned avail, enum insn_mode mode, struc
     }
     for (unsigned i = 0; i < zi.operand_count_visible && i < ARRAY_SIZE(out->opnd); i++)
         take_operand(&zo[i], &zi, out, &imms);
+    if (zi.mnemonic == ZYDIS_MNEMONIC_BSF || zi.mnemonic == ZYDIS_MNEMONIC_BSR)
+        out->gpr_read |= out->gpr_write; /* of zero: the destination stays */
     if (out->flags & INSN_HAS_MEM) {
         if (out->mem_base < 16)
             out->gpr_read |= (uint16_t)(1u << out->mem_base);
