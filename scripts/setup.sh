@@ -40,6 +40,7 @@ clang clang
 libclang-rt-14-dev /usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a
 clang-format clang-format
 libcmocka-dev /usr/include/cmocka.h
+qemu-system-x86 qemu-system-x86_64
 END
         ;;
     compare)

@@ -16,6 +16,7 @@ from guest import PROGRAM, Skip, Timeout
 import bad_input
 import boot
 import console
+import nested
 
 
 def run_case(case):
@@ -40,7 +41,7 @@ def main():
     if args.program:
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
-    for case in boot.CASES + console.CASES + bad_input.CASES:
+    for case in boot.CASES + console.CASES + bad_input.CASES + nested.CASES:
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Conversions between KVM's register structures and the canonical CPU state; they call nothing. */
-#ifndef LODGE_ENGINE_KVM_STATE_H
-#define LODGE_ENGINE_KVM_STATE_H
+#ifndef LODGE_ENGINE_KVM_CONVERT_H
+#define LODGE_ENGINE_KVM_CONVERT_H
 
 #include <linux/kvm.h>
 

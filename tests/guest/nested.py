@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our program under real KVM: inside QEMU, whose emulated processors have SVM."""
+import re
+import shutil
+import subprocess
+
+from guest import CACHE, PROGRAM, Case, Place, Skip, check, kernel, script
+
+QEMU = "qemu-system-x86_64"
+INNER = r"LODGE-TEST init cpus=(\d+) .* release=(\S+)"
+STATUS = r"NESTED status=(\d+) exits=(\d+)"
+
+
+def nested_command(*words, programs=(), cpus=2):
+    """QEMU with a machine that has KVM and our program inside; words go to scripts/init-nested."""
+    if not shutil.which(QEMU):
+        raise Skip("qemu-system-x86_64 is not installed (scripts/setup.sh check installs it)")
+    program = PROGRAM[0]
+    linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    if "libasan" in linked or "libtsan" in linked:
+        raise Skip("a program under a sanitizer does not fit emulated processors")
+    out = CACHE / "nested.cpio"
+    script("nested.sh", out, program, *programs)
+    append = "console=ttyS0 quiet nokaslr mitigations=off panic=-1 " + " ".join(words)
+    # Single-threaded TCG hangs about half of the time.
+    return [QEMU, "-accel", "tcg,thread=multi", "-machine", "q35",
+            "-cpu", "EPYC,+svm,+npt,-xsaves,-xsavec", "-smp", str(cpus), "-m", "1G",
+            "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot",
+            "-kernel", kernel("cloud"), "-initrd", str(out), "-append", append]
+
+
+def inner_boots(cpus, times=1):
+    """A stock kernel reaches its init on the KVM engine, chosen by itself, and powers off."""
+    command = nested_command(f"lodge.cpus={cpus}", f"lodge.times={times}")
+    with Place() as place, place.run(command) as run:
+        run.wait_line(r"NESTED doctor status=0", 120)
+        run.wait_line(r"guest: SYSCALL to level 0", 0)
+        run.wait_line(r"NESTED done", 60 + 160 * times)
+        output = run.stdout()
+        check("FAILED" not in output, f"a step of the probe failed: {output}")
+        seen = re.findall(INNER, output)
+        check([int(n) for n, _ in seen] == [cpus] * times, f"the inner guests say: {seen}")
+        check(len(re.findall(r"engine kvm, ", output)) == times, "it was not the KVM engine")
+        for cpu in range(cpus):
+            check(len(re.findall(rf"LODGE-TEST cpu want={cpu} got={cpu} i=2000", output)) == times,
+                  f"CPU {cpu} of the inner guest did not do its work")
+        ends = re.findall(STATUS, output)
+        check([status for status, _ in ends] == ["0"] * times, f"statuses and exits: {ends}")
+        # The kernel's own counter: without it the guest might have run in some other way.
+        check(all(int(exits) > 1000 for _, exits in ends), f"statuses and exits: {ends}")
+        check(run.wait_exit(60) == 0, run.describe())
+
+
+CASES = [
+    Case("KVM nested, 1 CPU", inner_boots, 1),
+    Case("KVM nested, 2 CPUs", inner_boots, 2),
+]
