@@ -58,6 +58,7 @@ enum exit_kind {
     EXIT_FAULT,  /* a thunk took a host signal (soft_cpu.fault_signal) */
 };
 #define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
+#define EXIT_BRANCH   (1u << 21) /* with RIP: the offset is that of the branch */
 
 /* Every block ends with two stubs for its entries to be redirected to; distances from the end. */
 #define BLOCK_STUB_LEN  18 /* mov gs:exit_arg, imm32; jmp rel32; padded */

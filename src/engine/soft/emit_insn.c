@@ -362,7 +362,9 @@ static void emit_probe(struct translation *t)
     emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
     emit_store(e, CPU_OFF(st.rip), T0);
     emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
-    emit_jcc(e, 5, t->cpu->svm->cache.glue.probe);
+    stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
+             t->cur < t->ninsn ? exit_arg(EXIT_RIP, t->off[t->cur]) | EXIT_BRANCH
+                               : exit_arg(EXIT_RIP, 0));
     emit_8(e, 0x49); /* and T0, -4096 */
     emit_8(e, 0x81);
     emit_8(e, 0xe0 | (T0 & 7));

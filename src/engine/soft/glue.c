@@ -135,7 +135,7 @@ static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8
     return start;
 }
 
-/* A target the inline probe did not find: the jump cache's second table, then out. */
+/* A target the inline probe did not find: the jump cache's second table, then out with the exit_arg given. */
 static const uint8_t *make_probe(struct emit *e, const uint8_t *exit_mem)
 {
     const int32_t second = JC_ENTRIES * (int32_t)sizeof(struct jc_entry);
@@ -162,7 +162,6 @@ static const uint8_t *make_probe(struct emit *e, const uint8_t *exit_mem)
     emit_store(e, CPU_OFF(page_va), T0);
     emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, second + 8); /* jmp [T1 + second + 8] */
     emit_patch(e, miss);
-    emit_store_imm32(e, CPU_OFF(exit_arg), EXIT_RIP << EXIT_KIND_SHIFT);
     emit_jmp(e, exit_mem);
     return start;
 }

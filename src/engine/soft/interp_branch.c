@@ -36,6 +36,14 @@ void iop_jmp(struct soft_cpu *c, const struct insn *in)
         c->next_rip = branch_target(c, in);
 }
 
+/* What pushing would raise: it comes before what the target does, as on AMD's processors. */
+static void push_probe(struct soft_cpu *c, unsigned size)
+{
+    uint64_t sp = (c->st.gpr[X86_RSP] - size) & size_mask(stack_addr_size(c));
+
+    mem_probe(c, seg_linear(c, X86_SS, sp, size, ACC_WRITE), size, ACC_WRITE);
+}
+
 void iop_call(struct soft_cpu *c, const struct insn *in)
 {
     uint64_t target;
@@ -44,7 +52,9 @@ void iop_call(struct soft_cpu *c, const struct insn *in)
         interp_far_call(c, in);
         return;
     }
-    target = branch_target(c, in);
+    target = in->opnd[0].kind == OPND_REL ? c->next_rip + in->imm : opnd_load(c, in, 0);
+    push_probe(c, in->op_size);
+    target = branch_check(c, in, target);
     stack_push(c, in->op_size, c->next_rip & size_mask(in->op_size));
     c->next_rip = target;
 }

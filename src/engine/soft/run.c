@@ -4,6 +4,9 @@
  * then what they ended with. Guest exceptions arrive here by longjmp.
  */
 #include "engine/soft/run.h"
+
+#include <Zydis/Mnemonic.h>
+
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/tlb.h"
 
@@ -261,6 +264,23 @@ static bool enter_code(struct soft_cpu *c, const uint8_t *code)
     return true;
 }
 
+/*
+ * A branch to a non-canonical address faults itself, and has changed nothing:
+ * take back what translated code did to RSP.
+ */
+static _Noreturn void branch_fault(struct soft_cpu *c, unsigned off)
+{
+    const struct insn *in;
+
+    c->st.rip = c->page_va + off;
+    in = soft_fetch(c);
+    if (in->op == ZYDIS_MNEMONIC_CALL)
+        c->st.gpr[X86_RSP] += 8;
+    else if (in->op == ZYDIS_MNEMONIC_RET)
+        c->st.gpr[X86_RSP] -= 8 + (in->nopnd ? in->imm & 0xffff : 0);
+    soft_raise_err(c, X86_GP, 0);
+}
+
 /* Act on the way translated code was left. */
 static void after_code(struct soft_cpu *c)
 {
@@ -284,6 +304,9 @@ static void after_code(struct soft_cpu *c)
         break;
     case EXIT_RIP:
         c->counters.jc_miss++;
+        if (unlikely((uint64_t)((int64_t)c->st.rip << 16 >> 16) != c->st.rip) &&
+            (arg & EXIT_BRANCH))
+            branch_fault(c, arg & EXIT_OFFSET);
         break;
     default:
         break;

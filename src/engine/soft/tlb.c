@@ -351,6 +351,12 @@ bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
     return true;
 }
 
+static void require_canonical(struct soft_cpu *c, gva_t va)
+{
+    if (unlikely((uint64_t)((int64_t)va << 16 >> 16) != va) && c->mode == INSN_64)
+        soft_raise_err(c, X86_GP, 0);
+}
+
 hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
 {
     struct tlb_entry *e = &c->set->fetch[(va >> PAGE_SHIFT) & (TLB_NFETCH - 1)];
@@ -359,6 +365,7 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
 
     if (e->tag == (va & PAGE_MASK))
         return e->page;
+    require_canonical(c, va);
     if (mmu_walk(c, va, ACC_FETCH, c->set->mode, &w))
         soft_raise_pf(c, va, w.error);
     page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
@@ -445,12 +452,6 @@ static void mmio_st(struct soft_cpu *c, gpa_t gpa, unsigned size, uint64_t val)
 static bool crosses(gva_t va, unsigned size)
 {
     return (va & ~PAGE_MASK) + size > PAGE_SIZE;
-}
-
-static void require_canonical(struct soft_cpu *c, gva_t va)
-{
-    if (unlikely((uint64_t)((int64_t)va << 16 >> 16) != va) && c->mode == INSN_64)
-        soft_raise_err(c, X86_GP, 0);
 }
 
 /* Where one page's part of an access lives. */

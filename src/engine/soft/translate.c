@@ -165,6 +165,10 @@ static void emit_stub(struct translation *t, const struct cache *k, const struct
         emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
         emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
         break;
+    case STUB_PROBE:
+        emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
+        emit_jmp(e, k->glue.probe);
+        break;
     case STUB_EXIT:
         emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
         emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
