@@ -162,8 +162,9 @@ static bool excluded(const ZydisDecodedInstruction *zi)
     case ZYDIS_MNEMONIC_FXRSTOR64:
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_STI: /* a kernel may emulate them */
     case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_INT1: /* a host that is itself a guest sees its RIP wrong */
         return true;
     default:
         return zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
@@ -171,9 +172,8 @@ static bool excluded(const ZydisDecodedInstruction *zi)
 }
 
 /*
- * Processors disagree: a 66 prefix on a branch in 64-bit mode, F2 or F3 on
- * LOOP and JCXZ, 0F 0D with a register, F3 90 with REX.B, BSF and BSR of zero
- * (the destination, with 32-bit operands), and reserved NOPs.
+ * Processors disagree: prefixes 66, F2 and F3 on branches, 0F 0D with a
+ * register, F3 90 with REX.B, VEX.W of VPEXTRD and VPINSRD in 32-bit code.
  */
 static bool vendor_specific(const ZydisDecodedInstruction *zi, const uint8_t *b)
 {
@@ -185,6 +185,9 @@ static bool vendor_specific(const ZydisDecodedInstruction *zi, const uint8_t *b)
         for (unsigned i = 0; i < op; i++)
             if (b[i] == 0x66 || b[i] == 0xf2 || b[i] == 0xf3)
                 return true;
+    if (zi->machine_mode == ZYDIS_MACHINE_MODE_LEGACY_32 && zi->raw.vex.W &&
+        (zi->mnemonic == ZYDIS_MNEMONIC_VPEXTRD || zi->mnemonic == ZYDIS_MNEMONIC_VPINSRD))
+        return true;
     if (zi->mnemonic == ZYDIS_MNEMONIC_PAUSE)
         return (zi->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
     return zi->mnemonic == ZYDIS_MNEMONIC_NOP && b[op] == 0x0f && b[op + 1] == 0x0d;
@@ -481,11 +484,61 @@ static bool spoils(struct gen *g, const struct decoded *d, uint16_t *written)
     return __builtin_popcount(g->ptr & ~*written) < 3 && (g->ptr & *written) && gen_percent(g, 85);
 }
 
+/*
+ * Instructions after which some flags are undefined and, on the host, what they
+ * were before: the translator may have dropped that. Keep a defined flag in
+ * memory's place, AL, and define all of them.
+ */
+static unsigned define_flags(const struct decoded *d, uint8_t *b, unsigned n)
+{
+    unsigned cc;
+
+    switch (d->zi.mnemonic) {
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_IMUL:
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+    case ZYDIS_MNEMONIC_DAA:
+    case ZYDIS_MNEMONIC_DAS:
+    case ZYDIS_MNEMONIC_AAA:
+    case ZYDIS_MNEMONIC_AAS:
+        cc = 2; /* C */
+        break;
+    case ZYDIS_MNEMONIC_LZCNT:
+    case ZYDIS_MNEMONIC_TZCNT:
+        cc = 6; /* C or Z */
+        break;
+    case ZYDIS_MNEMONIC_BSF:
+    case ZYDIS_MNEMONIC_BSR:
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
+    case ZYDIS_MNEMONIC_AAM:
+    case ZYDIS_MNEMONIC_AAD:
+        cc = 4; /* Z */
+        break;
+    default:
+        return n;
+    }
+    if (n > 10)
+        return 0;
+    if (d->zi.mnemonic != ZYDIS_MNEMONIC_DIV && d->zi.mnemonic != ZYDIS_MNEMONIC_IDIV) {
+        b[n++] = 0x0f; /* setcc al */
+        b[n++] = (uint8_t)(0x90 | cc);
+        b[n++] = 0xc0;
+    }
+    b[n++] = 0x38; /* cmp al, al */
+    b[n++] = 0xc0;
+    return n;
+}
+
 void gen_insn(struct gen *g, struct dt_insn *in)
 {
     struct decoded d;
     uint16_t written;
     uint8_t b[40];
+    unsigned len;
 
     for (;;) {
         unsigned n = 0;
@@ -505,11 +558,13 @@ void gen_insn(struct gen *g, struct dt_insn *in)
         if (!decode(g, b, &d) || !acceptable(&d.zi, d.zo, b) || spoils(g, &d, &written))
             continue;
         place_absolute(g, &d, b);
-        break;
+        len = define_flags(&d, b, d.zi.length);
+        if (len)
+            break;
     }
     g->ptr &= (uint16_t)~written;
     g->small &= (uint16_t)~written;
-    memcpy(in->bytes, b, d.zi.length);
-    in->len = d.zi.length;
+    memcpy(in->bytes, b, len);
+    in->len = (uint8_t)len;
     keep_branch(&d, in);
 }

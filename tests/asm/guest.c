@@ -90,6 +90,7 @@ static void build_descriptors(void)
     put64(GDT + TSS_SEL, 0x67 | (tss & 0xffffff) << 16 | 0x8bull << 40 | (tss >> 24 & 0xff) << 56);
     put64(GDT + TSS_SEL + 8, tss >> 32);
     put64(TSS + 4, KERNEL + STACK_TOP);
+    put64(TSS + 0x60, 0x68ull << 48); /* no I/O permission bitmap */
     for (unsigned i = 0; i < 256; i++) {
         uint64_t at = KERNEL + HANDLERS + i * 16;
         uint64_t type = i == X86_BP || i == X86_OF_EXC ? 0xee : 0x8e;

@@ -72,10 +72,13 @@ __asm__(".pushsection .text\n"
         "dt_native_cross:\n"
         "dt_native_trap: ud2\n"
         "ret\n"
-        /* FS is the sequence's: bring the host's back before any C code runs. */
+        /* FS and EFLAGS.AC are the sequence's: bring the host's back before any C code runs. */
         ".globl dt_signal_entry\n"
         "dt_signal_entry:\n"
         "pushq %rbx\n"
+        "pushfq\n"
+        "andl $~0x244000, (%rsp)\n" /* NT and ID too: the kernel lets a return from here keep them */
+        "popfq\n"
         "rdfsbase %rcx\n"
         "movq dt_host_fs(%rip), %rax\n"
         "wrfsbase %rax\n"
