@@ -378,12 +378,14 @@ static bool cmpxchg16b_slow(struct soft_cpu *c, gva_t va, bool locked, uint64_t 
 void iop_cmpxchg16b(struct soft_cpu *c, const struct insn *in)
 {
     uint64_t lo = c->st.gpr[X86_RAX], hi = c->st.gpr[X86_RDX];
-    gva_t va = opnd_va(c, in, 16, ACC_WRITE);
+    uint64_t base = in->mem_seg >= X86_FS ? c->st.seg[in->mem_seg].base : 0;
     void *host;
     bool equal;
+    gva_t va;
 
-    if (va & 15)
+    if ((base + insn_ea(c, in)) & 15) /* before #SS, if it is both */
         soft_raise_err(c, X86_GP, 0);
+    va = opnd_va(c, in, 16, ACC_WRITE);
     host = mem_host_locked(c, va, 16);
     if (host)
         __asm__ volatile("lock cmpxchg16b (%[p])"
