@@ -179,6 +179,14 @@ static bool take_events(struct soft_cpu *c, enum vcpu_exit_reason *reason)
 
 /* ---- Interpreting ---------------------------------------------------------------- */
 
+/* Has a handler been entered? That clears TF before the trap that would follow (SDM volume 3, 17.3.1.4). */
+static bool entered_handler(const struct soft_cpu *c, unsigned op)
+{
+    return !(c->st.rflags & X86_TF) &&
+           (op == ZYDIS_MNEMONIC_INT || op == ZYDIS_MNEMONIC_INT3 || op == ZYDIS_MNEMONIC_INT1 ||
+            op == ZYDIS_MNEMONIC_INTO);
+}
+
 static void interp_one(struct soft_cpu *c)
 {
     uint8_t shadow = c->st.intr_shadow;
@@ -194,7 +202,7 @@ static void interp_one(struct soft_cpu *c)
     }
     if (~flags & c->st.rflags & X86_IF)
         soft_look_up(c);
-    if (unlikely(flags & X86_TF)) {
+    if (unlikely(flags & X86_TF) && !entered_handler(c, in->op)) {
         c->st.dr[6] |= 1u << 14; /* BS */
         soft_raise(c, X86_DB);
     }
