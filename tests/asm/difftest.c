@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * difftest [--seed S] [--count N] [--mode KIND] [--bits 32|64] [--failures N] [--case SEED]
+ * difftest [--seed S] [--count N] [--mode KIND] [--bits 32|64] [--failures N]
+ *          [--case SEED] [--file FILE]
  *
  * Runs N cases (200,000) derived from S and exits 1 when the engine differed
  * from the host in one. A failing case prints its own seed: --case runs it
- * alone.
+ * alone. With --file the instructions are those in a file, one line a case:
+ * mode (32 or 64) and bytes in hexadecimal, each from 300 states.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -24,8 +26,11 @@ struct options {
     int bits; /* 1: 32, 0: 64, -1: both */
     enum dt_kind kind;
     unsigned failures;
+    const char *file;
     bool verbose;
 };
+
+#define STATES 300 /* for each line of a file */
 
 static struct tally {
     uint64_t done, insns, skipped, timeouts, mismatches;
@@ -94,46 +99,99 @@ static void report(const struct options *o, struct dt_case *k)
 }
 
 /* Returns false when enough failed. */
-static bool one(const struct options *o, uint64_t seed)
+static bool one(const struct options *o, struct dt_case *k)
 {
-    static struct dt_case k;
-
-    dt_generate(&k, seed, o->kind, o->bits);
     if (o->verbose)
-        dt_print_case(&k);
+        dt_print_case(k);
     tally.done++;
-    tally.insns += k.n;
-    if (!run_all(&k)) {
+    tally.insns += k->n;
+    if (!run_all(k)) {
         tally.skipped++;
         tally.timeouts += host.end != DT_END_SYSCALL && host.end != X86_AC_EXC;
         return true;
     }
     tally.ends[host.end]++;
-    if (!dt_differs(&k, &host, &got[0], DT_WAY_INTERP, false) &&
-        !dt_differs(&k, &host, &got[1], DT_WAY_TRANSLATED, false))
+    if (!dt_differs(k, &host, &got[0], DT_WAY_INTERP, false) &&
+        !dt_differs(k, &host, &got[1], DT_WAY_TRANSLATED, false))
         return true;
     tally.mismatches++;
     if (o->verbose)
-        print_differences(&k);
-    report(o, &k);
+        print_differences(k);
+    report(o, k);
     return tally.mismatches < o->failures;
+}
+
+static struct dt_case the_case;
+
+static bool one_random(const struct options *o, uint64_t seed)
+{
+    dt_generate(&the_case, seed, o->kind, o->bits);
+    return one(o, &the_case);
+}
+
+/* One line of a file; false when it is no case. */
+static bool run_line(const struct options *o, char *line)
+{
+    uint8_t code[DT_MAX_CODE];
+    unsigned len = 0, bits = 0, at = 0;
+
+    line[strcspn(line, "#\n")] = 0;
+    if (!line[strspn(line, " \t")])
+        return true;
+    if (sscanf(line, "%u %n", &bits, (int *)&at) != 1 || (bits != 32 && bits != 64))
+        return false;
+    while (len < DT_MAX_INSNS * 15 && sscanf(line + at, "%2hhx", &code[len]) == 1) {
+        len++;
+        at += 2;
+    }
+    for (unsigned i = 0; i < STATES; i++) {
+        dt_generate_fixed(&the_case, mix(o->seed, i), code, len, bits == 32);
+        if (!one(o, &the_case)) {
+            printf("  in line: %s\n", line);
+            return true;
+        }
+    }
+    return len != 0;
+}
+
+static int run_file(const struct options *o)
+{
+    FILE *f = fopen(o->file, "r");
+    char line[512];
+
+    if (!f) {
+        perror(o->file);
+        return -1;
+    }
+    while (fgets(line, sizeof(line), f))
+        if (!run_line(o, line)) {
+            fprintf(stderr, "difftest: not a case: %s\n", line);
+            fclose(f);
+            return -1;
+        }
+    fclose(f);
+    return 0;
 }
 
 static int usage(void)
 {
     fprintf(stderr, "usage: difftest [--seed S] [--count N] [--mode int|vec|x87|string|branch|"
                     "gather|raw|all]\n                [--bits 32|64] [--failures N] "
-                    "[--case SEED] [--verbose]\n");
+                    "[--case SEED] [--file FILE] [--verbose]\n");
     return 2;
 }
 
 static bool parse(int argc, char **argv, struct options *o)
 {
-    static const struct option longopts[] = {
-        {"seed", required_argument, NULL, 's'},     {"count", required_argument, NULL, 'n'},
-        {"mode", required_argument, NULL, 'm'},     {"bits", required_argument, NULL, 'b'},
-        {"failures", required_argument, NULL, 'f'}, {"case", required_argument, NULL, 'c'},
-        {"verbose", no_argument, NULL, 'v'},        {0}};
+    static const struct option longopts[] = {{"seed", required_argument, NULL, 's'},
+                                             {"count", required_argument, NULL, 'n'},
+                                             {"mode", required_argument, NULL, 'm'},
+                                             {"bits", required_argument, NULL, 'b'},
+                                             {"failures", required_argument, NULL, 'f'},
+                                             {"case", required_argument, NULL, 'c'},
+                                             {"file", required_argument, NULL, 'i'},
+                                             {"verbose", no_argument, NULL, 'v'},
+                                             {0}};
     int opt;
 
     while ((opt = getopt_long(argc, argv, "", longopts, NULL)) >= 0) {
@@ -155,6 +213,9 @@ static bool parse(int argc, char **argv, struct options *o)
             break;
         case 'b':
             o->bits = v == 32;
+            break;
+        case 'i':
+            o->file = optarg;
             break;
         case 'v':
             o->verbose = true;
@@ -204,9 +265,11 @@ int main(int argc, char **argv)
         return 2;
     start = now();
     if (o.single)
-        one(&o, o.one);
+        one_random(&o, o.one);
+    else if (o.file && run_file(&o))
+        return 2;
     else
-        for (uint64_t i = 0; i < o.count && one(&o, mix(o.seed, i)); i++)
+        for (uint64_t i = 0; !o.file && i < o.count && one_random(&o, mix(o.seed, i)); i++)
             ;
     print_tally(&o, now() - start);
     dt_guest_fini();

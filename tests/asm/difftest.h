@@ -77,6 +77,9 @@ struct dt_case {
 
 /* gen.c. kind DT_KINDS: any. */
 void dt_generate(struct dt_case *k, uint64_t seed, enum dt_kind kind, int mode32);
+/* The same with the instructions given. */
+void dt_generate_fixed(struct dt_case *k, uint64_t seed, const uint8_t *code, unsigned len,
+                       bool mode32);
 /* Bytes of the sequence with the closing UD2, branches resolved. Returns the length. */
 unsigned dt_code(const struct dt_case *k, uint8_t out[DT_MAX_CODE]);
 

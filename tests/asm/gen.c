@@ -291,7 +291,7 @@ static void choose_target(struct gen *g, unsigned i)
     bool loop = in->rel_off == 1 && in->bytes[0] >= 0xe0 && in->bytes[0] <= 0xe2;
 
     in->target = (uint8_t)(i + 1 + gen_below(g, k->n - i));
-    if (gen_percent(g, loop ? 60 : 3))
+    if (gen_percent(g, loop ? 30 : 1))
         in->target = (uint8_t)gen_below(g, i + 1);
     for (;;) {
         int64_t rel = (int64_t)k->off[in->target] - (int64_t)(k->off[i] + in->len);
@@ -380,6 +380,34 @@ void dt_generate(struct dt_case *k, uint64_t seed, enum dt_kind kind, int mode32
     for (unsigned i = 0; i < k->n; i++)
         if (k->in[i].rel_size)
             choose_target(&g, i);
+    k->init.rip = gen_insn_va(k, 0);
+    place_code_addresses(&g);
+}
+
+void dt_generate_fixed(struct dt_case *k, uint64_t seed, const uint8_t *code, unsigned len,
+                       bool mode32)
+{
+    struct gen g = {.rng = seed, .k = k};
+
+    memset(k, 0, offsetof(struct dt_case, init));
+    k->seed = seed;
+    gen_rnd(&g);
+    k->kind = pick_kind(&g);
+    k->mode32 = mode32;
+    k->cold = gen_percent(&g, 6);
+    k->code_off = gen_below(&g, (unsigned)(DT_CODE_SIZE - DT_MAX_CODE));
+    first_state(&g);
+    first_memory(&g);
+    while (len && k->n < DT_MAX_INSNS) {
+        struct dt_insn *in = &k->in[k->n];
+
+        in->len = (uint8_t)(len < 15 ? len : 15);
+        memcpy(in->bytes, code, in->len);
+        code += in->len;
+        len -= in->len;
+        k->off[k->n + 1] = (uint16_t)(k->off[k->n] + in->len);
+        k->n++;
+    }
     k->init.rip = gen_insn_va(k, 0);
     place_code_addresses(&g);
 }

@@ -66,32 +66,33 @@ void dt_restorer(void);
 extern const uint8_t dt_native_trap[], dt_restorer_end[];
 uint64_t dt_native_signal(int sig, siginfo_t *info, void *context, uint64_t fs);
 
-__asm__(".pushsection .text\n"
-        /* Raises the signal whose handler enters the sequence; comes back behind it. */
-        ".globl dt_native_cross, dt_native_trap\n"
-        "dt_native_cross:\n"
-        "dt_native_trap: ud2\n"
-        "ret\n"
-        /* FS and EFLAGS.AC are the sequence's: bring the host's back before any C code runs. */
-        ".globl dt_signal_entry\n"
-        "dt_signal_entry:\n"
-        "pushq %rbx\n"
-        "pushfq\n"
-        "andl $~0x244000, (%rsp)\n" /* NT and ID too: the kernel lets a return from here keep them */
-        "popfq\n"
-        "rdfsbase %rcx\n"
-        "movq dt_host_fs(%rip), %rax\n"
-        "wrfsbase %rax\n"
-        "call dt_native_signal\n"
-        "wrfsbase %rax\n"
-        "popq %rbx\n"
-        "ret\n"
-        ".globl dt_restorer, dt_restorer_end\n"
-        "dt_restorer:\n"
-        "movl $15, %eax\n" /* rt_sigreturn */
-        "syscall\n"
-        "dt_restorer_end: hlt\n"
-        ".popsection\n");
+__asm__(
+    ".pushsection .text\n"
+    /* Raises the signal whose handler enters the sequence; comes back behind it. */
+    ".globl dt_native_cross, dt_native_trap\n"
+    "dt_native_cross:\n"
+    "dt_native_trap: ud2\n"
+    "ret\n"
+    /* FS and EFLAGS.AC are the sequence's: bring the host's back before any C code runs. */
+    ".globl dt_signal_entry\n"
+    "dt_signal_entry:\n"
+    "pushq %rbx\n"
+    "pushfq\n"
+    "andl $~0x244000, (%rsp)\n" /* NT and ID too: the kernel lets a return from here keep them */
+    "popfq\n"
+    "rdfsbase %rcx\n"
+    "movq dt_host_fs(%rip), %rax\n"
+    "wrfsbase %rax\n"
+    "call dt_native_signal\n"
+    "wrfsbase %rax\n"
+    "popq %rbx\n"
+    "ret\n"
+    ".globl dt_restorer, dt_restorer_end\n"
+    "dt_restorer:\n"
+    "movl $15, %eax\n" /* rt_sigreturn */
+    "syscall\n"
+    "dt_restorer_end: hlt\n"
+    ".popsection\n");
 
 #define FX_HEADER 512
 #define FX_YMMH   576

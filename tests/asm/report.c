@@ -143,7 +143,11 @@ static struct leeway leeway_of(const struct dt_case *k, const struct dt_result *
         !decode_at(k, off, &zi))
         return l;
     switch (zi.mnemonic) {
-    case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_ENTER: /* which of its slots faults first, */
+    case ZYDIS_MNEMONIC_POPA:  /* and what it has done by then */
+    case ZYDIS_MNEMONIC_POPAD:
+        l.any = true;
+        break;
     case ZYDIS_MNEMONIC_PUSHA:
     case ZYDIS_MNEMONIC_PUSHAD:
         l.memory = true;
@@ -153,7 +157,8 @@ static struct leeway leeway_of(const struct dt_case *k, const struct dt_result *
         break;
     case ZYDIS_MNEMONIC_FRSTOR:
     case ZYDIS_MNEMONIC_FLDENV:
-        l.cr2 = true;
+    case ZYDIS_MNEMONIC_BOUND: /* across the end of a segment */
+        l.cr2 = l.vector = true;
         break;
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
