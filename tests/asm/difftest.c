@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * difftest [--seed S] [--count N] [--mode KIND] [--bits 32|64] [--failures N]
- *          [--case SEED] [--file FILE]
+ *          [--case SEED] [--file FILE] [--stress]
  *
  * Runs N cases (200,000) derived from S and exits 1 when the engine differed
  * from the host in one. A failing case prints its own seed: --case runs it
  * alone. With --file the instructions are those in a file, one line a case:
  * mode (32 or 64) and bytes in hexadecimal, each from 300 states.
+ * --stress has another thread make the vCPU leave translated code all the time.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -27,7 +28,7 @@ struct options {
     enum dt_kind kind;
     unsigned failures;
     const char *file;
-    bool verbose;
+    bool verbose, stress;
 };
 
 #define STATES 300 /* for each line of a file */
@@ -46,7 +47,8 @@ static uint64_t mix(uint64_t seed, uint64_t i)
     return z ^ z >> 31;
 }
 
-static struct dt_result host, got[2];
+static struct dt_result host, got[DT_WAYS];
+static const char *const way_names[DT_WAYS] = {"interpreter", "translated code", "the same again"};
 
 /* The three runs. False: not comparable. */
 static bool run_all(const struct dt_case *k)
@@ -56,24 +58,31 @@ static bool run_all(const struct dt_case *k)
         return false;
     dt_guest_run(k, false, &got[DT_WAY_INTERP]);
     dt_guest_run(k, true, &got[DT_WAY_TRANSLATED]);
-    return got[0].end != DT_END_TIMEOUT && got[1].end != DT_END_TIMEOUT;
+    dt_guest_run(k, true, &got[DT_WAY_AGAIN]);
+    for (unsigned w = 0; w < DT_WAYS; w++)
+        if (got[w].end == DT_END_TIMEOUT)
+            return false;
+    return true;
+}
+
+static bool any_differs(const struct dt_case *k)
+{
+    for (unsigned w = 0; w < DT_WAYS; w++)
+        if (dt_differs(k, &host, &got[w], (enum dt_way)w, false))
+            return true;
+    return false;
 }
 
 static bool fails(const struct dt_case *k)
 {
-    if (!run_all(k))
-        return false;
-    return dt_differs(k, &host, &got[0], DT_WAY_INTERP, false) ||
-           dt_differs(k, &host, &got[1], DT_WAY_TRANSLATED, false);
+    return run_all(k) && any_differs(k);
 }
 
 static void print_differences(const struct dt_case *k)
 {
-    static const char *const ways[] = {"interpreter", "translated code"};
-
     printf("  host ends with vector %u, error %x\n", host.end, host.error);
-    for (unsigned w = 0; w < 2; w++) {
-        printf("  %s:\n", ways[w]);
+    for (unsigned w = 0; w < DT_WAYS; w++) {
+        printf("  %s:\n", way_names[w]);
         if (!dt_differs(k, &host, &got[w], (enum dt_way)w, true))
             printf("    agrees\n");
     }
@@ -111,8 +120,7 @@ static bool one(const struct options *o, struct dt_case *k)
         return true;
     }
     tally.ends[host.end]++;
-    if (!dt_differs(k, &host, &got[0], DT_WAY_INTERP, false) &&
-        !dt_differs(k, &host, &got[1], DT_WAY_TRANSLATED, false))
+    if (!any_differs(k))
         return true;
     tally.mismatches++;
     if (o->verbose)
@@ -177,21 +185,18 @@ static int usage(void)
 {
     fprintf(stderr, "usage: difftest [--seed S] [--count N] [--mode int|vec|x87|string|branch|"
                     "gather|raw|all]\n                [--bits 32|64] [--failures N] "
-                    "[--case SEED] [--file FILE] [--verbose]\n");
+                    "[--case SEED] [--file FILE] [--stress] [--verbose]\n");
     return 2;
 }
 
 static bool parse(int argc, char **argv, struct options *o)
 {
-    static const struct option longopts[] = {{"seed", required_argument, NULL, 's'},
-                                             {"count", required_argument, NULL, 'n'},
-                                             {"mode", required_argument, NULL, 'm'},
-                                             {"bits", required_argument, NULL, 'b'},
-                                             {"failures", required_argument, NULL, 'f'},
-                                             {"case", required_argument, NULL, 'c'},
-                                             {"file", required_argument, NULL, 'i'},
-                                             {"verbose", no_argument, NULL, 'v'},
-                                             {0}};
+    static const struct option longopts[] = {
+        {"seed", required_argument, NULL, 's'},     {"count", required_argument, NULL, 'n'},
+        {"mode", required_argument, NULL, 'm'},     {"bits", required_argument, NULL, 'b'},
+        {"failures", required_argument, NULL, 'f'}, {"case", required_argument, NULL, 'c'},
+        {"file", required_argument, NULL, 'i'},     {"stress", no_argument, NULL, 'x'},
+        {"verbose", no_argument, NULL, 'v'},        {0}};
     int opt;
 
     while ((opt = getopt_long(argc, argv, "", longopts, NULL)) >= 0) {
@@ -216,6 +221,9 @@ static bool parse(int argc, char **argv, struct options *o)
             break;
         case 'i':
             o->file = optarg;
+            break;
+        case 'x':
+            o->stress = true;
             break;
         case 'v':
             o->verbose = true;
@@ -261,7 +269,7 @@ int main(int argc, char **argv)
 
     if (!parse(argc, argv, &o))
         return usage();
-    if (dt_guest_init() || dt_native_init())
+    if (dt_guest_init() || dt_native_init() || (o.stress && dt_guest_stress()))
         return 2;
     start = now();
     if (o.single)

@@ -92,10 +92,12 @@ void dt_native_on_alarm(void (*fn)(void));
 /* guest.c */
 int dt_guest_init(void);
 void dt_guest_fini(void);
+/* Have another thread make the vCPU leave translated code all the time, until dt_guest_fini. */
+int dt_guest_stress(void);
 void dt_guest_run(const struct dt_case *k, bool translate, struct dt_result *res);
 
 /* report.c */
-enum dt_way { DT_WAY_INTERP, DT_WAY_TRANSLATED };
+enum dt_way { DT_WAY_INTERP, DT_WAY_TRANSLATED, DT_WAY_AGAIN /* linked by now */, DT_WAYS };
 /* Does the result of a way differ from the host's? Prints what differs when `print` is set. */
 bool dt_differs(const struct dt_case *k, const struct dt_result *host, const struct dt_result *got,
                 enum dt_way way, bool print);

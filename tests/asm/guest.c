@@ -3,6 +3,9 @@
  * The engine's side: a VM whose vCPU runs the sequence at CPL 3, with an IDT
  * whose handlers halt. GDT selectors are those of a Linux host.
  */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -45,6 +48,8 @@ static struct {
     uint8_t *mem;                /* guest-physical 0 */
     unsigned code_off, code_len; /* what the code pages hold besides filler */
     unsigned ticks;
+    pthread_t stress;
+    _Atomic bool stressing;
 } g;
 
 static void put64(gpa_t at, uint64_t v)
@@ -165,8 +170,39 @@ int dt_guest_init(void)
     return 0;
 }
 
+/* At irregular moments: make it leave, and find nothing in its jump cache. */
+static void *stress_main(void *arg)
+{
+    uint32_t x = 1;
+
+    while (atomic_load(&g.stressing)) {
+        engine_soft.kick(&g.vm->vcpus[0]);
+        x = x * 1664525 + 1013904223;
+        for (uint32_t i = x >> 22; i; i--)
+            __builtin_ia32_pause();
+    }
+    return arg;
+}
+
+int dt_guest_stress(void)
+{
+    sigset_t all, old;
+    int r;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    atomic_store(&g.stressing, true);
+    r = pthread_create(&g.stress, NULL, stress_main, NULL);
+    if (r)
+        atomic_store(&g.stressing, false);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return -r;
+}
+
 void dt_guest_fini(void)
 {
+    if (atomic_exchange(&g.stressing, false))
+        pthread_join(g.stress, NULL);
     dt_native_on_alarm(NULL);
     vm_free(g.vm);
     g.vm = NULL;

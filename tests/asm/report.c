@@ -93,8 +93,7 @@ static uint64_t flags_compared(const struct dt_case *k, const struct dt_result *
 {
     uint64_t mask = 0xffffffff;
 
-    if (way == DT_WAY_TRANSLATED && is_fault(host->end) &&
-        host->regs.rip != k->init.rip + k->off[k->n])
+    if (way != DT_WAY_INTERP && is_fault(host->end) && host->regs.rip != k->init.rip + k->off[k->n])
         mask &= ~(uint64_t)X86_ARITH;
     return mask;
 }
@@ -175,7 +174,7 @@ static struct leeway leeway_of(const struct dt_case *k, const struct dt_result *
         break;
     default:
         l.flags = zi.meta.category == ZYDIS_CATEGORY_STRINGOP;
-        l.vector = l.flags;
+        l.vector = l.flags || (k->mode32 && zi.meta.isa_ext == ZYDIS_ISA_EXT_X87);
         break;
     }
     return l;
