@@ -105,11 +105,11 @@ static size_t hash_of(uint64_t phys)
     return (phys * 0x9e3779b97f4a7c15ull) >> (64 - CACHE_HASH_BITS);
 }
 
-struct block *cache_find(struct cache *k, uint64_t phys)
+struct block *cache_find(struct cache *k, uint64_t phys, bool careful)
 {
     struct block *b = atomic_load_explicit(&k->hash[hash_of(phys)], memory_order_acquire);
 
-    while (b && b->phys != phys)
+    while (b && (b->phys != phys || b->careful != careful))
         b = atomic_load_explicit(&b->hash_next, memory_order_acquire);
     return b;
 }
@@ -154,12 +154,12 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off)
+struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful)
 {
     struct soft_vm *svm = c->svm;
     struct cache *k = &svm->cache;
     uint64_t phys = (uint64_t)(page - svm->vm->mem.map) + off, pn = phys >> PAGE_SHIFT, start;
-    struct block *b = cache_find(k, phys);
+    struct block *b = cache_find(k, phys, careful);
     bool full = false;
 
     if (b)
@@ -168,7 +168,7 @@ struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off)
     start = now_ns();
     for (int tries = 0; tries < 2; tries++) {
         pthread_mutex_lock(&k->lock);
-        b = cache_find(k, phys);
+        b = cache_find(k, phys, careful);
         if (!b) {
             /*
              * Mark the whole page first: a write entry made from here on is
@@ -179,7 +179,7 @@ struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off)
 
             if (!before)
                 page_protect(svm, pn);
-            b = translate_block(c, page, off, &full);
+            b = translate_block(c, page, off, careful, &full);
             if (b) {
                 atomic_fetch_or(&k->granules[pn], granule_mask(off, b->len));
                 block_publish(k, b);
@@ -354,7 +354,7 @@ static const uint8_t *thunk_make(struct cache *k, const struct insn *in)
         emit_load(&e, T1, GPR_OFF(T1));
     if (in->flags & INSN_HAS_MEM)
         emit_load(&e, base, CPU_OFF(tmp[0]));
-    if (!emit_copy(&e, in, base, INSN_NOREG))
+    if (!emit_copy(&e, in, base, INSN_NOREG, 0))
         return NULL;
     if (in->gpr_write & regs & 1u << T0)
         emit_store(&e, GPR_OFF(T0), T0);

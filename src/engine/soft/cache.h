@@ -42,20 +42,22 @@ struct block {
     uint16_t ninsn;
     uint8_t live_in; /* does it read flags set before it? */
     uint8_t valid;
+    uint8_t careful; /* every memory access checked by itself */
 };
 
 /* Bits of soft_cpu.exit_arg: guest page offset and why translated code was left. */
 #define EXIT_OFFSET     0xfffu
 #define EXIT_KIND_SHIFT 12
 enum exit_kind {
-    EXIT_INTERP, /* interpret the instruction at the offset, then go on */
-    EXIT_NEXT,   /* go on at the offset (poll hit, block invalidated) */
-    EXIT_CHAIN,  /* go on at the offset, and link exit_site to what is found there */
-    EXIT_RIP,    /* go on at st.rip (jump cache miss) */
-    EXIT_FPU,    /* the instruction at the offset needs vector state */
-    EXIT_THUNK,  /* a thunk finished */
-    EXIT_DONE,   /* the interpreter ran inside the block and st is complete */
-    EXIT_FAULT,  /* a thunk took a host signal (soft_cpu.fault_signal) */
+    EXIT_INTERP,  /* interpret the instruction at the offset, then go on */
+    EXIT_NEXT,    /* go on at the offset (poll hit, block invalidated) */
+    EXIT_CHAIN,   /* go on at the offset, and link exit_site to what is found there */
+    EXIT_RIP,     /* go on at st.rip (jump cache miss) */
+    EXIT_CAREFUL, /* go on at the offset in the careful twin of the block there */
+    EXIT_FPU,     /* the instruction at the offset needs vector state */
+    EXIT_THUNK,   /* a thunk finished */
+    EXIT_DONE,    /* the interpreter ran inside the block and st is complete */
+    EXIT_FAULT,   /* a thunk took a host signal (soft_cpu.fault_signal) */
 };
 #define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
 #define EXIT_BRANCH   (1u << 21) /* with RIP: the offset is that of the branch */
@@ -108,10 +110,10 @@ int cache_init(struct soft_vm *svm, struct err *err);
 void cache_fini(struct soft_vm *svm);
 
 /* The block that starts at `phys` (memfd offset), or NULL. Lock-free; check cache.gen after entering in_code. */
-struct block *cache_find(struct cache *cache, uint64_t phys);
+struct block *cache_find(struct cache *cache, uint64_t phys, bool careful);
 
 /* Find or translate the block at the CPU's present RIP, whose page is at `page`. Takes the lock; NULL: interpret. */
-struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off);
+struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful);
 
 /* Link the branch displacement at `site` (executable address) to `to`, if the cache is still of generation `gen`. */
 void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
@@ -134,6 +136,7 @@ const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in);
 void glue_make(struct soft_vm *svm);
 
 /* Translate a block (translate.c); the lock is held. NULL with *full set when the cache has no room. */
-struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, bool *full);
+struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful,
+                              bool *full);
 
 #endif

@@ -214,7 +214,7 @@ static inline void emit_flags_load(struct emit *e)
     emit_mov(e, X86_RAX, T0);
 }
 
-/* Copy an instruction, its memory operand (if any) replaced by [base + index]. False when it has no such encoding. */
-bool emit_copy(struct emit *e, const struct insn *in, unsigned base, unsigned index);
+/* Copy an instruction, its memory operand (if any) replaced by [base + index + disp]. False: no such encoding. */
+bool emit_copy(struct emit *e, const struct insn *in, unsigned base, unsigned index, int32_t disp);
 
 #endif

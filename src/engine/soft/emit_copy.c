@@ -87,7 +87,7 @@ static void copy_tail(struct emit *e, const struct insn *in, unsigned from)
         emit_8(e, is4 && i + 1u == in->len ? in->bytes[i] & 0x7fu : in->bytes[i]);
 }
 
-bool emit_copy(struct emit *e, const struct insn *in, unsigned base, unsigned index)
+bool emit_copy(struct emit *e, const struct insn *in, unsigned base, unsigned index, int32_t disp)
 {
     unsigned reg;
 
@@ -108,7 +108,7 @@ bool emit_copy(struct emit *e, const struct insn *in, unsigned base, unsigned in
     else
         return false;
     reg = in->bytes[in->modrm_off] >> 3 & 7;
-    emit_ea(e, reg, base, index, 1, 0);
+    emit_ea(e, reg, base, index, 1, disp);
     copy_tail(e, in, in->modrm_off + 1 + ea_tail(in));
     return true;
 }

@@ -155,6 +155,7 @@ static bool take_events(struct soft_cpu *c, enum vcpu_exit_reason *reason)
     uint32_t ev;
 
     c->chain_site = NULL; /* RIP may be elsewhere afterwards */
+    c->careful = false;
     atomic_store(&c->exit_request, 0);
     ev = atomic_exchange(&c->vcpu->events, 0);
     if (ev & VCPU_EV_STOP) {
@@ -182,9 +183,8 @@ static bool take_events(struct soft_cpu *c, enum vcpu_exit_reason *reason)
 /* Has a handler been entered? That clears TF before the trap that would follow (SDM volume 3, 17.3.1.4). */
 static bool entered_handler(const struct soft_cpu *c, unsigned op)
 {
-    return !(c->st.rflags & X86_TF) &&
-           (op == ZYDIS_MNEMONIC_INT || op == ZYDIS_MNEMONIC_INT3 || op == ZYDIS_MNEMONIC_INT1 ||
-            op == ZYDIS_MNEMONIC_INTO);
+    return !(c->st.rflags & X86_TF) && (op == ZYDIS_MNEMONIC_INT || op == ZYDIS_MNEMONIC_INT3 ||
+                                        op == ZYDIS_MNEMONIC_INT1 || op == ZYDIS_MNEMONIC_INTO);
 }
 
 static void interp_one(struct soft_cpu *c)
@@ -306,6 +306,9 @@ static void after_code(struct soft_cpu *c)
         if (!soft_fpu_load(c))
             interp_one(c);
         break;
+    case EXIT_CAREFUL:
+        c->careful = true;
+        break;
     case EXIT_CHAIN:
         c->chain_site = c->exit_site;
         c->chain_mem = (arg & EXIT_SITE_MEM) != 0;
@@ -338,15 +341,17 @@ static void step_code(struct soft_cpu *c)
 {
     const uint8_t *site = c->chain_site, *page;
     struct block *b;
+    bool careful = c->careful;
 
     c->chain_site = NULL;
+    c->careful = false;
     if (unlikely(atomic_load(&c->svm->cache.gen) != c->cache_gen)) {
         tlb_flush_jc(c);
         c->cache_gen = atomic_load(&c->svm->cache.gen);
         site = NULL;
     }
     page = tlb_fetch_page(c, c->st.rip);
-    b = page ? cache_get(c, page, c->st.rip & ~PAGE_MASK) : NULL;
+    b = page ? cache_get(c, page, c->st.rip & ~PAGE_MASK, careful) : NULL;
     if (!b) {
         interp_one(c);
         return;
@@ -360,7 +365,8 @@ static void step_code(struct soft_cpu *c)
         interp_one(c);
         return;
     }
-    jc_enter(c->set, c->st.rip, b->entry_mem);
+    if (!careful)
+        jc_enter(c->set, c->st.rip, b->entry_mem);
     if (enter_code(c, b->entry_mem))
         after_code(c);
 }

@@ -99,10 +99,11 @@ struct soft_cpu {
     struct x86_state st;
     struct tlb_set *set; /* current TLB set: read, write, then the jump cache */
     const struct jc_entry
-        *jc;          /* its jump cache, or the always-empty one while an exit is requested */
-    uint64_t page_va; /* guest page being executed in translated code */
-    uint64_t tmp[4];  /* scratch of translated code */
-    uint64_t self;    /* the host address of this structure */
+        *jc;            /* its jump cache, or the always-empty one while an exit is requested */
+    uint64_t page_va;   /* guest page being executed in translated code */
+    uint64_t tmp[4];    /* scratch of translated code */
+    uint64_t window[8]; /* host minus guest address of the block's windows */
+    uint64_t self;      /* the host address of this structure */
     const uint8_t *exit_site; /* with EXIT_CHAIN: the displacement to link */
     uint32_t exit_arg;        /* why translated code was left: cache.h */
     uint64_t host_rsp;
@@ -134,6 +135,7 @@ struct soft_cpu {
     const struct jc_entry *jc_empty; /* matches nothing */
     uint32_t cache_gen;              /* cache.gen that jump caches and code addresses belong to */
     const uint8_t *chain_site;       /* branch to link to the next block found, or NULL */
+    bool careful;                    /* the next block is to be the careful twin */
     bool chain_mem;                  /* it leaves flags in lazy_flags */
     uint8_t nmi_pending;
     bool no_translate;                     /* interpret everything: for tests */

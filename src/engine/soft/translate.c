@@ -220,7 +220,8 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
         emit_goto(t, t->end, t->ninsn ? t->live[t->ninsn - 1] : X86_ARITH, false);
 }
 
-struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, bool *full)
+struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful,
+                              bool *full)
 {
     struct cache *k = &c->svm->cache;
     struct translation t;
@@ -241,6 +242,8 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.cross_page = false;
     end = decode_line(&t, c->svm);
     find_liveness(&t, end);
+    t.careful = careful;
+    windows_find(&t);
 
     b = &k->blocks[k->nblocks];
     memset(b, 0, sizeof(*b));
@@ -251,6 +254,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->len = (uint16_t)(t.end - off);
     b->live_in = t.live_in != 0;
     b->valid = 1;
+    b->careful = careful;
     emit_body(&t, b, rec, end);
     for (unsigned i = 0; i < t.nstubs; i++)
         emit_stub(&t, k, &t.stubs[i]);

@@ -34,6 +34,19 @@ struct stub {
     uint32_t arg; /* exit_arg; INSN: index of the instruction, `from` the imm64 that points to it */
 };
 
+/*
+ * Accesses in one block off the same, known-distance base register that are covered by one soft TLB check. The
+ * difference between host and guest address waits in soft_cpu.window[slot] for those after the first. A window is
+ * good until the interpreter runs. When the range lies in two pages, or the check fails in another way, the block is
+ * left for its careful twin, in which every access has its own check.
+ */
+struct window {
+    uint8_t base, slot;
+    enum mem_access acc;
+    int32_t lo, hi; /* bytes covered, from the base register's value at `first` */
+    unsigned first; /* the instruction that opens it */
+};
+
 struct translation {
     struct emit e;
     struct soft_cpu *cpu;
@@ -46,8 +59,11 @@ struct translation {
     uint16_t target_live[BLOCK_MAX_INSNS]; /* flags needed at a direct branch's target */
     uint8_t klass[BLOCK_MAX_INSNS];        /* enum insn_class */
     uint16_t live_in, taken_live;
-    bool
-        cross_page; /* the last instruction continues on the next page: the interpreter fetches it */
+    struct window windows[BLOCK_MAX_INSNS];
+    unsigned nwindows;
+    int8_t use[BLOCK_MAX_INSNS]; /* the window an instruction's access goes through, or -1 */
+    bool careful;                /* no windows */
+    bool cross_page;             /* the last instruction is for the interpreter to fetch */
     bool simd_checked;
     unsigned cur; /* instruction being emitted */
     enum flags_at flags;
@@ -95,12 +111,31 @@ void emit_address(struct translation *t, const struct ea *ea);
  */
 void emit_check(struct translation *t, const struct ea *ea, unsigned size, enum mem_access acc);
 
-/* T0 = host address; frees T1. */
-void emit_collapse(struct translation *t, unsigned into);
+/* An operand in host memory: [base + index + disp]. */
+struct loc {
+    uint8_t base, index;
+    int32_t disp;
+};
+
+/*
+ * Reach the current instruction's operand, by a check of its own or through its window. The temporaries in `keep`
+ * are not part of the result. `flags`: the instruction reads EFLAGS or keeps some of them.
+ */
+struct loc emit_locate(struct translation *t, const struct ea *ea, unsigned size,
+                       enum mem_access acc, unsigned keep, bool flags);
+struct loc emit_stack_slot(struct translation *t, unsigned base, int disp, enum mem_access acc,
+                           unsigned keep);
+
+enum mem_access mem_access_of(const struct insn *in);
+
+/* window.c: find the accesses of the block that can share a check. */
+void windows_find(struct translation *t);
 
 /* Flags needed by the current instruction or after it that it does not itself produce. */
 uint16_t flags_wanted(const struct translation *t);
-void flags_keep(struct translation *t);    /* before EFLAGS are destroyed: save them if wanted */
+void flags_keep(struct translation *t);   /* before EFLAGS are destroyed: save them if wanted */
+void flags_before(struct translation *t); /* before an instruction without memory operand */
+void flags_after(struct translation *t);
 void flags_to_host(struct translation *t); /* the coming code reads EFLAGS or keeps some */
 
 /* Register a stub reached from the displacement `from`. */
@@ -108,6 +143,9 @@ struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from,
 
 /* Emit one instruction that is neither declined nor the end of the block. */
 void emit_insn(struct translation *t, enum insn_class k);
+
+/* Have the interpreter execute the current instruction; `last`: the straight line ends with it. */
+void emit_interp(struct translation *t, bool last);
 
 /* Emit an instruction that ends the block. */
 void emit_end(struct translation *t, enum insn_class k);

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* build: simd-ok */
+/* Host code for transfers of control: linked branches, the jump cache, calls and returns. */
+#include "engine/soft/translate.h"
+
+/* ---- Transfers of control -------------------------------------------------------------- */
+
+static uint32_t exit_arg(enum exit_kind kind, int64_t off)
+{
+    return (uint32_t)kind << EXIT_KIND_SHIFT | (uint32_t)(off & EXIT_OFFSET);
+}
+
+/* A jump (cc < 0) or conditional jump whose displacement, aligned to 4, starts out at a stub that links it. */
+static void emit_chained(struct translation *t, int cc, int64_t target)
+{
+    struct emit *e = &t->e;
+    uint8_t *site;
+
+    while (((uintptr_t)e->p + (cc < 0 ? 1 : 2)) & 3)
+        emit_8(e, 0x90);
+    if (cc < 0) {
+        emit_8(e, 0xe9);
+        emit_32(e, 0);
+        site = e->p - 4;
+    } else {
+        site = emit_jcc_fwd(e, (unsigned)cc);
+    }
+    stub_add(t, STUB_CHAIN, site,
+             exit_arg(EXIT_CHAIN, target) | (t->flags == FLAGS_HOST ? 0 : EXIT_SITE_MEM));
+}
+
+/* T0 holds the target's address; the flags are in lazy_flags or dead. */
+static void emit_probe(struct translation *t)
+{
+    struct emit *e = &t->e;
+
+    emit_8(e, 0x45); /* imul T1d, T0d, JC_HASH */
+    emit_8(e, 0x69);
+    emit_8(e, 0xc0 | (T1 & 7) << 3 | (T0 & 7));
+    emit_32(e, JC_HASH);
+    emit_8(e, 0x41); /* shr T1d, JC_SHIFT */
+    emit_8(e, 0xc1);
+    emit_8(e, 0xe8 | (T1 & 7));
+    emit_8(e, JC_SHIFT);
+    emit_8(e, 0x41); /* and T1d, mask */
+    emit_8(e, 0x81);
+    emit_8(e, 0xe0 | (T1 & 7));
+    emit_32(e, (JC_ENTRIES - 1) << 4);
+    emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
+    emit_store(e, CPU_OFF(st.rip), T0);
+    emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
+    stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
+             t->cur < t->ninsn ? exit_arg(EXIT_RIP, t->off[t->cur]) | EXIT_BRANCH
+                               : exit_arg(EXIT_RIP, 0));
+    emit_8(e, 0x49); /* and T0, -4096 */
+    emit_8(e, 0x81);
+    emit_8(e, 0xe0 | (T0 & 7));
+    emit_32(e, (uint32_t)-4096);
+    emit_store(e, CPU_OFF(page_va), T0);
+    emit_8(e, 0x41); /* jmp [T1 + 8] */
+    emit_8(e, 0xff);
+    emit_8(e, 0x60 | (T1 & 7));
+    emit_8(e, 8);
+}
+
+void emit_goto(struct translation *t, int64_t target, uint16_t live, bool backward)
+{
+    struct emit *e = &t->e;
+
+    if (!live && t->flags != FLAGS_MEM)
+        t->flags = FLAGS_DEAD;
+    if (target < 0 || target >= (int64_t)PAGE_SIZE) {
+        if (t->flags == FLAGS_HOST) {
+            emit_flags_save(e);
+            t->flags = FLAGS_MEM;
+        }
+        emit_load(e, T0, CPU_OFF(page_va));
+        emit_lea(e, T0, T0, INSN_NOREG, 1, (int32_t)target);
+        emit_probe(t);
+        return;
+    }
+    if (backward) {
+        if (t->flags == FLAGS_HOST) {
+            emit_flags_save(e);
+            t->flags = FLAGS_MEM;
+        }
+        emit_gs(e, false, 0x83, 7, CPU_OFF(exit_request)); /* cmp dword gs:exit_request, 0 */
+        emit_8(e, 0);
+        stub_add(t, STUB_EXIT, emit_jcc_fwd(e, 5), exit_arg(EXIT_NEXT, target));
+    }
+    emit_chained(t, -1, target);
+}
+
+static int64_t branch_target(const struct translation *t)
+{
+    const struct insn *in = &t->in[t->cur];
+
+    return (int64_t)t->off[t->cur] + in->len + (int64_t)in->imm;
+}
+
+static unsigned condition(const struct insn *in)
+{
+    uint8_t b = in->bytes[in->op_off];
+
+    return b == 0x0f ? in->bytes[in->op_off + 1] & 15 : b & 15;
+}
+
+void emit_branch(struct translation *t)
+{
+    const struct insn *in = &t->in[t->cur];
+    int64_t target = branch_target(t);
+    bool backward = target <= t->off[t->cur];
+    enum flags_at after;
+    uint8_t *skip;
+
+    flags_to_host(t);
+    if (!backward && target < (int64_t)PAGE_SIZE) {
+        emit_chained(t, (int)condition(in), target);
+        return;
+    }
+    skip = emit_jcc_fwd(&t->e, condition(in) ^ 1);
+    after = t->flags;
+    emit_goto(t, target, t->taken_live, backward);
+    t->flags = after;
+    emit_patch(&t->e, skip);
+}
+
+/* Push the return address; the target, if indirect, waits in tmp[1]. */
+static void emit_push_return(struct translation *t)
+{
+    const struct insn *in = &t->in[t->cur];
+    struct emit *e = &t->e;
+    struct loc at = emit_stack_slot(t, X86_RSP, -8, ACC_WRITE, 1u << T0);
+
+    emit_load(e, T0, CPU_OFF(page_va));
+    emit_lea(e, T0, T0, INSN_NOREG, 1, t->off[t->cur] + in->len);
+    emit_rm(e, true, 0x89, T0, at.base, at.index, 1, at.disp);
+    emit_lea(e, X86_RSP, X86_RSP, INSN_NOREG, 1, -8);
+}
+
+/* Target operand of an indirect branch into T0. */
+static void emit_branch_operand(struct translation *t)
+{
+    const struct insn *in = &t->in[t->cur];
+
+    if (in->opnd[0].kind == OPND_MEM) {
+        struct ea ea = ea_of(t, in);
+
+        emit_check(t, &ea, 8, ACC_READ);
+        emit_rm(&t->e, true, 0x8b, T0, T1, T0, 1, 0);
+    } else if (in->opnd[0].reg == T0 || in->opnd[0].reg == T1) {
+        flags_keep(t);
+        emit_load(&t->e, T0, GPR_OFF(in->opnd[0].reg));
+    } else {
+        flags_keep(t);
+        emit_mov(&t->e, T0, in->opnd[0].reg);
+    }
+}
+
+static void emit_ret(struct translation *t)
+{
+    const struct insn *in = &t->in[t->cur];
+    struct loc at = emit_stack_slot(t, X86_RSP, 0, ACC_READ, 0);
+
+    flags_keep(t);
+    emit_rm(&t->e, true, 0x8b, T0, at.base, at.index, 1, at.disp);
+    emit_lea(&t->e, X86_RSP, X86_RSP, INSN_NOREG, 1,
+             8 + (int32_t)(in->nopnd ? in->imm & 0xffff : 0));
+    emit_probe(t);
+}
+
+void emit_end(struct translation *t, enum insn_class k)
+{
+    int64_t target = branch_target(t);
+    bool backward = target <= t->off[t->cur];
+
+    switch (k) {
+    case CLASS_INTERP_END:
+        emit_interp(t, true);
+        break;
+    case CLASS_JMP:
+        emit_goto(t, target, t->taken_live, backward);
+        break;
+    case CLASS_JMP_IND:
+        emit_branch_operand(t);
+        emit_probe(t);
+        break;
+    case CLASS_CALL:
+        emit_push_return(t);
+        emit_goto(t, target, t->taken_live, backward);
+        break;
+    case CLASS_CALL_IND:
+        emit_branch_operand(t);
+        emit_store(&t->e, CPU_OFF(tmp[1]), T0);
+        emit_push_return(t);
+        emit_load(&t->e, T0, CPU_OFF(tmp[1]));
+        emit_probe(t);
+        break;
+    case CLASS_RET:
+        emit_ret(t);
+        break;
+    default:
+        break;
+    }
+}

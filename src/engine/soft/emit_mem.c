@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* build: simd-ok */
+/* Host code for reaching guest memory: flags kept out of the way, addresses, soft TLB checks, windows. */
+#include "engine/soft/tlb.h"
+#include "engine/soft/translate.h"
+
+#define INDEX_MASK ((TLB_ENTRIES - 1) << 4)
+
+/* ---- Flags ---------------------------------------------------------------- */
+
+uint16_t flags_wanted(const struct translation *t)
+{
+    const struct insn *in = &t->in[t->cur];
+
+    return in->fl_read | (t->live[t->cur] & (uint16_t)~in->fl_write);
+}
+
+void flags_keep(struct translation *t)
+{
+    if (t->flags != FLAGS_HOST)
+        return;
+    if (flags_wanted(t)) {
+        emit_flags_save(&t->e);
+        t->flags = FLAGS_MEM;
+    } else {
+        t->flags = FLAGS_DEAD;
+    }
+}
+
+void flags_to_host(struct translation *t)
+{
+    if (t->flags == FLAGS_MEM)
+        emit_flags_load(&t->e);
+    t->flags = FLAGS_HOST;
+}
+
+/* Around the instruction proper: bring flags in if it reads or keeps some, note what it leaves. */
+void flags_before(struct translation *t)
+{
+    const struct insn *in = &t->in[t->cur];
+
+    if (t->flags == FLAGS_MEM && in->fl_write && flags_wanted(t))
+        flags_to_host(t);
+    else if (t->flags == FLAGS_MEM && in->fl_read)
+        flags_to_host(t);
+}
+
+void flags_after(struct translation *t)
+{
+    if (t->in[t->cur].fl_write)
+        t->flags = FLAGS_HOST;
+}
+
+/* ---- Addresses and checks ---------------------------------------------------- */
+
+struct ea ea_of(const struct translation *t, const struct insn *in)
+{
+    struct ea ea = {in->mem_base,  in->mem_index, in->mem_scale,
+                    in->addr_size, in->mem_seg,   in->mem_disp};
+
+    if (ea.base == INSN_RIP)
+        ea.disp += t->off[t->cur] + in->len;
+    return ea;
+}
+
+void emit_address(struct translation *t, const struct ea *ea)
+{
+    struct emit *e = &t->e;
+    unsigned base = ea->base;
+
+    if (base == T1 || ea->index == T1)
+        emit_load(e, T1, GPR_OFF(T1));
+    if (base == T0 || ea->index == T0)
+        emit_load(e, T0, GPR_OFF(T0));
+    if (base == INSN_RIP) {
+        emit_load(e, T0, CPU_OFF(page_va));
+        base = T0;
+    }
+    emit_rm(e, ea->addr_size == 8, 0x8d, T0, base, ea->index, ea->scale, (int32_t)ea->disp);
+    if (ea->seg == X86_FS || ea->seg == X86_GS) /* add T0, gs:base */
+        emit_gs(e, true, 0x03, T0,
+                CPU_OFF(st.seg) + ea->seg * (int32_t)sizeof(struct x86_seg) +
+                    (int32_t)offsetof(struct x86_seg, base));
+}
+
+struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from, uint32_t arg)
+{
+    struct stub *s = &t->stubs[t->nstubs++];
+
+    memset(s, 0, sizeof(*s));
+    s->kind = kind;
+    s->from = from;
+    s->arg = arg;
+    s->flags = t->flags;
+    return s;
+}
+
+void emit_check(struct translation *t, const struct ea *ea, unsigned size, enum mem_access acc)
+{
+    struct emit *e = &t->e;
+    int32_t table = acc == ACC_WRITE ? (int32_t)offsetof(struct tlb_set, wr)
+                                     : (int32_t)offsetof(struct tlb_set, rd);
+    const uint8_t *retry;
+    struct stub *s;
+
+    flags_keep(t);
+    retry = emit_here(e);
+    emit_address(t, ea);
+    emit_mov(e, T1, T0);
+    emit_8(e, 0x49); /* shr T1, 8 */
+    emit_8(e, 0xc1);
+    emit_8(e, 0xe8 | (T1 & 7));
+    emit_8(e, 8);
+    emit_8(e, 0x41); /* and T1d, mask */
+    emit_8(e, 0x81);
+    emit_8(e, 0xe0 | (T1 & 7));
+    emit_32(e, INDEX_MASK);
+    emit_gs(e, true, 0x03, T1, CPU_OFF(set));             /* add T1, gs:set */
+    emit_rm(e, true, 0x33, T0, T1, INSN_NOREG, 1, table); /* xor T0, [T1 + table] */
+    emit_8(e, 0x49);                                      /* cmp T0, 4096 - size */
+    emit_8(e, 0x81);
+    emit_8(e, 0xf8 | (T0 & 7));
+    emit_32(e, (uint32_t)(PAGE_SIZE - size));
+    s = stub_add(t, STUB_MISS, emit_jcc_fwd(e, 7), EXIT_INTERP << EXIT_KIND_SHIFT | t->off[t->cur]);
+    s->retry = retry;
+    s->ea = *ea;
+    s->acc = acc;
+    emit_rm(e, true, 0x8b, T1, T1, INSN_NOREG, 1, table + 8); /* mov T1, [T1 + table + 8] */
+}
+
+/* T = host address; the other temporary is free afterwards. */
+static struct loc collapse_into(struct translation *t, unsigned into)
+{
+    emit_lea(&t->e, into, T1, T0, 1, 0);
+    return (struct loc){(uint8_t)into, INSN_NOREG, 0};
+}
+
+/* Open the current instruction's window: one check for all its accesses, then T0 = host minus guest address. */
+static void window_open(struct translation *t, const struct window *w)
+{
+    struct emit *e = &t->e;
+    struct ea ea = {w->base, INSN_NOREG, 1, 8, X86_DS, w->lo};
+    struct stub *s = &t->stubs[t->nstubs];
+
+    emit_check(t, &ea, (unsigned)(w->hi - w->lo), w->acc);
+    s->arg = (uint32_t)EXIT_CAREFUL << EXIT_KIND_SHIFT | t->off[t->cur];
+    emit_lea(e, T0, T1, T0, 1, -w->lo);
+    emit_rr(e, 0x29, T0, w->base); /* sub T0, base */
+    emit_store(e, CPU_OFF(window[w->slot]), T0);
+}
+
+struct loc emit_locate(struct translation *t, const struct ea *ea, unsigned size,
+                       enum mem_access acc, unsigned keep, bool flags)
+{
+    const struct window *w = t->use[t->cur] < 0 ? NULL : &t->windows[t->use[t->cur]];
+    unsigned reg = keep & 1u << T1 ? T0 : T1;
+    bool opens = w && w->first == t->cur;
+
+    if (!w) {
+        struct loc at = {T1, T0, 0};
+
+        emit_check(t, ea, size, acc);
+        flags = flags && t->flags == FLAGS_MEM;
+        if (keep || flags)
+            at = collapse_into(t, flags ? T1 : keep & 1u << T0 ? T1 : T0);
+        if (flags)
+            flags_to_host(t); /* takes T0 */
+        if (at.base == T1 && (keep & 1u << T1)) {
+            emit_mov(&t->e, T0, T1);
+            at.base = T0;
+        }
+        return at;
+    }
+    if (opens) {
+        window_open(t, w);
+        emit_mov(&t->e, T1, T0);
+    }
+    if (flags && t->flags == FLAGS_MEM)
+        flags_to_host(t);
+    if (!opens)
+        emit_load(&t->e, reg, CPU_OFF(window[w->slot]));
+    else if (reg == T0)
+        emit_mov(&t->e, T0, T1);
+    return (struct loc){ea->base, (uint8_t)reg, (int32_t)ea->disp};
+}
