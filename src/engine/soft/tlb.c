@@ -381,17 +381,21 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
 
 /* ---- Accesses ---------------------------------------------------------- */
 
+typedef uint16_t unaligned16 __attribute__((aligned(1)));
+typedef uint32_t unaligned32 __attribute__((aligned(1)));
+typedef uint64_t unaligned64 __attribute__((aligned(1)));
+
 static uint64_t host_ld(const uint8_t *p, unsigned size)
 {
     switch (size) {
     case 1:
         return *p;
     case 2:
-        return *(const volatile uint16_t __attribute__((aligned(1))) *)p;
+        return *(const volatile unaligned16 *)p;
     case 4:
-        return *(const volatile uint32_t __attribute__((aligned(1))) *)p;
+        return *(const volatile unaligned32 *)p;
     default:
-        return *(const volatile uint64_t __attribute__((aligned(1))) *)p;
+        return *(const volatile unaligned64 *)p;
     }
 }
 
@@ -402,13 +406,13 @@ static void host_st(uint8_t *p, unsigned size, uint64_t val)
         *(volatile uint8_t *)p = (uint8_t)val;
         break;
     case 2:
-        *(volatile uint16_t __attribute__((aligned(1))) *)p = (uint16_t)val;
+        *(volatile unaligned16 *)p = (uint16_t)val;
         break;
     case 4:
-        *(volatile uint32_t __attribute__((aligned(1))) *)p = (uint32_t)val;
+        *(volatile unaligned32 *)p = (uint32_t)val;
         break;
     default:
-        *(volatile uint64_t __attribute__((aligned(1))) *)p = val;
+        *(volatile unaligned64 *)p = val;
         break;
     }
 }
