@@ -334,6 +334,18 @@ static enum dt_kind pick_kind(struct gen *g)
     return DT_INT;
 }
 
+/* A register that points into the window, or 16. */
+static uint8_t gen_pointer(struct gen *g)
+{
+    for (unsigned tries = 0; tries < 16; tries++) {
+        unsigned r = gen_below(g, g->k->mode32 ? 8 : 16);
+
+        if (g->ptr & 1u << r)
+            return (uint8_t)r;
+    }
+    return 16;
+}
+
 static void choose_place(struct gen *g)
 {
     struct dt_case *k = g->k;
@@ -365,6 +377,7 @@ void dt_generate(struct dt_case *k, uint64_t seed, enum dt_kind kind, int mode32
     choose_place(&g);
     first_state(&g);
     first_memory(&g);
+    g.favourite = gen_percent(&g, 40) ? gen_pointer(&g) : 16;
     k->n = 1 + (gen_percent(&g, 25) ? 0 : gen_below(&g, DT_MAX_INSNS));
     for (unsigned i = 0; i < k->n; i++) {
         g.va = gen_insn_va(k, i);

@@ -11,6 +11,7 @@ struct gen {
     uint64_t va; /* of the instruction being made */
     /* Registers by what they hold: addresses, small integers, addresses of instructions. */
     uint16_t ptr, small, codeptr;
+    uint8_t favourite; /* a base register that most operands use, or 16 */
 };
 
 uint64_t gen_rnd(struct gen *g);

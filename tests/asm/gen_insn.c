@@ -244,6 +244,8 @@ static void choose_disp(struct gen *g, struct modrm *m)
     m->disp = (int32_t)gen_below(g, 8) * 16 - 64;
     if (gen_percent(g, 30))
         m->disp = (int32_t)gen_below(g, 256) - 128;
+    if (m->mod == 2 && gen_percent(g, 50))
+        m->disp = (int32_t)gen_below(g, 0x3000) - 0x1800;
     if (m->mod == 2 && gen_percent(g, 5))
         m->disp = (int32_t)gen_rnd(g);
 }
@@ -265,6 +267,8 @@ static void choose_modrm(struct gen *g, struct modrm *m, bool vsib, bool segment
     m->base = (uint8_t)any_of(g, segment ? g->small : g->ptr);
     if (pick >= 95)
         m->base = (uint8_t)gen_below(g, nregs);
+    else if (g->favourite < 16 && !segment && gen_percent(g, 80))
+        m->base = g->favourite;
     m->sib = vsib || (m->base & 7) == 4 || (pick >= 60 && pick < 80);
     if (vsib || (pick >= 60 && pick < 80)) {
         m->index = (uint8_t)(vsib ? gen_below(g, nregs) : any_of(g, g->small));
