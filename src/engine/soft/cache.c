@@ -13,8 +13,9 @@
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/tlb.h"
 
-#define MAX_BLOCKS  (CACHE_SIZE / 160)
-#define MAX_RECOVER (CACHE_SIZE / 16)
+#define THUNK_MAX_CODE 1024
+#define MAX_BLOCKS     (CACHE_SIZE / 160)
+#define MAX_RECOVER    (CACHE_SIZE / 16)
 
 static void *lazy_alloc(size_t bytes)
 {
@@ -366,7 +367,7 @@ static const uint8_t *thunk_make(struct cache *k, const struct insn *in)
     return start;
 }
 
-const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in)
+const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in, bool *full)
 {
     struct cache *k = &c->svm->cache;
     uint64_t lo, hi;
@@ -377,11 +378,13 @@ const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in)
     memcpy(&hi, in->bytes + 8, 8);
     hi |= (uint64_t)in->mode << 56; /* the sixteenth byte is free */
     t = &k->thunks[((lo ^ hi * 31) * 0x9e3779b97f4a7c15ull) >> 54];
+    *full = false;
     pthread_mutex_lock(&k->lock);
     if (t->code && t->lo == lo && t->hi == hi) {
         code = t->code;
     } else {
-        code = k->used + 1024 < CACHE_SIZE ? thunk_make(k, in) : NULL;
+        *full = k->used + THUNK_MAX_CODE > CACHE_SIZE;
+        code = *full ? NULL : thunk_make(k, in);
         if (code) {
             t->lo = lo;
             t->hi = hi;

@@ -18,7 +18,9 @@ struct soft_vm;
 struct soft_cpu;
 struct insn;
 
-#define CACHE_SIZE          MIB(128)
+#ifndef CACHE_SIZE /* tests make it small, to see it flushed */
+#define CACHE_SIZE MIB(128)
+#endif
 #define CACHE_HASH_BITS     16
 #define CACHE_GRANULE_SHIFT 6 /* writes to a code page are told apart at 64 bytes */
 
@@ -129,8 +131,8 @@ void cache_flush_all(struct soft_cpu *c);
 const struct block *cache_block_at(const struct cache *cache, const uint8_t *pc,
                                    const struct recover **rec);
 
-/* The thunk for a native instruction, made on first use. NULL: cannot be re-encoded. Takes the lock. */
-const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in);
+/* The thunk for a native instruction, made on first use. NULL: cannot be re-encoded, or *full. Takes the lock. */
+const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in, bool *full);
 
 /* Generate the glue into a fresh cache (glue.c). */
 void glue_make(struct soft_vm *svm);

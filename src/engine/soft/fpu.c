@@ -154,6 +154,7 @@ static const uint8_t *find_thunk(struct soft_cpu *c, const struct insn *in, uint
 {
     struct thunk_entry *t;
     uint64_t b[2];
+    bool full;
 
     memcpy(b, in->bytes, sizeof(b));
     b[1] |= (uint64_t)in->mode << 56; /* the sixteenth byte is free */
@@ -161,7 +162,8 @@ static const uint8_t *find_thunk(struct soft_cpu *c, const struct insn *in, uint
     if (likely(t->code && t->gen == gen && t->bytes[0] == b[0] && t->bytes[1] == b[1]))
         return t->code;
     soft_fpu_park(c);
-    t->code = cache_thunk(c, in);
+    while (!(t->code = cache_thunk(c, in, &full)) && full)
+        cache_flush_all(c); /* run_thunk sees that the generation changed */
     t->gen = gen;
     t->bytes[0] = b[0];
     t->bytes[1] = b[1];
