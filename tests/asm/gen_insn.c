@@ -537,6 +537,27 @@ static unsigned define_flags(const struct decoded *d, uint8_t *b, unsigned n)
     return n;
 }
 
+/*
+ * Bytes that Zydis does not know, and are not where a newer processor or a
+ * hypervisor may have put something: a VEX or one-byte opcode, or 0F 38/3A of
+ * the columns long filled.
+ */
+static bool undefined_everywhere(const uint8_t *b)
+{
+    unsigned i = 0;
+
+    while (i < 4 && (b[i] == 0x66 || b[i] == 0xf2 || b[i] == 0xf3 || b[i] == 0x2e || b[i] == 0x36 ||
+                     b[i] == 0x3e || (b[i] & 0xfe) == 0x26 || (b[i] & 0xfe) == 0x64))
+        i++;
+    if ((b[i] & 0xf0) == 0x40)
+        i++;
+    if (b[i] == 0x0f)
+        return (b[i + 1] == 0x38 || b[i + 1] == 0x3a) && b[i + 2] < 0x80;
+    if (b[i] == 0x62 || b[i] == 0x8f || b[i] == 0xd5)
+        return false;
+    return true;
+}
+
 void gen_insn(struct gen *g, struct dt_insn *in)
 {
     struct decoded d;
@@ -559,7 +580,15 @@ void gen_insn(struct gen *g, struct dt_insn *in)
             n = r->map >= MAP_V1 ? put_vex(g, r, b) : put_legacy(g, r, b);
             put_tail(g, b, n);
         }
-        if (!decode(g, b, &d) || !acceptable(&d.zi, d.zo, b) || spoils(g, &d, &written))
+        if (!decode(g, b, &d)) {
+            if (g->k->kind != DT_RAW || !gen_percent(g, 20) || !undefined_everywhere(b))
+                continue;
+            memset(in, 0, sizeof(*in));
+            memcpy(in->bytes, b, sizeof(in->bytes));
+            in->len = sizeof(in->bytes);
+            return;
+        }
+        if (!acceptable(&d.zi, d.zo, b) || spoils(g, &d, &written))
             continue;
         place_absolute(g, &d, b);
         len = define_flags(&d, b, d.zi.length);
