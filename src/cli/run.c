@@ -23,6 +23,7 @@
 #include "core/vm.h"
 #include "engine/engine.h"
 #include "x86/boot.h"
+#include "x86/cpuid.h"
 
 /* One run. The console's thread calls session_leave while the main thread builds, runs and frees the VM. */
 struct session {
@@ -89,6 +90,13 @@ static int check_memory(uint64_t memory, struct err *err)
     return -ENOMEM;
 }
 
+/* "host" or "x86-64-vN": the option table has seen to that. */
+static enum cpu_model cpu_model(const char *name)
+{
+    return strcmp(name, "host") ? (enum cpu_model)(CPU_V1 + (name[strlen(name) - 1] - '1'))
+                                : CPU_HOST;
+}
+
 /* All that can fail without a VM. */
 static int check_all(struct session *s, struct err *err)
 {
@@ -99,6 +107,8 @@ static int check_all(struct session *s, struct err *err)
 
     if (!r)
         r = engine_choose(o->engine, &s->engine, &s->passed, err);
+    if (!r)
+        r = cpuid_check_model(cpu_model(o->cpu), err);
     if (!r)
         r = boot_check(&boot, o->memory, err);
     if (!r && s->passed.code && !o->quiet)
@@ -182,6 +192,7 @@ static int run_vm(struct session *s, struct err *err)
     bool stdio = !strcmp(o->console, "stdio");
     const struct vm_config cfg = {
         .name = o->name,
+        .cpu = cpu_model(o->cpu),
         .cpus = o->cpus,
         .memory = o->memory,
         .kernel = o->kernel,

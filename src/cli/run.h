@@ -8,7 +8,7 @@
 
 struct run_opts {
     const char *name; /* NULL: not given */
-    const char *engine, *console;
+    const char *engine, *cpu, *console;
     const char *kernel, *initrd, *append;
     unsigned cpus;
     uint64_t memory;

@@ -17,8 +17,12 @@
 struct engine_ops;
 struct machine;
 
+/* What CPUID shows: all that host and engine have, or a level that every engine gives alike (x86/cpuid.c). */
+enum cpu_model { CPU_HOST, CPU_V1, CPU_V2, CPU_V3 };
+
 struct vm_config {
     const char *name;
+    enum cpu_model cpu;
     unsigned cpus;
     uint64_t memory; /* bytes */
     const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
@@ -35,7 +39,7 @@ enum vm_end {
     VM_END_FAILED,   /* triple fault or engine error; see err */
 };
 
-enum vm_request { VM_REQ_POWEROFF = 1, VM_REQ_RESET = 2, VM_REQ_STOP = 4 };
+enum vm_request { VM_REQ_POWEROFF = 1, VM_REQ_RESET = 2, VM_REQ_STOP = 4, VM_REQ_MOVE = 8 };
 
 struct vm {
     struct vm_config cfg;
@@ -44,6 +48,7 @@ struct vm {
     struct clock clock;
     struct vcpu *vcpus; /* cfg.cpus of them */
     const struct engine_ops *engine;
+    _Atomic(const struct engine_ops *) move_to; /* for VM_REQ_MOVE */
     void *engine_data;
     struct machine *machine;
     _Atomic uint32_t requests; /* enum vm_request bits, for the thread in vm_run */
@@ -64,6 +69,9 @@ int vm_run(struct vm *vm, enum vm_end *end, struct err *err);
 
 /* Ask for power-off, reset or stop. Any thread, a vCPU's own included; returns at once. */
 void vm_request(struct vm *vm, enum vm_request req);
+
+/* Ask for the guest to go on under another engine (core/move.h). Any thread; returns at once. */
+void vm_request_move(struct vm *vm, const struct engine_ops *to);
 
 /* A device or loader has written guest memory [gpa, gpa+len) with mem_write or through mem_hva. Any thread. */
 void vm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len);

@@ -19,6 +19,7 @@
 #include "x86/cpuid.h"
 
 #include <cpuid.h>
+#include <errno.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -144,6 +145,70 @@ static void host_query(void)
     host.xcr0 &= CPUID_XCR0_MASK;
 }
 
+/* ---- Baselines ---------------------------------------------------------- */
+
+/*
+ * The levels of the x86-64 psABI and what kernels need to make use of them:
+ * the same whatever the host and the engine, so that a guest can move. The
+ * paging features that some processors of a level lack are left out.
+ */
+static const struct baseline {
+    enum cpu_model model;
+    const char *name;
+    uint32_t shown[F_COUNT];
+} baselines[] = {
+#define B_1_ECX  (BIT(21) | BIT(24) | BIT(31))
+#define B_X1_EDX (BIT(11) | BIT(20) | BIT(29))
+    {CPU_V1,
+     "x86-64-v1",
+     {[F_1_ECX] = B_1_ECX, [F_1_EDX] = ~0u, [F_7_EBX] = BIT(1), [F_X1_EDX] = B_X1_EDX}},
+#define B2_1_ECX  (B_1_ECX | BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(23))
+#define B2_X1_EDX (B_X1_EDX | BIT(27))
+    {CPU_V2,
+     "x86-64-v2",
+     {[F_1_ECX] = B2_1_ECX,
+      [F_1_EDX] = ~0u,
+      [F_7_EBX] = BIT(1),
+      [F_X1_ECX] = BIT(0),
+      [F_X1_EDX] = B2_X1_EDX}},
+    {CPU_V3,
+     "x86-64-v3",
+     {[F_1_ECX] = B2_1_ECX | BIT(12) | BIT(22) | BIT(26) | BIT(28) | BIT(29),
+      [F_1_EDX] = ~0u,
+      [F_7_EBX] = BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(8),
+      [F_X1_ECX] = BIT(0) | BIT(5),
+      [F_X1_EDX] = B2_X1_EDX | BIT(26)}},
+};
+
+static const struct baseline *baseline_of(enum cpu_model model)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(baselines); i++)
+        if (baselines[i].model == model)
+            return &baselines[i];
+    return NULL;
+}
+
+int cpuid_check_model(enum cpu_model model, struct err *err)
+{
+    const struct baseline *b = baseline_of(model);
+
+    pthread_once(&host_once, host_query);
+    for (unsigned i = 0; b && i < F_COUNT; i++) {
+        uint32_t missing =
+            b->shown[i] & (features[i].ours | features[i].native) & ~host.features[i];
+
+        if (!missing)
+            continue;
+        err_set(
+            err, -ENOTSUP,
+            "this host cannot give CPU model %s: its processor lacks bit %d of CPUID leaf 0x%x, %s",
+            b->name, __builtin_ctz(missing), features[i].leaf,
+            (const char *const[]){"EAX", "EBX", "ECX", "EDX"}[features[i].reg]);
+        return err_next(err, "Choose a lower level with --cpu.");
+    }
+    return 0;
+}
+
 /* ---- Leaves ------------------------------------------------------------- */
 
 struct query {
@@ -151,6 +216,19 @@ struct query {
     const struct x86_state *st;
     uint32_t leaf, subleaf;
 };
+
+static uint32_t feature(const struct query *q, enum feature_word word)
+{
+    const struct baseline *b = baseline_of(q->vcpu->vm->cfg.cpu);
+
+    return host.features[word] & (b ? b->shown[word] : ~0u);
+}
+
+/* XCR0 as guests may set it. */
+static uint32_t shown_xcr0(const struct query *q)
+{
+    return feature(q, F_1_ECX) & F1_ECX_XSAVE ? host.xcr0 : 0;
+}
 
 /* Bits of the APIC ID that number the CPUs. */
 static unsigned core_bits(const struct vcpu *vcpu)
@@ -179,8 +257,8 @@ static void leaf_features(const struct query *q, uint32_t out[4])
 {
     out[EAX] = CPUID_SIGNATURE;
     out[EBX] = q->vcpu->id << 24 | 1u << (16 + core_bits(q->vcpu)) | (64 / 8) << 8;
-    out[ECX] = host.features[F_1_ECX];
-    out[EDX] = host.features[F_1_EDX];
+    out[ECX] = feature(q, F_1_ECX);
+    out[EDX] = feature(q, F_1_EDX);
     if ((out[ECX] & F1_ECX_XSAVE) && (q->st->cr4 & X86_CR4_OSXSAVE))
         out[ECX] |= F1_ECX_OSXSAVE;
     if (q->vcpu->vm->cfg.cpus > 1)
@@ -225,9 +303,9 @@ static void leaf_features7(const struct query *q, uint32_t out[4])
 {
     if (q->subleaf)
         return;
-    out[EBX] = host.features[F_7_EBX];
-    out[ECX] = host.features[F_7_ECX];
-    out[EDX] = host.features[F_7_EDX];
+    out[EBX] = feature(q, F_7_EBX);
+    out[ECX] = feature(q, F_7_ECX);
+    out[EDX] = feature(q, F_7_EDX);
 }
 
 /* Every vCPU is a core of its own in one package. */
@@ -252,17 +330,17 @@ static uint32_t xsave_size(uint64_t xcr0)
 
 static void leaf_xsave(const struct query *q, uint32_t out[4])
 {
-    if (!(host.features[F_1_ECX] & F1_ECX_XSAVE))
+    if (!(feature(q, F_1_ECX) & F1_ECX_XSAVE))
         return;
     if (q->subleaf == 0) {
-        out[EAX] = host.xcr0;
+        out[EAX] = shown_xcr0(q);
         out[EBX] = xsave_size(q->st->xcr0);
-        out[ECX] = xsave_size(host.xcr0);
+        out[ECX] = xsave_size(shown_xcr0(q));
     } else if (q->subleaf == 1) {
-        out[EAX] = host.features[F_D1_EAX];
+        out[EAX] = feature(q, F_D1_EAX);
         if (out[EAX] & BIT(1)) /* compacted, AVX follows the header at once */
             out[EBX] = XSAVE_LEGACY_SIZE + (q->st->xcr0 & XCR0_AVX ? host.avx_size : 0);
-    } else if (q->subleaf == 2 && (host.xcr0 & XCR0_AVX)) {
+    } else if (q->subleaf == 2 && (shown_xcr0(q) & XCR0_AVX)) {
         out[EAX] = host.avx_size;
         out[EBX] = host.avx_offset;
     }
@@ -329,8 +407,10 @@ static void leaf_hv_vendor(const struct query *q, uint32_t out[4])
 static void leaf_hv_features(const struct query *q, uint32_t out[4])
 {
     out[EAX] = BIT(0) /* clocksource, old MSRs */ | BIT(1) /* no I/O delays */ |
-               BIT(3) /* clocksource */ | BIT(11) /* send-IPI hypercall */ |
-               BIT(24) /* clocksource agrees between CPUs */;
+               BIT(3) /* clocksource */ | BIT(24) /* clocksource agrees between CPUs */;
+    /* Hypercalls differ between vendors, so a guest that may move gets none. */
+    if (q->vcpu->vm->cfg.cpu == CPU_HOST)
+        out[EAX] |= BIT(11); /* send IPI */
 }
 
 static void leaf_hv_timing(const struct query *q, uint32_t out[4])
@@ -348,8 +428,8 @@ static void leaf_ext_max(const struct query *q, uint32_t out[4])
 
 static void leaf_ext_features(const struct query *q, uint32_t out[4])
 {
-    out[ECX] = host.features[F_X1_ECX];
-    out[EDX] = host.features[F_X1_EDX];
+    out[ECX] = feature(q, F_X1_ECX);
+    out[EDX] = feature(q, F_X1_EDX);
 }
 
 static void leaf_brand(const struct query *q, uint32_t out[4])

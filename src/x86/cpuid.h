@@ -4,12 +4,16 @@
 #define LODGE_X86_CPUID_H
 
 #include "core/vcpu.h"
+#include "core/vm.h"
 #include "x86/state.h"
 
 #define CPUID_XCR0_MASK 0x7ull /* x87, SSE, AVX */
 
 /* CPUID.1:EAX and EDX after RESET: family 6, model 0x36, stepping 1 (cpuid.c says why). */
 #define CPUID_SIGNATURE 0x00030661u
+
+/* Can this host's processor give the model? */
+int cpuid_check_model(enum cpu_model model, struct err *err);
 
 /* Answer CPUID for this vCPU in its present state (OSXSAVE, XCR0 sizes). out: EAX EBX ECX EDX. */
 void cpuid_get(const struct vcpu *vcpu, const struct x86_state *st, uint32_t leaf, uint32_t subleaf,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/x86/cpuid.c */
+/* unit: src/x86/cpuid.c src/base/err.c */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

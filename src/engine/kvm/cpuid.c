@@ -3,7 +3,8 @@
  * CPUID under KVM: the host's processor as KVM can show it, less what this
  * machine does not offer, with the machine's own leaves (topology, timing,
  * APIC identity) from src/x86/cpuid.c. The processor's identity stays the
- * host's: guests choose their defences against speculation by it.
+ * host's: guests choose their defences against speculation by it. A baseline
+ * (vm_config.cpu) is the machine's CPUID alone, the same as under any engine.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -209,6 +210,76 @@ static bool host_is_intel(const struct kvm_cpuid2 *host)
     return false;
 }
 
+static const struct kvm_cpuid_entry2 *host_entry(const struct build *b, uint32_t leaf)
+{
+    for (unsigned i = 0; i < b->host->nent; i++)
+        if (b->host->entries[i].function == leaf && b->host->entries[i].index == 0)
+            return &b->host->entries[i];
+    return NULL;
+}
+
+/* Features that KVM makes itself and does not list. */
+#define KVM_MADE_1_ECX (BIT(21) /* x2APIC */ | BIT(24) /* TSC deadline */ | BIT(31))
+#define KVM_MADE_1_EDX BIT(28) /* HTT */
+
+/* Of a baseline nothing may be missing, or it would be another. */
+static int check_baseline(const struct build *b, struct err *err)
+{
+    static const uint32_t leaves[] = {1, 7, 0x80000001};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(leaves); i++) {
+        const struct kvm_cpuid_entry2 *e = host_entry(b, leaves[i]);
+        uint32_t r[4], have[4] = {0};
+
+        cpuid_get(b->vcpu, b->st, leaves[i], 0, r);
+        if (e)
+            regs_of(e, have);
+        if (leaves[i] == 1) {
+            have[ECX] |= KVM_MADE_1_ECX;
+            have[EDX] |= KVM_MADE_1_EDX;
+        }
+        for (unsigned n = leaves[i] == 0x80000001 ? ECX : EBX; n <= EDX; n++) {
+            if ((leaves[i] == 1 && n == EBX) || !(r[n] & ~have[n]))
+                continue;
+            err_set(err, -ENOTSUP,
+                    "this host's KVM cannot give the CPU model asked for: of CPUID leaf 0x%x, "
+                    "register %u, it lacks bits 0x%x",
+                    leaves[i], n, r[n] & ~have[n]);
+            return err_next(err, "Choose a lower level with --cpu, or --cpu host.");
+        }
+    }
+    return 0;
+}
+
+/* The machine's CPUID and no other, as the software engine shows it. */
+static int add_baseline(struct build *b, struct err *err)
+{
+    static const struct {
+        uint32_t leaf;
+        unsigned subleaves;
+    } leaves[] = {
+        {0x0, 1},        {0x1, 1},         {0x2, 1},        {0x4, 5},        {0x6, 1},
+        {0x7, 1},        {0xb, 3},         {LEAF_XSAVE, 3}, {0x15, 1},       {0x16, 1},
+        {0x40000000, 1}, {HV_FEATURES, 1}, {0x40000010, 1}, {0x80000000, 1}, {0x80000001, 1},
+        {0x80000002, 1}, {0x80000003, 1},  {0x80000004, 1}, {0x80000006, 1}, {0x80000007, 1},
+        {0x80000008, 1},
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(leaves); i++)
+        add_machine(b, leaves[i].leaf, leaves[i].subleaves);
+    return check_baseline(b, err);
+}
+
+static void add_all(struct build *b)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(shown); i++) {
+        if (shown[i].source == FROM_HOST)
+            add_host(b, shown[i].leaf);
+        else if (shown[i].source == FROM_MACHINE || b->intel)
+            add_machine(b, shown[i].leaf, shown[i].subleaves);
+    }
+}
+
 int kvm_cpuid_set(struct vcpu *vcpu, struct err *err)
 {
     struct kvm_vm *k = kvm_of(vcpu->vm);
@@ -225,13 +296,11 @@ int kvm_cpuid_set(struct vcpu *vcpu, struct err *err)
     x86_state_reset(st, true);
     b.intel = host_is_intel(b.host);
     b.deadline = ioctl(k->dev, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(shown); i++) {
-        if (shown[i].source == FROM_HOST)
-            add_host(&b, shown[i].leaf);
-        else if (shown[i].source == FROM_MACHINE || b.intel)
-            add_machine(&b, shown[i].leaf, shown[i].subleaves);
-    }
-    if (ioctl(c->fd, KVM_SET_CPUID2, b.out) < 0) {
+    if (vcpu->vm->cfg.cpu == CPU_HOST)
+        add_all(&b);
+    else
+        r = add_baseline(&b, err);
+    if (!r && ioctl(c->fd, KVM_SET_CPUID2, b.out) < 0) {
         r = -errno;
         err_set(err, r, "KVM does not take the guest's CPUID: %s", strerror(-r));
     }
