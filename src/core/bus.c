@@ -51,6 +51,16 @@ int bus_map(struct bus *bus, uint64_t base, uint64_t size, const struct region_o
     return 0;
 }
 
+void bus_unmap(struct bus *bus, const void *opaque)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < bus->count; i++)
+        if (bus->regions[i].opaque != opaque)
+            bus->regions[kept++] = bus->regions[i];
+    bus->count = kept;
+}
+
 enum bus_hit { BUS_NONE, BUS_WHOLE, BUS_PART };
 
 /* Does [addr, addr+size) lie in one region (then *r), touch some, or none? */

@@ -40,6 +40,9 @@ struct bus {
 int bus_map(struct bus *bus, uint64_t base, uint64_t size, const struct region_ops *ops,
             void *opaque, const char *name, struct err *err);
 
+/* Remove every region whose handlers got `opaque`; while no vCPU runs. */
+void bus_unmap(struct bus *bus, const void *opaque);
+
 /* Access of `size` 1, 2, 4 or 8 bytes. An address nobody claims reads as all ones and swallows writes. */
 uint64_t bus_read(struct bus *bus, uint64_t addr, unsigned size);
 void bus_write(struct bus *bus, uint64_t addr, unsigned size, uint64_t val);

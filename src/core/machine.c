@@ -29,6 +29,10 @@ struct machine {
     struct acpipm *acpipm;
     struct serial *com1;
     unsigned built; /* parts[] made so far */
+    pthread_mutex_t isa_lock;
+    uint32_t isa_levels;  /* what the devices drive */
+    uint32_t isa_missed;  /* rose while there was no controller */
+    bool isa_unconnected; /* the controllers are on their way from one engine to another */
     struct {
         struct irq_line pic, ioapic;
     } isa[ISA_IRQS];
@@ -44,28 +48,63 @@ struct machine_part {
 
 /* ---- ISA interrupts: every line reaches the 8259A pair and the I/O APIC --- */
 
-static void isa_set_engine(void *opaque, unsigned n, bool level)
+static void isa_drive_locked(struct machine *m, unsigned n, bool level)
 {
-    struct machine *m = opaque;
+    const struct irqchip_ops *chip = m->vm->engine->irqchip;
 
-    m->vm->engine->irqchip->set_isa(m->vm, n, level);
+    if (chip) {
+        chip->set_isa(m->vm, n, level);
+    } else {
+        irq_set(m->isa[n].pic, level);
+        irq_set(m->isa[n].ioapic, level);
+    }
 }
-
-static const struct irq_line_ops isa_engine_ops = {.set = isa_set_engine};
 
 static void isa_set(void *opaque, unsigned n, bool level)
 {
     struct machine *m = opaque;
+    uint32_t bit = 1u << n;
 
-    irq_set(m->isa[n].pic, level);
-    irq_set(m->isa[n].ioapic, level);
+    pthread_mutex_lock(&m->isa_lock);
+    if (m->isa_unconnected)
+        m->isa_missed |= level && !(m->isa_levels & bit) ? bit : 0;
+    else
+        isa_drive_locked(m, n, level);
+    m->isa_levels = level ? m->isa_levels | bit : m->isa_levels & ~bit;
+    pthread_mutex_unlock(&m->isa_lock);
+}
+
+static void isa_disconnect(struct machine *m)
+{
+    pthread_mutex_lock(&m->isa_lock);
+    m->isa_unconnected = true;
+    m->isa_missed = 0;
+    pthread_mutex_unlock(&m->isa_lock);
+}
+
+/* The controllers know the levels as of isa_disconnect; what has changed since is driven now. */
+static void isa_connect(struct machine *m, uint32_t known)
+{
+    pthread_mutex_lock(&m->isa_lock);
+    m->isa_unconnected = false;
+    for (unsigned n = 0; n < ISA_IRQS; n++) {
+        uint32_t bit = 1u << n;
+
+        if (m->isa_missed & bit) {
+            isa_drive_locked(m, n, false);
+            isa_drive_locked(m, n, true);
+        }
+        if ((m->isa_missed | known) & ~m->isa_levels & bit)
+            isa_drive_locked(m, n, false);
+    }
+    pthread_mutex_unlock(&m->isa_lock);
 }
 
 static const struct irq_line_ops isa_ops = {.set = isa_set};
 
 static struct irq_line isa_irq(struct machine *m, unsigned n)
 {
-    return (struct irq_line){m->vm->engine->irqchip ? &isa_engine_ops : &isa_ops, m, n};
+    return (struct irq_line){&isa_ops, m, n};
 }
 
 static int isa_init(struct machine *m, struct err *err)
@@ -94,6 +133,7 @@ static int part_pic_init(struct machine *m, struct err *err)
 
 static void part_pic_fini(struct machine *m)
 {
+    bus_unmap(&m->vm->pio, m->pic);
     if (m->pic)
         pic_free(m->pic);
     m->pic = NULL;
@@ -111,6 +151,7 @@ static int part_ioapic_init(struct machine *m, struct err *err)
 
 static void part_ioapic_fini(struct machine *m)
 {
+    bus_unmap(&m->vm->mmio, m->ioapic);
     if (m->ioapic)
         ioapic_free(m->ioapic);
     m->ioapic = NULL;
@@ -191,6 +232,7 @@ static int part_pit_init(struct machine *m, struct err *err)
 
 static void part_pit_fini(struct machine *m)
 {
+    bus_unmap(&m->vm->pio, m->pit);
     if (m->pit)
         pit_free(m->pit);
     m->pit = NULL;
@@ -282,6 +324,7 @@ int machine_new(struct vm *vm, struct err *err)
     if (!m)
         return err_set(err, -ENOMEM, "no memory for the machine model");
     m->vm = vm;
+    pthread_mutex_init(&m->isa_lock, NULL);
     vm->machine = m;
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
         int rc = part_wanted(m, &parts[i]) ? parts[i].init(m, err) : 0;
@@ -306,6 +349,7 @@ void machine_free(struct vm *vm)
         if (part_wanted(m, &parts[m->built]))
             parts[m->built].fini(m);
     }
+    pthread_mutex_destroy(&m->isa_lock);
     free(m);
     vm->machine = NULL;
 }
@@ -326,4 +370,107 @@ void machine_msi(struct vm *vm, uint64_t addr, uint32_t data)
         vm->engine->irqchip->msi(vm, addr, data);
     else
         lapic_msi(vm, addr, data);
+}
+
+/* ---- Moving the interrupt controllers and the timer chip between engines --- */
+
+static int chips_save(struct machine *m, struct machine_chips *s)
+{
+    struct vm *vm = m->vm;
+    const struct irqchip_ops *ops = vm->engine->irqchip;
+    int rc = 0;
+
+    if (ops)
+        rc = ops->save(vm, &s->chips);
+    for (unsigned i = 0; !rc && i < vm->cfg.cpus; i++) {
+        if (ops)
+            rc = ops->save_lapic(&vm->vcpus[i], &s->lapics[i]);
+        else
+            lapic_save(vm->vcpus[i].lapic, &s->lapics[i]);
+    }
+    if (ops)
+        return rc;
+    ioapic_save(m->ioapic, &s->chips.ioapic);
+    pic_save(m->pic, &s->chips.pic);
+    pit_save(m->pit, &s->chips.pit);
+    return 0;
+}
+
+int machine_chips_take(struct vm *vm, struct machine_chips *s, struct err *err)
+{
+    struct machine *m = vm->machine;
+    int rc;
+
+    isa_disconnect(m);
+    s->isa_levels = m->isa_levels;
+    rc = chips_save(m, s);
+    if (rc < 0)
+        return err_set(err, rc, "the %s engine does not give its interrupt controllers' state",
+                       vm->engine->name);
+    for (unsigned i = ARRAY_SIZE(parts); i-- > 0;) {
+        if (parts[i].irqchip && part_wanted(m, &parts[i]))
+            parts[i].fini(m);
+    }
+    return 0;
+}
+
+/* Lines that the source did not keep: the pins follow from what the devices drive. */
+static void ioapic_lines(struct machine_chips *s)
+{
+    for (unsigned n = 0; n < ISA_IRQS; n++) {
+        unsigned pin = n == IRQ_PIT ? IOAPIC_PIT_PIN : n;
+
+        if (n == ISA_CASCADE)
+            continue;
+        if (s->isa_levels & 1u << n)
+            s->chips.ioapic.lines |= 1u << pin;
+        else
+            s->chips.ioapic.lines &= ~(1u << pin);
+    }
+}
+
+static int chips_load(struct machine *m, const struct machine_chips *s)
+{
+    struct vm *vm = m->vm;
+    const struct irqchip_ops *ops = vm->engine->irqchip;
+    int rc = 0;
+
+    for (unsigned i = 0; !rc && i < vm->cfg.cpus; i++) {
+        if (ops)
+            rc = ops->load_lapic(&vm->vcpus[i], &s->lapics[i]);
+        else
+            lapic_load(vm->vcpus[i].lapic, &s->lapics[i]);
+    }
+    if (ops)
+        return rc ? rc : ops->load(vm, &s->chips);
+    pic_load(m->pic, &s->chips.pic);
+    ioapic_load(m->ioapic, &s->chips.ioapic);
+    pit_load(m->pit, &s->chips.pit);
+    return 0;
+}
+
+int machine_chips_make(struct vm *vm, struct err *err)
+{
+    struct machine *m = vm->machine;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+        int rc = parts[i].irqchip && part_wanted(m, &parts[i]) ? parts[i].init(m, err) : 0;
+
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int machine_chips_give(struct vm *vm, struct machine_chips *s, struct err *err)
+{
+    int rc;
+
+    ioapic_lines(s);
+    rc = chips_load(vm->machine, s);
+    if (rc < 0)
+        return err_set(err, rc, "the %s engine does not take the interrupt controllers' state",
+                       vm->engine->name);
+    isa_connect(vm->machine, s->isa_levels);
+    return 0;
 }

@@ -4,6 +4,7 @@
 #define LODGE_CORE_MACHINE_H
 
 #include "core/vm.h"
+#include "x86/chips.h"
 
 /*
  * Build every part and wire it to vm's buses, clock and vCPUs; sets vm->machine and each vCPU's msrs and, unless the
@@ -15,6 +16,22 @@ void machine_free(struct vm *vm); /* idempotent */
 
 /* Hardware reset of every part; no vCPU runs. */
 void machine_reset(struct vm *vm);
+
+/*
+ * Move the interrupt controllers and the timer chip from one engine to
+ * another: taken from the old one, made under the new one, given once its
+ * vCPUs have their state. Devices may go on driving their lines meanwhile. No
+ * vCPU runs. After a failure the machine can only be freed.
+ */
+struct machine_chips {
+    struct chips_state chips;
+    struct lapic_state lapics[VM_MAX_CPUS];
+    uint32_t isa_levels;
+};
+
+int machine_chips_take(struct vm *vm, struct machine_chips *s, struct err *err);
+int machine_chips_make(struct vm *vm, struct err *err);
+int machine_chips_give(struct vm *vm, struct machine_chips *s, struct err *err);
 
 /* Deliver a device's message-signalled interrupt to the VM's APICs, wherever they are. Any thread. */
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/machine.h"
+#include "core/move.h"
 #include "engine/engine.h"
 #include "x86/boot.h"
 
@@ -300,6 +301,8 @@ static void session_stop(struct vm_session *s)
         vcpu_post(&s->vm->vcpus[i], VCPU_EV_STOP);
     for (unsigned i = 0; i < s->started; i++)
         pthread_join(s->vm->vcpus[i].thread, NULL);
+    for (unsigned i = 0; i < s->started; i++)
+        atomic_fetch_and(&s->vm->vcpus[i].events, ~VCPU_EV_STOP);
     s->started = 0;
 }
 
@@ -311,6 +314,12 @@ void vm_request(struct vm *vm, enum vm_request req)
     pthread_mutex_lock(&vm->lock);
     pthread_cond_broadcast(&vm->wake);
     pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_request_move(struct vm *vm, const struct engine_ops *to)
+{
+    atomic_store(&vm->move_to, to);
+    vm_request(vm, VM_REQ_MOVE);
 }
 
 static uint32_t vm_wait(struct vm *vm)
@@ -336,6 +345,23 @@ static int vm_fail(const struct vm_session *s, struct err *err)
                     s->vm->engine->name);
 }
 
+/* Run until something is asked for; a change of engine is served here. */
+static int session_run(struct vm_session *s, uint32_t *req, struct err *err)
+{
+    int rc;
+
+    do {
+        rc = session_start(s, err);
+        *req = rc < 0 ? 0 : vm_wait(s->vm);
+        session_stop(s);
+        if (*req == VM_REQ_MOVE) {
+            atomic_fetch_and(&s->vm->requests, ~VM_REQ_MOVE);
+            rc = vm_move(s->vm, atomic_load(&s->vm->move_to), err);
+        }
+    } while (!rc && *req == VM_REQ_MOVE);
+    return rc;
+}
+
 /* One session. *again: the guest wants a reset and gets it. */
 static int vm_run_session(struct vm *vm, enum vm_end *end, bool *again, struct err *err)
 {
@@ -347,9 +373,7 @@ static int vm_run_session(struct vm *vm, enum vm_end *end, bool *again, struct e
     rc = vm_load(vm, err);
     if (rc < 0)
         return rc;
-    rc = session_start(&s, err);
-    req = rc < 0 ? 0 : vm_wait(vm);
-    session_stop(&s);
+    rc = session_run(&s, &req, err);
     if (rc < 0)
         return rc;
 

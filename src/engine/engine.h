@@ -7,6 +7,7 @@
 
 #include "core/vcpu.h"
 #include "core/vm.h"
+#include "x86/chips.h"
 #include "x86/state.h"
 
 /* One step of finding out whether an engine works here. */
@@ -24,8 +25,13 @@ struct irqchip_ops {
     void (*set_isa)(struct vm *vm, unsigned irq, bool level);
     /* A message in MSI form. Any thread. */
     void (*msi)(struct vm *vm, uint64_t addr, uint32_t data);
-    /* Hardware reset of all of them; no vCPU runs. */
+    /* Hardware reset of all of them. For this and the following no vCPU runs. */
     void (*reset)(struct vm *vm);
+    /* Their state; load comes after engine_ops.set. Negative errno when the engine refuses. */
+    int (*save)(struct vm *vm, struct chips_state *s);
+    int (*load)(struct vm *vm, const struct chips_state *s);
+    int (*save_lapic)(struct vcpu *vcpu, struct lapic_state *s);
+    int (*load_lapic)(struct vcpu *vcpu, const struct lapic_state *s);
 };
 
 struct engine_ops {

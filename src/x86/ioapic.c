@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "x86/chips.h"
 #include "x86/lapic.h"
 #include "x86/platform.h"
 
@@ -195,6 +196,30 @@ void ioapic_reset(struct ioapic *io)
     io->select = 0;
     for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
         io->redir[pin] = REDIR_MASKED;
+    pthread_mutex_unlock(&io->lock);
+}
+
+void ioapic_save(struct ioapic *io, struct ioapic_state *s)
+{
+    pthread_mutex_lock(&io->lock);
+    *s = (struct ioapic_state){.id = io->id, .select = io->select, .lines = io->lines};
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+        s->redir[pin] = io->redir[pin];
+    pthread_mutex_unlock(&io->lock);
+}
+
+void ioapic_load(struct ioapic *io, const struct ioapic_state *s)
+{
+    const uint64_t mask = REDIR_WRITABLE | REDIR_REMOTE_IRR;
+
+    pthread_mutex_lock(&io->lock);
+    io->id = s->id & 0x0f000000;
+    io->select = s->select;
+    io->lines = s->lines & ((1u << IOAPIC_PINS) - 1);
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+        io->redir[pin] = s->redir[pin] & mask;
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+        pin_level_locked(io, pin);
     pthread_mutex_unlock(&io->lock);
 }
 

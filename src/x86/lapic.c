@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "x86/chips.h"
 #include "x86/pic.h"
 #include "x86/platform.h"
 
@@ -299,6 +300,70 @@ void lapic_set_cr8(struct lapic *l, uint64_t cr8)
     l->tpr = (uint32_t)(cr8 & 0xf) << 4;
     if (l->tpr < old)
         lapic_recheck(l);
+}
+
+/* Registers that are simply kept. */
+static _Atomic uint32_t *lapic_field(struct lapic *l, unsigned reg)
+{
+    switch (reg) {
+    case REG_TPR:
+        return &l->tpr;
+    case REG_LDR:
+        return &l->ldr;
+    case REG_DFR:
+        return &l->dfr;
+    case REG_SVR:
+        return &l->svr;
+    case REG_LVT_TIMER ... REG_LVT_ERROR:
+        return &l->lvt[reg - REG_LVT_TIMER];
+    case REG_IRR ... REG_IRR + 7:
+        return &l->irr[reg - REG_IRR];
+    case REG_TMR ... REG_TMR + 7:
+        return &l->tmr[reg - REG_TMR];
+    default:
+        return NULL;
+    }
+}
+
+void lapic_save(struct lapic *l, struct lapic_state *s)
+{
+    *s = (struct lapic_state){.base = l->base, .tsc_deadline = lapic_timer_get_deadline(l)};
+    for (unsigned reg = 0; reg < ARRAY_SIZE(s->reg); reg++) {
+        _Atomic uint32_t *field = lapic_field(l, reg);
+
+        if (field)
+            s->reg[reg] = *field;
+    }
+    memcpy(&s->reg[REG_ISR], l->isr, sizeof(l->isr));
+    s->reg[REG_ID] = l->vcpu->id << 24;
+    s->reg[REG_ESR] = l->esr;
+    s->reg[REG_ICR] = l->icr;
+    s->reg[REG_ICR_HI] = l->icr_hi;
+    s->reg[REG_TMICT] = l->tmict;
+    s->reg[REG_TDCR] = l->tdcr;
+    s->reg[REG_TMCCT] = lapic_timer_current(l);
+}
+
+void lapic_load(struct lapic *l, const struct lapic_state *s)
+{
+    lapic_timer_reset(l);
+    l->base = s->base;
+    for (unsigned reg = 0; reg < ARRAY_SIZE(s->reg); reg++) {
+        _Atomic uint32_t *field = lapic_field(l, reg);
+
+        if (field && reg != REG_LVT_TIMER)
+            *field = s->reg[reg];
+    }
+    memcpy(l->isr, &s->reg[REG_ISR], sizeof(l->isr));
+    l->isr_top = bitmap_top(l->isr);
+    l->esr = s->reg[REG_ESR];
+    l->icr = s->reg[REG_ICR];
+    l->icr_hi = s->reg[REG_ICR_HI];
+    for (unsigned i = 0; i < 8; i++)
+        if (l->irr[i])
+            atomic_fetch_or(&l->hint, 1u << i);
+    lapic_timer_load(l, s);
+    vcpu_post(l->vcpu, VCPU_EV_INTR);
 }
 
 int lapic_new(struct lapic **lapic, struct vcpu *vcpu, struct pic *pic, struct err *err)

@@ -11,6 +11,7 @@
 #include "core/vm.h"
 
 struct lapic;
+struct lapic_state;
 struct pic;
 
 /* IPIs and device messages reach the APICs of vm->vcpus[]; `pic` answers ExtINT on the boot CPU (may be NULL). */
@@ -18,6 +19,10 @@ int lapic_new(struct lapic **lapic, struct vcpu *vcpu, struct pic *pic, struct e
 void lapic_free(struct lapic *lapic);
 void lapic_reset(struct lapic *lapic); /* RESET# */
 void lapic_init(struct lapic *lapic);  /* INIT: keeps the APIC ID and base */
+
+/* The whole state (x86/chips.h); the vCPU does not run. */
+void lapic_save(struct lapic *lapic, struct lapic_state *s);
+void lapic_load(struct lapic *lapic, const struct lapic_state *s);
 
 /* See vcpu_intr_pending and vcpu_intr_ack. pending is lock-free and cheap: called before every entry to guest code. */
 int lapic_pending(struct lapic *lapic);

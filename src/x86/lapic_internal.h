@@ -147,5 +147,7 @@ void lapic_timer_set_divide(struct lapic *l, uint32_t tdcr);
 uint32_t lapic_timer_current(struct lapic *l);
 uint64_t lapic_timer_get_deadline(struct lapic *l);
 void lapic_timer_set_deadline(struct lapic *l, uint64_t tsc);
+/* LVT, initial and current count, divisor and deadline at once. */
+void lapic_timer_load(struct lapic *l, const struct lapic_state *s);
 
 #endif

@@ -5,6 +5,7 @@
  * come late, after the vCPU disarmed or reprogrammed the timer, so it believes
  * only the deadlines it finds under the lock.
  */
+#include "x86/chips.h"
 #include "x86/lapic_internal.h"
 
 /* A guest may ask for one tick a nanosecond; the host's timer thread must survive that. */
@@ -189,6 +190,26 @@ void lapic_timer_set_deadline(struct lapic *l, uint64_t tsc)
             vtimer_disarm(&l->timer);
         else
             deadline_check_locked(l);
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+void lapic_timer_load(struct lapic *l, const struct lapic_state *s)
+{
+    uint32_t left = s->reg[REG_TMCCT];
+
+    pthread_mutex_lock(&l->lock);
+    timer_stop_locked(l);
+    l->lvt[LVT_TIMER] = s->reg[REG_LVT_TIMER];
+    l->tmict = s->reg[REG_TMICT];
+    l->tdcr = s->reg[REG_TDCR] & 0xb;
+    if (timer_mode(l) == TIMER_DEADLINE) {
+        l->deadline_tsc = s->tsc_deadline;
+        if (l->deadline_tsc)
+            deadline_check_locked(l);
+    } else if (l->tmict && left) {
+        l->deadline_ns = clock_now_ns(timer_clock(l)) + left * divide(l);
+        vtimer_arm(&l->timer, l->deadline_ns);
     }
     pthread_mutex_unlock(&l->lock);
 }

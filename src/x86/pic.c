@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "x86/chips.h"
 #include "x86/platform.h"
 
 #define CASCADE 2
@@ -361,6 +362,68 @@ void pic_reset(struct pic *pic)
             .lowest = 7,
         };
     }
+    update_locked(pic);
+    pthread_mutex_unlock(&pic->lock);
+}
+
+static void chip_save(const struct chip *c, struct pic_chip_state *s)
+{
+    *s = (struct pic_chip_state){
+        .lines = c->lines,
+        .latched = c->latched,
+        .isr = c->isr,
+        .imr = c->imr,
+        .elcr = c->elcr,
+        .base = c->base,
+        .lowest = c->lowest,
+        .step = c->step,
+        .auto_eoi = c->auto_eoi,
+        .rotate_auto = c->rotate_auto,
+        .special_mask = c->special_mask,
+        .nested = c->nested,
+        .read_isr = c->read_isr,
+        .poll = c->poll,
+        .need_icw4 = c->need_icw4,
+        .single = c->single,
+    };
+}
+
+static void chip_load(struct chip *c, const struct pic_chip_state *s)
+{
+    *c = (struct chip){
+        .lines = s->lines,
+        .latched = s->latched,
+        .isr = s->isr,
+        .imr = s->imr,
+        .elcr = s->elcr & c->elcr_mask,
+        .elcr_mask = c->elcr_mask,
+        .base = s->base & 0xf8,
+        .lowest = s->lowest & 7,
+        .step = s->step & 3,
+        .auto_eoi = s->auto_eoi,
+        .rotate_auto = s->rotate_auto,
+        .special_mask = s->special_mask,
+        .nested = s->nested,
+        .read_isr = s->read_isr,
+        .poll = s->poll,
+        .need_icw4 = s->need_icw4,
+        .single = s->single,
+    };
+}
+
+void pic_save(struct pic *pic, struct pic_state *s)
+{
+    pthread_mutex_lock(&pic->lock);
+    for (unsigned i = 0; i < 2; i++)
+        chip_save(&pic->chip[i], &s->chip[i]);
+    pthread_mutex_unlock(&pic->lock);
+}
+
+void pic_load(struct pic *pic, const struct pic_state *s)
+{
+    pthread_mutex_lock(&pic->lock);
+    for (unsigned i = 0; i < 2; i++)
+        chip_load(&pic->chip[i], &s->chip[i]);
     update_locked(pic);
     pthread_mutex_unlock(&pic->lock);
 }

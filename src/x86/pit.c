@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "x86/chips.h"
 #include "x86/platform.h"
 
 #define PIT_HZ        1193182u
@@ -400,6 +401,87 @@ void pit_reset(struct pit *pit)
         };
     pit->speaker = false;
     edge_arm_locked(pit, 0);
+    pthread_mutex_unlock(&pit->lock);
+}
+
+static void channel_save(const struct channel *c, struct pit_channel_state *s, uint64_t now)
+{
+    *s = (struct pit_channel_state){
+        .control = c->control,
+        .gate = c->gate,
+        .running = c->running,
+        .null_count = c->null_count,
+        .half_written = c->half_written,
+        .half_read = c->half_read,
+        .status_latched = c->status_latched,
+        .count_latched = c->count_latched,
+        .status = c->status,
+        .written = c->written,
+        .latch = c->latch,
+        .count = c->count,
+        .next_count = c->next_count,
+        .elapsed_ns = c->running ? ticks_to_ns(elapsed(c, now)) : 0,
+    };
+}
+
+static uint32_t count_bound(uint32_t count, uint32_t least)
+{
+    return count < least ? least : count > 65536 ? 65536 : count;
+}
+
+static void channel_load_state(struct channel *c, const struct pit_channel_state *s, uint64_t now)
+{
+    unsigned mode = s->control >> 1 & 7;
+
+    *c = (struct channel){
+        .control = s->control & 0x3f,
+        .mode = (uint8_t)(mode > 5 ? mode & 3 : mode),
+        .gate = s->gate,
+        .running = s->running,
+        .null_count = s->null_count,
+        .half_written = s->half_written,
+        .half_read = s->half_read,
+        .status_latched = s->status_latched,
+        .count_latched = s->count_latched,
+        .status = s->status,
+        .written = s->written,
+        .latch = s->latch,
+        .next_count = s->next_count ? count_bound(s->next_count, 2) : 0,
+        .start_ns = now,
+        .paused = ns_to_ticks(s->elapsed_ns),
+    };
+    c->count = count_bound(s->count, is_periodic(c) ? 2 : 1);
+    /* While the gate lets it count, time since start_ns is what counts. */
+    if (c->gate || is_triggered(c)) {
+        c->start_ns = s->elapsed_ns < now ? now - s->elapsed_ns : 0;
+        c->paused = 0;
+    }
+}
+
+void pit_save(struct pit *pit, struct pit_state *s)
+{
+    uint64_t now;
+
+    pthread_mutex_lock(&pit->lock);
+    now = clock_now_ns(&pit->vm->clock);
+    for (unsigned i = 0; i < CHANNELS; i++) {
+        channel_sync(&pit->ch[i], now);
+        channel_save(&pit->ch[i], &s->ch[i], now);
+    }
+    s->speaker = pit->speaker;
+    pthread_mutex_unlock(&pit->lock);
+}
+
+void pit_load(struct pit *pit, const struct pit_state *s)
+{
+    uint64_t now;
+
+    pthread_mutex_lock(&pit->lock);
+    now = clock_now_ns(&pit->vm->clock);
+    for (unsigned i = 0; i < CHANNELS; i++)
+        channel_load_state(&pit->ch[i], &s->ch[i], now);
+    pit->speaker = s->speaker;
+    edge_arm_locked(pit, now);
     pthread_mutex_unlock(&pit->lock);
 }
 

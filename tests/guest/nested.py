@@ -3,11 +3,13 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
-from guest import CACHE, PROGRAM, Case, Place, Skip, check, kernel, script
+from guest import CACHE, PROGRAM, Case, Place, Skip, check, initramfs, kernel, script
 
 QEMU = "qemu-system-x86_64"
 INNER = r"LODGE-TEST init cpus=(\d+) .* release=(\S+)"
+MOVE_APPEND = "console=ttyS0 quiet lodge.test=cpus"
 STATUS = r"NESTED status=(\d+) exits=(\d+)"
 
 
@@ -21,7 +23,8 @@ def nested_command(*words, programs=(), cpus=2):
         raise Skip("a program under a sanitizer does not fit emulated processors")
     out = CACHE / "nested.cpio"
     script("nested.sh", out, program, *programs)
-    append = "console=ttyS0 quiet nokaslr mitigations=off panic=-1 " + " ".join(words)
+    # The processors are emulated from one counter: KVM may rely on it.
+    append = "console=ttyS0 quiet nokaslr mitigations=off panic=-1 tsc=reliable " + " ".join(words)
     # Single-threaded TCG hangs about half of the time.
     return [QEMU, "-accel", "tcg,thread=multi", "-machine", "q35",
             "-cpu", "EPYC,+svm,+npt,-xsaves,-xsavec", "-smp", str(cpus), "-m", "1G",
@@ -51,7 +54,46 @@ def inner_boots(cpus, times=1):
         check(run.wait_exit(60) == 0, run.describe())
 
 
+def mover():
+    return str(Path(PROGRAM[0]).parent / "tests" / "guest" / "move")
+
+
+def moved(run, cpus, engines):
+    """What a guest prints that went through these engines, one after the other."""
+    run.wait_line(r"MOVE ended, 0, under " + engines[-1], 0)
+    output = run.stdout()
+    check(re.findall(r"MOVE to (\w+)", output) == list(engines[1:]), f"moves: {output}")
+    check(int(re.search(INNER, output)[1]) == cpus, "the guest lost a CPU")
+    for cpu in range(cpus):
+        check(f"LODGE-TEST cpu want={cpu} got={cpu} i=2000" in output,
+              f"CPU {cpu} did not do its work after the move: {output}")
+    check("LODGE-TEST done" in output, "the guest did not end by itself")
+
+
+def moves_nested(cpus, *engines):
+    """A guest goes on under the other engine in the middle of its work."""
+    command = nested_command(f"lodge.cpus={cpus}", "lodge.what=move",
+                             "lodge.engines=" + ",".join(engines), programs=[mover()])
+    with Place() as place, place.run(command) as run:
+        run.wait_line(r"NESTED done", 400)
+        status, exits = re.findall(STATUS, run.stdout())[0]
+        check(status == "0", run.describe())
+        check(int(exits) > 100, f"KVM counted {exits} exits")
+        moved(run, cpus, engines)
+
+
+def moves_here():
+    """From the software engine to a new one of the same kind: state and memory only."""
+    with Place() as place, place.run([mover(), kernel("cloud"), initramfs(), MOVE_APPEND, "2",
+                                      "soft", "soft", "soft"]) as run:
+        check(run.wait_exit(60) == 0, run.describe())
+        moved(run, 2, ("soft", "soft", "soft"))
+
+
 CASES = [
+    Case("software engine's state moves", moves_here),
     Case("KVM nested, 1 CPU", inner_boots, 1),
     Case("KVM nested, 2 CPUs", inner_boots, 2),
+    Case("guest moves from KVM to the software engine, nested", moves_nested, 1, "kvm", "soft"),
+    Case("guest moves from the software engine to KVM, nested", moves_nested, 1, "soft", "kvm"),
 ]

@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 #include "base/log.h"
+#include "engine/kvm/chips.h"
 #include "engine/kvm/kvm.h"
 #include "x86/platform.h"
 
@@ -13,6 +15,13 @@
 #define ISA_CASCADE    2
 #define IOAPIC_PIT_PIN 2
 #define PIC_PINS       8
+
+#define MSR_TSC_DEADLINE 0x6e0
+
+#define LAPIC_TPR   0x08
+#define LAPIC_SVR   0x0f
+#define LAPIC_LINT0 0x35
+#define LAPIC_LINT1 0x36
 
 static int chip_fail(struct err *err, const char *what)
 {
@@ -73,6 +82,18 @@ int kvm_irqchip_init(struct vm *vm, struct err *err)
     return chips_route(vm, err);
 }
 
+/* Virtual wire mode on the boot CPU, as src/x86/lapic.c has it after RESET. */
+static void lapic_as_firmware_leaves_it(struct kvm_lapic_state *k)
+{
+    struct lapic_state s = {0};
+
+    kvm_lapic_to_state(k, &s);
+    s.reg[LAPIC_SVR] = 0x1ff;
+    s.reg[LAPIC_LINT0] = 0x700; /* ExtINT */
+    s.reg[LAPIC_LINT1] = 0x400; /* NMI */
+    kvm_lapic_from_state(&s, k);
+}
+
 int kvm_irqchip_vcpu_init(struct vcpu *vcpu, struct err *err)
 {
     struct kvm_cpu *c = vcpu->engine;
@@ -81,6 +102,8 @@ int kvm_irqchip_vcpu_init(struct vcpu *vcpu, struct err *err)
     if (ioctl(c->fd, KVM_GET_LAPIC, &c->lapic) < 0 || ioctl(c->fd, KVM_GET_SREGS, &s) < 0)
         return chip_fail(err, "read a local APIC");
     c->apic_base = s.apic_base;
+    if (vcpu->id == 0)
+        lapic_as_firmware_leaves_it(&c->lapic);
     return 0;
 }
 
@@ -128,5 +151,109 @@ static void chip_reset(struct vm *vm)
         log_error("KVM did not reset its interrupt controllers: %s", strerror(errno));
 }
 
+/* ---- Canonical state ---------------------------------------------------- */
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static int chip_save(struct vm *vm, struct chips_state *s)
+{
+    struct kvm_vm *k = kvm_of(vm);
+    struct kvm_irqchip chip[KVM_CHIPS] = {0};
+    struct kvm_pit_state2 pit;
+
+    for (unsigned i = 0; i < KVM_CHIPS; i++) {
+        chip[i].chip_id = i;
+        if (ioctl(k->fd, KVM_GET_IRQCHIP, &chip[i]) < 0)
+            return -errno;
+    }
+    if (ioctl(k->fd, KVM_GET_PIT2, &pit) < 0)
+        return -errno;
+    kvm_pic_to_state(&chip[KVM_IRQCHIP_PIC_MASTER].chip.pic, &s->pic.chip[0]);
+    kvm_pic_to_state(&chip[KVM_IRQCHIP_PIC_SLAVE].chip.pic, &s->pic.chip[1]);
+    kvm_ioapic_to_state(&chip[KVM_IRQCHIP_IOAPIC].chip.ioapic, &s->ioapic);
+    kvm_pit_to_state(&pit, monotonic_ns(), &s->pit);
+    return 0;
+}
+
+/*
+ * KVM also keeps what each source drives a line to, which no structure
+ * carries: level-triggered lines that are high are driven once more. For an
+ * edge that would be one too many, and its fall changes nothing.
+ */
+static int chip_load(struct vm *vm, const struct chips_state *s)
+{
+    struct kvm_vm *k = kvm_of(vm);
+    struct kvm_irqchip chip[KVM_CHIPS] = {0};
+    struct kvm_pit_state2 pit;
+
+    kvm_pic_from_state(&s->pic.chip[0], false, &chip[KVM_IRQCHIP_PIC_MASTER].chip.pic);
+    kvm_pic_from_state(&s->pic.chip[1], true, &chip[KVM_IRQCHIP_PIC_SLAVE].chip.pic);
+    kvm_ioapic_from_state(&s->ioapic, &chip[KVM_IRQCHIP_IOAPIC].chip.ioapic);
+    kvm_pit_from_state(&s->pit, monotonic_ns(), &pit);
+    if (ioctl(k->fd, KVM_SET_PIT2, &pit) < 0)
+        return -errno;
+    for (unsigned i = 0; i < KVM_CHIPS; i++) {
+        chip[i].chip_id = i;
+        if (ioctl(k->fd, KVM_SET_IRQCHIP, &chip[i]) < 0)
+            return -errno;
+    }
+    for (unsigned n = 0; n < ISA_IRQS; n++)
+        if (n != IRQ_PIT && n != ISA_CASCADE &&
+            (chip[KVM_IRQCHIP_IOAPIC].chip.ioapic.irr & 1u << n))
+            chip_set_isa(vm, n, true);
+    return 0;
+}
+
+static int lapic_save_kvm(struct vcpu *vcpu, struct lapic_state *s)
+{
+    struct kvm_cpu *c = vcpu->engine;
+    struct kvm_lapic_state k;
+    struct kvm_sregs sregs;
+    struct kvm_vcpu_events ev;
+
+    memset(s, 0, sizeof(*s));
+    if (ioctl(c->fd, KVM_GET_SREGS, &sregs) < 0 || ioctl(c->fd, KVM_GET_LAPIC, &k) < 0 ||
+        ioctl(c->fd, KVM_GET_VCPU_EVENTS, &ev) < 0)
+        return -errno;
+    kvm_lapic_to_state(&k, s);
+    s->base = sregs.apic_base;
+    if (!kvm_msr_take(c, MSR_TSC_DEADLINE, &s->tsc_deadline))
+        s->tsc_deadline = 0;
+    if (ev.interrupt.injected && !ev.interrupt.soft)
+        kvm_lapic_unack(s, ev.interrupt.nr);
+    return 0;
+}
+
+static int lapic_load_kvm(struct vcpu *vcpu, const struct lapic_state *s)
+{
+    struct kvm_cpu *c = vcpu->engine;
+    struct kvm_lapic_state k;
+    struct kvm_sregs sregs;
+
+    kvm_lapic_from_state(s, &k);
+    if (ioctl(c->fd, KVM_GET_SREGS, &sregs) < 0)
+        return -errno;
+    sregs.apic_base = s->base;
+    sregs.cr8 = s->reg[LAPIC_TPR] >> 4 & 0xf;
+    if (ioctl(c->fd, KVM_SET_SREGS, &sregs) < 0 || ioctl(c->fd, KVM_SET_LAPIC, &k) < 0)
+        return -errno;
+    if (s->tsc_deadline && !kvm_msr_put(c, MSR_TSC_DEADLINE, s->tsc_deadline))
+        return -EINVAL;
+    return 0;
+}
+
 const struct irqchip_ops kvm_irqchip = {
-    .set_isa = chip_set_isa, .msi = chip_msi, .reset = chip_reset};
+    .set_isa = chip_set_isa,
+    .msi = chip_msi,
+    .reset = chip_reset,
+    .save = chip_save,
+    .load = chip_load,
+    .save_lapic = lapic_save_kvm,
+    .load_lapic = lapic_load_kvm,
+};

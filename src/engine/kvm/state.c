@@ -48,14 +48,14 @@ struct one_msr {
     struct kvm_msr_entry entry;
 };
 
-static bool msr_put(struct kvm_cpu *c, uint32_t index, uint64_t val)
+bool kvm_msr_put(struct kvm_cpu *c, uint32_t index, uint64_t val)
 {
     struct one_msr m = {.head.nmsrs = 1, .entry = {.index = index, .data = val}};
 
     return ioctl(c->fd, KVM_SET_MSRS, &m) == 1;
 }
 
-static bool msr_take(struct kvm_cpu *c, uint32_t index, uint64_t *val)
+bool kvm_msr_take(struct kvm_cpu *c, uint32_t index, uint64_t *val)
 {
     struct one_msr m = {.head.nmsrs = 1, .entry.index = index};
 
@@ -69,7 +69,7 @@ static bool msr_take(struct kvm_cpu *c, uint32_t index, uint64_t *val)
 static void msrs_set(struct kvm_cpu *c, const struct x86_state *st)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(cpu_msrs); i++)
-        if (!msr_put(c, cpu_msrs[i].index, *msr_field(st, i)) && *msr_field(st, i))
+        if (!kvm_msr_put(c, cpu_msrs[i].index, *msr_field(st, i)) && *msr_field(st, i))
             log_once(LOG_WARN, "KVM does not take MSR 0x%x", cpu_msrs[i].index);
     for (unsigned i = 0; c->vcpu->msrs && i < ARRAY_SIZE(machine_msrs); i++) {
         for (unsigned n = 0; n < machine_msrs[i].count; n++) {
@@ -77,7 +77,7 @@ static void msrs_set(struct kvm_cpu *c, const struct x86_state *st)
             uint64_t val;
 
             if (!msr_read(c->vcpu->msrs, index, &val))
-                msr_put(c, index, val);
+                kvm_msr_put(c, index, val);
         }
     }
 }
@@ -85,14 +85,14 @@ static void msrs_set(struct kvm_cpu *c, const struct x86_state *st)
 static void msrs_get(struct kvm_cpu *c, struct x86_state *st)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(cpu_msrs); i++)
-        if (!msr_take(c, cpu_msrs[i].index, msr_field(st, i)))
+        if (!kvm_msr_take(c, cpu_msrs[i].index, msr_field(st, i)))
             *msr_field(st, i) = 0;
     for (unsigned i = 0; c->vcpu->msrs && i < ARRAY_SIZE(machine_msrs); i++) {
         for (unsigned n = 0; n < machine_msrs[i].count; n++) {
             uint32_t index = machine_msrs[i].first + n;
             uint64_t val;
 
-            if (msr_take(c, index, &val))
+            if (kvm_msr_take(c, index, &val))
                 msr_write(c->vcpu->msrs, index, val);
         }
     }
@@ -113,7 +113,7 @@ static void tsc_set(struct kvm_cpu *c, uint64_t adjust)
         .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
 
     if (ioctl(c->fd, KVM_SET_DEVICE_ATTR, &attr) < 0 &&
-        !msr_put(c, 0x10, clock_tsc(clock) + adjust))
+        !kvm_msr_put(c, 0x10, clock_tsc(clock) + adjust))
         log_once(LOG_WARN, "KVM does not let the guest's TSC be set");
 }
 
