@@ -22,14 +22,15 @@ _lodge()
         return
         ;;
     run:--engine) words="auto soft kvm" ;;
+    run:--cpu) words="host x86-64-v1 x86-64-v2 x86-64-v3" ;;
     run:--console) words="stdio none" ;;
     run:--escape) words="^] ctrl-a none" ;;
     run:--cpus | run:-c) words="1 2 4 8" ;;
     run:--memory | run:-m) words="256M 512M 1G 2G 4G" ;;
     run:--name | run:--append) return ;;
     run:*)
-        words="--name --engine -c --cpus -m --memory --kernel --initrd --append --console
-            --escape --no-reboot --stats -q --quiet -h --help"
+        words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
+            --console --escape --no-reboot --stats -q --quiet -h --help"
         ;;
     doctor:--format) words="text json" ;;
     doctor:*) words="--format -h --help" ;;
