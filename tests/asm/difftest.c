@@ -18,8 +18,8 @@
 
 #include "difftest.h"
 
-static const char *const kind_names[DT_KINDS + 1] = {"int",    "vec",    "x87", "string",
-                                                     "branch", "gather", "raw", "all"};
+static const char *const kind_names[DT_KINDS + 1] = {"int",    "vec", "x87", "string", "branch",
+                                                     "gather", "raw", "smc", "all"};
 
 struct options {
     uint64_t seed, count, one;
@@ -184,7 +184,7 @@ static int run_file(const struct options *o)
 static int usage(void)
 {
     fprintf(stderr, "usage: difftest [--seed S] [--count N] [--mode int|vec|x87|string|branch|"
-                    "gather|raw|all]\n                [--bits 32|64] [--failures N] "
+                    "gather|raw|smc|all]\n                [--bits 32|64] [--failures N] "
                     "[--case SEED] [--file FILE] [--stress] [--verbose]\n");
     return 2;
 }

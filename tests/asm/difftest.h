@@ -60,12 +60,13 @@ struct dt_insn {
     uint8_t target;            /* index of the instruction it goes to */
 };
 
-enum dt_kind { DT_INT, DT_VEC, DT_X87, DT_STRING, DT_BRANCH, DT_GATHER, DT_RAW, DT_KINDS };
+enum dt_kind { DT_INT, DT_VEC, DT_X87, DT_STRING, DT_BRANCH, DT_GATHER, DT_RAW, DT_SMC, DT_KINDS };
 
 struct dt_case {
     uint64_t seed;
     enum dt_kind kind;
     bool mode32;
+    bool smc;          /* code pages can be written */
     bool cold;         /* start with an empty soft TLB */
     unsigned code_off; /* in the code pages */
     unsigned n;

@@ -64,7 +64,7 @@ uint64_t gen_address(struct gen *g)
     case 5: /* from the page before */
         return page - gen_below(g, 16);
     case 6:
-        return DT_CODE + gen_below(g, DT_CODE_SIZE);
+        return g->k->smc ? page : DT_CODE + gen_below(g, DT_CODE_SIZE);
     case 7:
     case 8:
     case 9:
@@ -322,8 +322,8 @@ unsigned dt_code(const struct dt_case *k, uint8_t out[DT_MAX_CODE])
 static enum dt_kind pick_kind(struct gen *g)
 {
     static const uint8_t weights[DT_KINDS] = {
-        [DT_INT] = 34,   [DT_VEC] = 26,   [DT_X87] = 8, [DT_STRING] = 8,
-        [DT_BRANCH] = 8, [DT_GATHER] = 4, [DT_RAW] = 12};
+        [DT_INT] = 34,   [DT_VEC] = 26,   [DT_X87] = 8,  [DT_STRING] = 8,
+        [DT_BRANCH] = 8, [DT_GATHER] = 4, [DT_RAW] = 10, [DT_SMC] = 2};
     unsigned x = gen_below(g, 100);
 
     for (unsigned i = 0; i < DT_KINDS; i++) {
@@ -374,6 +374,7 @@ void dt_generate(struct dt_case *k, uint64_t seed, enum dt_kind kind, int mode32
     k->kind = kind == DT_KINDS ? pick_kind(&g) : kind;
     k->mode32 = mode32 < 0 ? gen_percent(&g, 10) : mode32;
     k->cold = gen_percent(&g, 6);
+    k->smc = k->kind == DT_SMC;
     choose_place(&g);
     first_state(&g);
     first_memory(&g);
@@ -381,7 +382,10 @@ void dt_generate(struct dt_case *k, uint64_t seed, enum dt_kind kind, int mode32
     k->n = 1 + (gen_percent(&g, 25) ? 0 : gen_below(&g, DT_MAX_INSNS));
     for (unsigned i = 0; i < k->n; i++) {
         g.va = gen_insn_va(k, i);
-        gen_insn(&g, &k->in[i]);
+        if (k->smc)
+            gen_smc_insn(&g, i);
+        else
+            gen_insn(&g, &k->in[i]);
         k->off[i + 1] = (uint16_t)(k->off[i] + k->in[i].len);
         if (k->code_off + k->off[i + 1] + 2u > DT_CODE_SIZE) {
             k->n = i; /* the page's end: the last one, or the UD2, is not there */
@@ -393,6 +397,8 @@ void dt_generate(struct dt_case *k, uint64_t seed, enum dt_kind kind, int mode32
     for (unsigned i = 0; i < k->n; i++)
         if (k->in[i].rel_size)
             choose_target(&g, i);
+    if (k->smc)
+        gen_smc_link(&g);
     k->init.rip = gen_insn_va(k, 0);
     place_code_addresses(&g);
 }

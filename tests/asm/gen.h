@@ -20,6 +20,10 @@ bool gen_percent(struct gen *g, unsigned n);
 uint64_t gen_address(struct gen *g);
 uint64_t gen_insn_va(const struct dt_case *k, unsigned i);
 
+/* gen_smc.c: a sequence that writes over itself, once it has been laid out. */
+void gen_smc_insn(struct gen *g, unsigned i);
+void gen_smc_link(struct gen *g);
+
 /* gen_insn.c: one instruction at g->va. */
 void gen_insn(struct gen *g, struct dt_insn *in);
 

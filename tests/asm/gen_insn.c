@@ -307,7 +307,7 @@ static const struct range *choose_range(struct gen *g)
     enum dt_kind kind = g->k->kind;
     unsigned sum = 0, x;
 
-    if (kind == DT_RAW || gen_percent(g, 12)) /* something of another kind in between */
+    if (kind >= DT_RAW || gen_percent(g, 12)) /* something of another kind in between */
         kind = (enum dt_kind)gen_below(g, DT_RAW);
     for (unsigned i = 0; i < tables[kind].n; i++)
         sum += tables[kind].r[i].weight;

@@ -48,6 +48,7 @@ static struct {
     uint8_t *mem;                /* guest-physical 0 */
     unsigned code_off, code_len; /* what the code pages hold besides filler */
     unsigned ticks;
+    bool dirty; /* the sequence may have written to the code pages */
     pthread_t stress;
     _Atomic bool stressing;
 } g;
@@ -216,12 +217,29 @@ static hva_t rw_page(unsigned n)
     return NULL;
 }
 
+/* Make the code pages writable or not; true when that changed, for the TLB. */
+static bool put_rights(bool writable)
+{
+    gpa_t pte = PT + 8 * (DT_CODE >> 12 & 511);
+
+    if (!(get64(pte) & PTE_W) == !writable)
+        return false;
+    for (unsigned i = 0; i < DT_CODE_PAGES; i++)
+        put64(pte + 8 * i, get64(pte + 8 * i) ^ PTE_W);
+    return true;
+}
+
 static void put_code(const struct dt_case *k)
 {
     uint8_t code[DT_MAX_CODE];
     unsigned len = dt_code(k, code);
     hva_t at = mem_hva(&g.vm->mem, CODE_GPA, DT_CODE_SIZE);
 
+    if (g.dirty) {
+        memset(at, DT_FILLER, DT_CODE_SIZE);
+        vm_mem_written(g.vm, CODE_GPA, DT_CODE_SIZE);
+    }
+    g.dirty = k->smc;
     if (g.code_off == k->code_off && g.code_len == len && !memcmp(at + k->code_off, code, len))
         return;
     if (g.code_len) {
@@ -303,7 +321,7 @@ static void set_state(const struct dt_case *k)
 {
     struct x86_state *st = &g.c->st;
 
-    if (k->cold) {
+    if (put_rights(k->smc) || k->cold) {
         static struct x86_state whole;
 
         whole = g.base;

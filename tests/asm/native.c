@@ -341,11 +341,17 @@ void dt_native_run(const struct dt_case *k, struct dt_result *res)
         memcpy(nat.rw[i], k->mem + i * PAGE_SIZE, PAGE_SIZE);
     nat.k = k;
     nat.res = res;
+    if (k->smc && mprotect((void *)DT_CODE, DT_CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC))
+        perror("difftest: mprotect");
     sigaltstack(&ss, NULL);
     __asm__ volatile("movl %0, %%ds\n\tmovl %0, %%es" : : "r"(k->mode32 ? HOST_DS : 0));
     dt_native_cross();
     __asm__ volatile("movl %0, %%ds\n\tmovl %0, %%es" : : "r"(0));
     wr_gs(gs);
+    if (k->smc) {
+        mprotect((void *)DT_CODE, DT_CODE_SIZE, PROT_READ | PROT_EXEC);
+        memset(nat.code_rw, DT_FILLER, DT_CODE_SIZE);
+    }
     for (unsigned i = 0; i < DT_RW_PAGES; i++)
         memcpy(res->mem + i * PAGE_SIZE, nat.rw[i], PAGE_SIZE);
 }
