@@ -47,7 +47,6 @@ static void emit_probe(struct translation *t)
     emit_8(e, 0xe0 | (T1 & 7));
     emit_32(e, (JC_ENTRIES - 1) << 4);
     emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
-    emit_store(e, CPU_OFF(st.rip), T0);
     emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
     stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
              t->cur < t->ninsn ? exit_arg(EXIT_RIP, t->off[t->cur]) | EXIT_BRANCH
@@ -111,6 +110,7 @@ void emit_branch(struct translation *t)
     int64_t target = branch_target(t);
     bool backward = target <= t->off[t->cur];
     enum flags_at after;
+    int8_t slot;
     uint8_t *skip;
 
     flags_to_host(t);
@@ -120,8 +120,10 @@ void emit_branch(struct translation *t)
     }
     skip = emit_jcc_fwd(&t->e, condition(in) ^ 1);
     after = t->flags;
+    slot = t->t1_slot;
     emit_goto(t, target, t->taken_live, backward);
     t->flags = after;
+    t->t1_slot = slot; /* the other way has not been gone */
     emit_patch(&t->e, skip);
 }
 

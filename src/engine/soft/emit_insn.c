@@ -136,6 +136,7 @@ static void emit_push(struct translation *t)
         emit_store(e, CPU_OFF(tmp[0]), T0);
         at = emit_stack_slot(t, X86_RSP, -8, ACC_WRITE, 1u << T1);
         emit_load(e, T1, CPU_OFF(tmp[0]));
+        t->t1_slot = -1;
         emit_mov_at(t, 0x89, T1, &at);
     } else if (in->opnd[0].kind == OPND_GPR) {
         bool temp = reg == T0 || reg == T1;
@@ -194,6 +195,7 @@ void emit_interp(struct translation *t, bool last)
         emit_lea_code(e, T1, emit_here(e) + 7 + 5);
     }
     emit_jmp(e, t->cpu->svm->cache.glue.interp);
+    t->t1_slot = -1;
     t->simd_checked = false; /* the interpreter may have parked the vector state */
 }
 

@@ -104,12 +104,14 @@ void emit_check(struct translation *t, const struct ea *ea, unsigned size, enum 
     struct stub *s;
 
     flags_keep(t);
+    t->t1_slot = -1;
     retry = emit_here(e);
     emit_address(t, ea);
-    emit_mov(e, T1, T0);
-    emit_8(e, 0x49); /* shr T1, 8 */
-    emit_8(e, 0xc1);
-    emit_8(e, 0xe8 | (T1 & 7));
+    emit_8(e, 0xc4); /* rorx T1, T0, 8 */
+    emit_8(e, 0x43);
+    emit_8(e, 0xfb);
+    emit_8(e, 0xf0);
+    emit_8(e, 0xc0 | (T1 & 7) << 3 | (T0 & 7));
     emit_8(e, 8);
     emit_8(e, 0x41); /* and T1d, mask */
     emit_8(e, 0x81);
@@ -174,12 +176,17 @@ struct loc emit_locate(struct translation *t, const struct ea *ea, unsigned size
     if (opens) {
         window_open(t, w);
         emit_mov(&t->e, T1, T0);
+        t->t1_slot = (int8_t)w->slot;
     }
     if (flags && t->flags == FLAGS_MEM)
         flags_to_host(t);
-    if (!opens)
-        emit_load(&t->e, reg, CPU_OFF(window[w->slot]));
-    else if (reg == T0)
+    if (reg == T1 && t->t1_slot != w->slot) {
+        emit_load(&t->e, T1, CPU_OFF(window[w->slot]));
+        t->t1_slot = (int8_t)w->slot;
+    } else if (reg == T0 && opens) {
         emit_mov(&t->e, T0, T1);
+    } else if (reg == T0) {
+        emit_load(&t->e, T0, CPU_OFF(window[w->slot]));
+    }
     return (struct loc){ea->base, (uint8_t)reg, (int32_t)ea->disp};
 }

@@ -166,6 +166,7 @@ static void emit_stub(struct translation *t, const struct cache *k, const struct
         emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
         break;
     case STUB_PROBE:
+        emit_store(e, CPU_OFF(st.rip), T0);
         emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
         emit_jmp(e, k->glue.probe);
         break;
@@ -195,6 +196,7 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
     emit_entry(e);
     b->entry_mem = b->entry_host = emit_here(e) - 5;
     t->flags = FLAGS_DEAD;
+    t->t1_slot = -1;
     if (t->live_in) {
         emit_flags_load(e);
         emit_entry(e);
@@ -214,6 +216,8 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
             emit_end(t, k);
         else
             emit_insn(t, k);
+        if ((t->in[t->cur].gpr_read | t->in[t->cur].gpr_write) & 1u << T1)
+            t->t1_slot = -1; /* its guest register was there */
         rec[t->cur].flags_host = t->flags == FLAGS_HOST && !t->in[t->cur].fl_write;
     }
     if (end == CLASS_NOP)

@@ -65,7 +65,8 @@ struct translation {
     bool careful;                /* no windows */
     bool cross_page;             /* the last instruction is for the interpreter to fetch */
     bool simd_checked;
-    unsigned cur; /* instruction being emitted */
+    int8_t t1_slot; /* the window whose difference T1 holds, or -1 */
+    unsigned cur;   /* instruction being emitted */
     enum flags_at flags;
     struct stub stubs[BLOCK_MAX_STUBS];
     unsigned nstubs;
