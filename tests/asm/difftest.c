@@ -56,6 +56,8 @@ static bool run_all(const struct dt_case *k)
     dt_native_run(k, &host);
     if (host.end >= 32 || host.end == X86_AC_EXC)
         return false;
+    if (host.regs.mxcsr >> 16) /* AMD's MXCSR.MM, which guests are not offered */
+        return false;
     dt_guest_run(k, false, &got[DT_WAY_INTERP]);
     dt_guest_run(k, true, &got[DT_WAY_TRANSLATED]);
     dt_guest_run(k, true, &got[DT_WAY_AGAIN]);
