@@ -147,6 +147,14 @@ static void block_publish(struct cache *k, struct block *b)
     atomic_store_explicit(&k->hash[h], b, memory_order_release);
 }
 
+static void count_block(struct soft_cpu *c, const struct block *b)
+{
+    c->counters.block++;
+    c->counters.block_insn += b->ninsn;
+    c->counters.block_bytes += b->len;
+    c->counters.code_bytes += b->code_len;
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec ts;
@@ -172,23 +180,20 @@ struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off, b
         b = cache_find(k, phys, careful);
         if (!b) {
             /*
-             * Mark the whole page first: a write entry made from here on is
-             * refused, one made before is dropped, so what the translator
-             * reads cannot change unnoticed.
+             * Mark the whole page first: a write entry made from here on is refused, one made before is dropped, and
+             * a write by other means waits for the lock, so what the translator reads cannot change unnoticed.
              */
-            uint64_t before = atomic_fetch_or(&k->granules[pn], granule_mask(off, 1));
+            uint64_t before = atomic_exchange(&k->granules[pn], ~0ull);
 
             if (!before)
                 page_protect(svm, pn);
             b = translate_block(c, page, off, careful, &full);
             if (b) {
-                atomic_fetch_or(&k->granules[pn], granule_mask(off, b->len));
                 block_publish(k, b);
-                c->counters.block++;
-                c->counters.block_insn += b->ninsn;
-                c->counters.block_bytes += b->len;
-                c->counters.code_bytes += b->code_len;
+                count_block(c, b);
+                before |= granule_mask(off, b->len) | b->peeked;
             }
+            atomic_store(&k->granules[pn], before);
         }
         pthread_mutex_unlock(&k->lock);
         if (b || !full)
@@ -246,7 +251,7 @@ void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned
 {
     struct cache *k = &svm->cache;
     struct block **link;
-    uint64_t map = 0;
+    uint64_t map = 0, hit = granule_mask(off, len);
 
     pthread_mutex_lock(&k->lock);
     link = &k->page_blocks[page];
@@ -254,12 +259,12 @@ void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned
         struct block *b = *link;
         unsigned at = b->phys & ~PAGE_MASK;
 
-        if (at < off + len && off < at + b->len) {
+        if ((at < off + len && off < at + b->len) || (hit & b->peeked)) {
             *link = b->page_next;
             block_kill(k, b);
             continue;
         }
-        map |= granule_mask(at, b->len);
+        map |= granule_mask(at, b->len) | b->peeked;
         link = &b->page_next;
     }
     atomic_store(&k->granules[page], map);

@@ -39,6 +39,7 @@ struct block {
     const uint8_t *entry_host; /* guest flags in EFLAGS */
     const uint8_t *code;
     const struct recover *recover;
+    uint64_t peeked; /* 64-byte pieces looked at beyond its end, for flags */
     uint32_t code_len;
     uint16_t len; /* guest bytes, all in one page */
     uint16_t ninsn;

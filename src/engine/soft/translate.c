@@ -13,7 +13,7 @@
 #define PEEK_INSNS 6
 
 /* Flags that the code at a page offset may read before writing them; outside the page: all. */
-static uint16_t peek_live(const uint8_t *page, int64_t off)
+static uint16_t peek_live(struct translation *t, int64_t off)
 {
     uint16_t live = 0, killed = 0;
 
@@ -22,8 +22,10 @@ static uint16_t peek_live(const uint8_t *page, int64_t off)
         enum decline why;
         enum insn_class k;
 
-        if (decode_insn(page + off, (unsigned)(PAGE_SIZE - (uint64_t)off), INSN_64, &in))
+        if (decode_insn(t->page + off, (unsigned)(PAGE_SIZE - (uint64_t)off), INSN_64, &in))
             break;
+        t->peeked |= 1ull << (off >> CACHE_GRANULE_SHIFT) |
+                     1ull << ((off + (in.len ? in.len - 1 : 0)) >> CACHE_GRANULE_SHIFT);
         k = classify(&in, (unsigned)off, &why);
         if (k == CLASS_DECLINED)
             break;
@@ -41,9 +43,9 @@ static uint16_t peek_live(const uint8_t *page, int64_t off)
 }
 
 /* Flags live at the target of instruction i, a direct branch. */
-static uint16_t target_live(const struct translation *t, unsigned i)
+static uint16_t target_live(struct translation *t, unsigned i)
 {
-    return peek_live(t->page, (int64_t)t->off[i] + t->in[i].len + (int64_t)t->in[i].imm);
+    return peek_live(t, (int64_t)t->off[i] + t->in[i].len + (int64_t)t->in[i].imm);
 }
 
 /* A declined instruction: can the block go on behind it? */
@@ -107,7 +109,7 @@ static void find_liveness(struct translation *t, enum insn_class end)
     uint16_t live;
 
     if (end == CLASS_NOP)
-        live = peek_live(t->page, t->end);
+        live = peek_live(t, t->end);
     else
         live = X86_ARITH; /* interpreter, or a target not known */
     for (unsigned i = t->ninsn; i-- > 0;) {
@@ -244,6 +246,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.ninsn = t.nstubs = 0;
     t.simd_checked = false;
     t.cross_page = false;
+    t.peeked = 0;
     end = decode_line(&t, c->svm);
     find_liveness(&t, end);
     t.careful = careful;
@@ -259,6 +262,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->live_in = t.live_in != 0;
     b->valid = 1;
     b->careful = careful;
+    b->peeked = t.peeked;
     emit_body(&t, b, rec, end);
     for (unsigned i = 0; i < t.nstubs; i++)
         emit_stub(&t, k, &t.stubs[i]);

@@ -58,6 +58,7 @@ struct translation {
     uint16_t live[BLOCK_MAX_INSNS];        /* flags needed after the instruction */
     uint16_t target_live[BLOCK_MAX_INSNS]; /* flags needed at a direct branch's target */
     uint8_t klass[BLOCK_MAX_INSNS];        /* enum insn_class */
+    uint64_t peeked;                       /* see struct block */
     uint16_t live_in, taken_live;
     struct window windows[BLOCK_MAX_INSNS];
     unsigned nwindows;
