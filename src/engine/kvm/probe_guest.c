@@ -261,9 +261,9 @@ static int guest_set_registers(struct guest *g, struct err *err)
                             .rflags = 2,
                             .rdi = AT_STACK_TOP - 0x800 - AT_STACK_TOP % 16};
     struct {
-        struct kvm_msrs head;
+        uint32_t nmsrs, pad; /* struct kvm_msrs, which ends in a flexible array */
         struct kvm_msr_entry entry[3];
-    } msrs = {.head.nmsrs = 3,
+    } msrs = {.nmsrs = 3,
               .entry = {{.index = MSR_STAR,
                          .data = (uint64_t)(SEL_USER - 8) << 48 | (uint64_t)SEL_CODE << 32},
                         {.index = MSR_LSTAR, .data = code_at(kvm_probe_syscall)},

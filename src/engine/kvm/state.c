@@ -43,21 +43,22 @@ static uint64_t *msr_field(const struct x86_state *st, unsigned i)
     return (uint64_t *)(void *)((char *)st + cpu_msrs[i].off);
 }
 
+/* struct kvm_msrs with room for one, as its flexible array can't be inside a structure. */
 struct one_msr {
-    struct kvm_msrs head;
+    uint32_t nmsrs, pad;
     struct kvm_msr_entry entry;
 };
 
 bool kvm_msr_put(struct kvm_cpu *c, uint32_t index, uint64_t val)
 {
-    struct one_msr m = {.head.nmsrs = 1, .entry = {.index = index, .data = val}};
+    struct one_msr m = {.nmsrs = 1, .entry = {.index = index, .data = val}};
 
     return ioctl(c->fd, KVM_SET_MSRS, &m) == 1;
 }
 
 bool kvm_msr_take(struct kvm_cpu *c, uint32_t index, uint64_t *val)
 {
-    struct one_msr m = {.head.nmsrs = 1, .entry.index = index};
+    struct one_msr m = {.nmsrs = 1, .entry.index = index};
 
     if (ioctl(c->fd, KVM_GET_MSRS, &m) != 1)
         return false;
