@@ -324,10 +324,10 @@ static void test_branch_limits(void **state)
     struct soft_cpu *c = new_cpu(INSN_64);
 
     memset((void *)BIG, 0, 64);
-    *(uint64_t *)BIG = 0x800000000000;
+    *(uint64_t *)(BIG + 32) = 0x800000000000;
     c->st.gpr[X86_RAX] = 0x800000000000;
-    c->st.gpr[X86_RBX] = BIG;
-    c->st.gpr[X86_RSP] = BIG;
+    c->st.gpr[X86_RBX] = BIG + 32;
+    c->st.gpr[X86_RSP] = BIG + 32; /* with room to push: a fault there would come first */
     raises(c, INSN(INSN_64, "\xff\xe0"), X86_GP); /* jmp rax */
     raises(c, INSN(INSN_64, "\xff\xd0"), X86_GP); /* call rax */
     raises(c, INSN(INSN_64, "\xff\x23"), X86_GP); /* jmp [rbx] */
