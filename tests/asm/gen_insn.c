@@ -539,7 +539,7 @@ static unsigned define_flags(const struct decoded *d, uint8_t *b, unsigned n)
 
 /*
  * Bytes that Zydis does not know, and are not where a newer processor or a
- * hypervisor may have put something: a VEX or one-byte opcode, or 0F 38/3A of
+ * hypervisor may have put something: a one-byte opcode, or 0F 38/3A of
  * the columns long filled.
  */
 static bool undefined_everywhere(const uint8_t *b)
@@ -553,7 +553,7 @@ static bool undefined_everywhere(const uint8_t *b)
         i++;
     if (b[i] == 0x0f)
         return (b[i + 1] == 0x38 || b[i + 1] == 0x3a) && b[i + 2] < 0x80;
-    if (b[i] == 0x62 || b[i] == 0x8f || b[i] == 0xd5)
+    if (b[i] == 0x62 || b[i] == 0x8f || b[i] == 0xd5 || b[i] == 0xc4 || b[i] == 0xc5)
         return false;
     return true;
 }
