@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Thin front of meson and ninja; see README.md.
-.PHONY: build demo check format format-check clean asan tsan
+.PHONY: build demo check bench format format-check clean asan tsan
 
 build:
 	@scripts/build.sh build
@@ -10,6 +10,10 @@ demo:
 
 check:
 	@scripts/check.sh
+
+# Against the host, QEMU and others; ARGS are bench/bench's.
+bench:
+	@scripts/bench.sh $(ARGS)
 
 # Unit tests under the sanitizers.
 asan:

@@ -7,6 +7,8 @@
 #   demo     what makes an initramfs and unpacks kernels
 #   check    compilers, sanitizers and tools of `make check`
 #   compare  QEMU, to measure against
+#   bench    what makes the userland of `make bench`
+#   bench-uml, bench-bochs  further machines it compares with, where they can be had
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -47,6 +49,34 @@ END
         cat <<'END'
 python3 python3
 qemu-system-x86 qemu-system-x86_64
+END
+        ;;
+    bench)
+        cat <<'END'
+python3 python3
+gcc gcc
+libc6-dev /usr/include/stdio.h
+cpio cpio
+mmdebstrap mmdebstrap
+util-linux unshare
+qemu-system-x86 qemu-system-x86_64
+END
+        ;;
+    bench-uml)
+        cat <<'END'
+user-mode-linux linux.uml
+END
+        ;;
+    bench-bochs)
+        cat <<'END'
+bochs bochs
+bochsbios /usr/share/bochs/BIOS-bochs-latest
+vgabios /usr/share/vgabios/vgabios.bin
+bochs-term /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term.so
+grub-common grub-mkrescue
+grub-pc-bin /usr/lib/grub/i386-pc
+xorriso xorriso
+mtools mformat
 END
         ;;
     *)
