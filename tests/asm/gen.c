@@ -102,7 +102,7 @@ static uint64_t first_gpr(struct gen *g, unsigned r)
         g->small |= 1u << r;
         return gen_percent(g, 80) ? gen_below(g, 64) : (uint64_t) - (int64_t)gen_below(g, 64);
     }
-    if (pick >= 95) {
+    if (pick >= 95 && !g->k->smc) {
         g->codeptr |= 1u << r; /* filled in when the instructions are known */
         return 0;
     }
