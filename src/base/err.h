@@ -8,9 +8,9 @@
 #define LODGE_BASE_ERR_H
 
 struct err {
-    int code;        /* negative errno, 0 while unset */
-    char what[512];  /* what happened and the cause */
-    char next[256];  /* what the user can do; empty when there is nothing to say */
+    int code;       /* negative errno, 0 while unset */
+    char what[512]; /* what happened and the cause */
+    char next[256]; /* what the user can do; empty when there is nothing to say */
 };
 
 /*

@@ -16,13 +16,13 @@ typedef uint8_t *hva_t; /* host-virtual address of guest memory */
 #define GIB(n) ((uint64_t)(n) << 30)
 
 #define PAGE_SHIFT 12
-#define PAGE_SIZE 4096ull
-#define PAGE_MASK (~(PAGE_SIZE - 1))
+#define PAGE_SIZE  4096ull
+#define PAGE_MASK  (~(PAGE_SIZE - 1))
 
-#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define ALIGN_UP(x, a) (((x) + (a) - 1) & ~((__typeof__(x))(a) - 1))
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
-#define container_of(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
+#define ARRAY_SIZE(a)                 (sizeof(a) / sizeof((a)[0]))
+#define ALIGN_UP(x, a)                (((x) + (a)-1) & ~((__typeof__(x))(a)-1))
+#define likely(x)                     __builtin_expect(!!(x), 1)
+#define unlikely(x)                   __builtin_expect(!!(x), 0)
+#define container_of(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
 #endif

@@ -38,9 +38,10 @@ struct vtimer {
 int clock_init(struct clock *clock, struct err *err);
 void clock_fini(struct clock *clock);
 
-uint64_t clock_now_ns(const struct clock *clock);  /* guest time */
-uint64_t clock_tsc(const struct clock *clock);     /* guest TSC now */
-uint64_t clock_tsc_to_ns(const struct clock *clock, uint64_t guest_tsc); /* guest time at which the TSC has that value */
+uint64_t clock_now_ns(const struct clock *clock); /* guest time */
+uint64_t clock_tsc(const struct clock *clock);    /* guest TSC now */
+uint64_t clock_tsc_to_ns(const struct clock *clock,
+                         uint64_t guest_tsc); /* guest time at which the TSC has that value */
 
 /* `fn` runs on the clock's thread without its lock; it may arm or disarm any timer, itself included. */
 void vtimer_init(struct vtimer *t, struct clock *clock, void (*fn)(void *), void *opaque);

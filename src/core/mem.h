@@ -12,7 +12,7 @@
 #include "base/err.h"
 #include "base/types.h"
 
-#define MEM_LOW_MAX 0xc0000000ull /* RAM never reaches higher below 4 GiB */
+#define MEM_LOW_MAX   0xc0000000ull /* RAM never reaches higher below 4 GiB */
 #define MEM_HIGH_BASE 0x100000000ull
 #define MEM_MAX_SLOTS 4
 

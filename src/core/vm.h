@@ -24,7 +24,7 @@ struct vm_config {
     const char *name;
     enum cpu_model cpu;
     unsigned cpus;
-    uint64_t memory; /* bytes */
+    uint64_t memory;                       /* bytes */
     const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
     const struct engine_ops *engine;
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */

@@ -12,7 +12,8 @@
 
 struct acpipm;
 
-int acpipm_new(struct acpipm **pm, struct vm *vm, struct irq_line sci, struct err *err); /* maps its ports */
+int acpipm_new(struct acpipm **pm, struct vm *vm, struct irq_line sci,
+               struct err *err); /* maps its ports */
 void acpipm_free(struct acpipm *pm);
 void acpipm_reset(struct acpipm *pm);
 void acpipm_power_button(struct acpipm *pm); /* any thread */

@@ -19,7 +19,8 @@ struct boot_config {
  * Build ACPI tables, load kernel, initrd and command line, and set `bsp` (already reset) to the kernel's entry.
  * Every file is checked before it is believed. On failure guest memory may have been written.
  */
-int boot_load(struct mem *mem, const struct boot_config *cfg, struct x86_state *bsp, struct err *err);
+int boot_load(struct mem *mem, const struct boot_config *cfg, struct x86_state *bsp,
+              struct err *err);
 
 /* The same checks without a VM: files readable, a known kernel format, everything fits `memory` bytes. */
 int boot_check(const struct boot_config *cfg, uint64_t memory, struct err *err);

@@ -9,11 +9,13 @@
 struct ioapic;
 struct ioapic_state;
 
-int ioapic_new(struct ioapic **ioapic, struct vm *vm, struct err *err); /* maps itself at MMIO_IOAPIC */
+int ioapic_new(struct ioapic **ioapic, struct vm *vm,
+               struct err *err); /* maps itself at MMIO_IOAPIC */
 void ioapic_free(struct ioapic *ioapic);
 void ioapic_reset(struct ioapic *ioapic);
 void ioapic_save(struct ioapic *ioapic, struct ioapic_state *s);
-void ioapic_load(struct ioapic *ioapic, const struct ioapic_state *s); /* level pins may be delivered at once */
+void ioapic_load(struct ioapic *ioapic,
+                 const struct ioapic_state *s); /* level pins may be delivered at once */
 struct irq_line ioapic_pin(struct ioapic *ioapic, unsigned pin);
 void ioapic_eoi(void *ioapic, uint8_t vector); /* for lapic_set_eoi_handler */
 

@@ -50,6 +50,7 @@ long lapic_pv_ipi(struct vm *vm, uint64_t lo, uint64_t hi, uint32_t min, uint32_
 struct irq_line lapic_lint0(struct lapic *lapic);
 
 /* EOI of a level-triggered vector is broadcast to this. */
-void lapic_set_eoi_handler(struct lapic *lapic, void (*fn)(void *opaque, uint8_t vector), void *opaque);
+void lapic_set_eoi_handler(struct lapic *lapic, void (*fn)(void *opaque, uint8_t vector),
+                           void *opaque);
 
 #endif

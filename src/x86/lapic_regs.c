@@ -240,7 +240,8 @@ static int x2apic_read(struct lapic *l, unsigned reg, uint64_t *val)
 /* Bits that may be set in a write, SDM table 10-6; 0 also for what can't be written. */
 static uint64_t x2apic_bits(unsigned reg)
 {
-    if (is_lvt(reg)) /* delivery status and remote IRR are read-only, not reserved: Linux writes them back */
+    if (is_lvt(
+            reg)) /* delivery status and remote IRR are read-only, not reserved: Linux writes them back */
         return lvt_bits[reg - REG_LVT_TIMER] | 1u << 12 | 1u << 14;
     switch (reg) {
     case REG_TPR:

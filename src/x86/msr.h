@@ -10,7 +10,7 @@ struct msr_state; /* one a vCPU: MTRRs, misc enable, kvmclock, PV EOI, ... */
 int msr_state_new(struct msr_state **ms, struct vcpu *vcpu, struct err *err);
 void msr_state_free(struct msr_state *ms);
 void msr_state_reset(struct msr_state *ms);
-int msr_read(struct msr_state *ms, uint32_t msr, uint64_t *val);  /* -1: #GP */
+int msr_read(struct msr_state *ms, uint32_t msr, uint64_t *val); /* -1: #GP */
 int msr_write(struct msr_state *ms, uint32_t msr, uint64_t val);
 
 #endif

@@ -14,8 +14,8 @@ void pic_free(struct pic *pic);
 void pic_reset(struct pic *pic);
 void pic_save(struct pic *pic, struct pic_state *s);
 void pic_load(struct pic *pic, const struct pic_state *s); /* drives the INT output */
-void pic_connect(struct pic *pic, struct irq_line out); /* the INT output */
-struct irq_line pic_pin(struct pic *pic, unsigned pin); /* 0..15, not 2 */
-int pic_ack(struct pic *pic);                           /* INTA cycle: vector (spurious 7 included) */
+void pic_connect(struct pic *pic, struct irq_line out);    /* the INT output */
+struct irq_line pic_pin(struct pic *pic, unsigned pin);    /* 0..15, not 2 */
+int pic_ack(struct pic *pic); /* INTA cycle: vector (spurious 7 included) */
 
 #endif

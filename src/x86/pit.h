@@ -9,7 +9,8 @@
 struct pit;
 struct pit_state;
 
-int pit_new(struct pit **pit, struct vm *vm, struct irq_line irq0, struct err *err); /* maps its ports */
+int pit_new(struct pit **pit, struct vm *vm, struct irq_line irq0,
+            struct err *err); /* maps its ports */
 void pit_free(struct pit *pit);
 void pit_reset(struct pit *pit);
 void pit_save(struct pit *pit, struct pit_state *s);

@@ -4,28 +4,28 @@
 #define LODGE_X86_PLATFORM_H
 
 #define PIO_PIC_MASTER 0x20
-#define PIO_PIC_SLAVE 0xa0
-#define PIO_ELCR 0x4d0
-#define PIO_PIT 0x40       /* 4 ports */
-#define PIO_PORT61 0x61
+#define PIO_PIC_SLAVE  0xa0
+#define PIO_ELCR       0x4d0
+#define PIO_PIT        0x40 /* 4 ports */
+#define PIO_PORT61     0x61
 #define PIO_PS2_STATUS 0x64 /* only the reset command 0xfe; there is no keyboard controller */
-#define PIO_RTC 0x70       /* 2 ports */
-#define PIO_COM1 0x3f8
-#define PIO_RESET 0xcf9
-#define PIO_PM1A_EVT 0x600 /* 4 bytes: status, enable */
-#define PIO_PM1A_CNT 0x604 /* 2 bytes */
-#define PIO_PM_TMR 0x608   /* 4 bytes, 3.579545 MHz, 32 bits */
+#define PIO_RTC        0x70 /* 2 ports */
+#define PIO_COM1       0x3f8
+#define PIO_RESET      0xcf9
+#define PIO_PM1A_EVT   0x600 /* 4 bytes: status, enable */
+#define PIO_PM1A_CNT   0x604 /* 2 bytes */
+#define PIO_PM_TMR     0x608 /* 4 bytes, 3.579545 MHz, 32 bits */
 
-#define IRQ_PIT 0
+#define IRQ_PIT  0
 #define IRQ_COM1 4
-#define IRQ_RTC 8
-#define IRQ_SCI 9
+#define IRQ_RTC  8
+#define IRQ_SCI  9
 
 #define MMIO_IOAPIC 0xfec00000ull
-#define MMIO_LAPIC 0xfee00000ull
+#define MMIO_LAPIC  0xfee00000ull
 #define IOAPIC_PINS 24
 
 #define ACPI_S5_SLP_TYP 5
-#define RESET_VALUE 0x06   /* to PIO_RESET; also the FADT reset value */
+#define RESET_VALUE     0x06 /* to PIO_RESET; also the FADT reset value */
 
 #endif

@@ -8,7 +8,8 @@
 
 struct rtc;
 
-int rtc_new(struct rtc **rtc, struct vm *vm, struct irq_line irq8, struct err *err); /* maps its ports */
+int rtc_new(struct rtc **rtc, struct vm *vm, struct irq_line irq8,
+            struct err *err); /* maps its ports */
 void rtc_free(struct rtc *rtc);
 void rtc_reset(struct rtc *rtc);
 

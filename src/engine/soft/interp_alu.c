@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Addition, subtraction, logic, compare-and-exchange; operands and their read-modify-write. */
+#include "engine/soft/host_mem.h"
 #include "engine/soft/interp.h"
 
 uint64_t insn_ea(const struct soft_cpu *c, const struct insn *in)
@@ -16,38 +17,6 @@ uint64_t insn_ea(const struct soft_cpu *c, const struct insn *in)
 }
 
 /* ---- Read-modify-write of memory ------------------------------------------ */
-
-static uint64_t host_load(const void *p, unsigned size)
-{
-    switch (size) {
-    case 1:
-        return *(const volatile uint8_t *)p;
-    case 2:
-        return *(const volatile uint16_t *)p;
-    case 4:
-        return *(const volatile uint32_t *)p;
-    default:
-        return *(const volatile uint64_t *)p;
-    }
-}
-
-static void host_store(void *p, unsigned size, uint64_t val)
-{
-    switch (size) {
-    case 1:
-        *(volatile uint8_t *)p = (uint8_t)val;
-        break;
-    case 2:
-        *(volatile uint16_t *)p = (uint16_t)val;
-        break;
-    case 4:
-        *(volatile uint32_t *)p = (uint32_t)val;
-        break;
-    default:
-        *(volatile uint64_t *)p = val;
-        break;
-    }
-}
 
 /* Guest operands need no alignment, so this is the instruction itself rather than the builtin. */
 static bool host_cas(void *p, unsigned size, uint64_t *old, uint64_t val)

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "engine/soft/engine_soft.h"
+#include "engine/soft/host_mem.h"
 
 static void fill_ones(void *p, size_t bytes)
 {
@@ -381,42 +382,6 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
 
 /* ---- Accesses ---------------------------------------------------------- */
 
-typedef uint16_t unaligned16 __attribute__((aligned(1)));
-typedef uint32_t unaligned32 __attribute__((aligned(1)));
-typedef uint64_t unaligned64 __attribute__((aligned(1)));
-
-static uint64_t host_ld(const uint8_t *p, unsigned size)
-{
-    switch (size) {
-    case 1:
-        return *p;
-    case 2:
-        return *(const volatile unaligned16 *)p;
-    case 4:
-        return *(const volatile unaligned32 *)p;
-    default:
-        return *(const volatile unaligned64 *)p;
-    }
-}
-
-static void host_st(uint8_t *p, unsigned size, uint64_t val)
-{
-    switch (size) {
-    case 1:
-        *(volatile uint8_t *)p = (uint8_t)val;
-        break;
-    case 2:
-        *(volatile unaligned16 *)p = (uint16_t)val;
-        break;
-    case 4:
-        *(volatile unaligned32 *)p = (uint32_t)val;
-        break;
-    default:
-        *(volatile unaligned64 *)p = val;
-        break;
-    }
-}
-
 static void copy_bytes(void *to, const void *from, size_t n)
 {
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
@@ -486,7 +451,7 @@ static struct place place_of(struct soft_cpu *c, struct tlb_set *s, gva_t va, en
 
 static uint64_t place_ld(struct soft_cpu *c, const struct place *p, unsigned size)
 {
-    return p->host ? host_ld(p->host, size) : mmio_ld(c, p->gpa, size);
+    return p->host ? host_load(p->host, size) : mmio_ld(c, p->gpa, size);
 }
 
 static void place_st(struct soft_cpu *c, const struct place *p, unsigned size, uint64_t val)
@@ -495,7 +460,7 @@ static void place_st(struct soft_cpu *c, const struct place *p, unsigned size, u
         mmio_st(c, p->gpa, size, val);
         return;
     }
-    host_st(p->host, size, val);
+    host_store(p->host, size, val);
     if (p->code)
         soft_code_written(c, p->host, size);
 }
@@ -505,7 +470,7 @@ static uint64_t set_ld(struct soft_cpu *c, struct tlb_set *s, gva_t va, unsigned
     struct tlb_entry *e = &s->rd[TLB_INDEX(va)];
 
     if (likely(e->tag == (va & PAGE_MASK) && !crosses(va, size)))
-        return host_ld(e->page + (va & ~PAGE_MASK), size);
+        return host_load(e->page + (va & ~PAGE_MASK), size);
     if (crosses(va, size)) {
         unsigned first = (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK));
         struct place a = place_of(c, s, va, ACC_READ), b = place_of(c, s, va + first, ACC_READ);
@@ -530,7 +495,7 @@ static void set_st(struct soft_cpu *c, struct tlb_set *s, gva_t va, unsigned siz
     struct tlb_entry *e = &s->wr[TLB_INDEX(va)];
 
     if (likely(e->tag == (va & PAGE_MASK) && !crosses(va, size))) {
-        host_st(e->page + (va & ~PAGE_MASK), size, val);
+        host_store(e->page + (va & ~PAGE_MASK), size, val);
         return;
     }
     if (crosses(va, size)) {
