@@ -233,6 +233,13 @@ static uint32_t native_class(const ZydisDecodedInstruction *zi)
     }
 }
 
+/* Has the shift or rotation an immediate count that is not zero after masking? */
+static bool counts_at_least_one(const struct insn *in)
+{
+    return in->nopnd && in->opnd[in->nopnd - 1].kind == OPND_IMM &&
+           (in->imm & (in->op_size == 8 ? 63 : 31));
+}
+
 static void take_flags(const ZydisDecodedInstruction *zi, struct insn *in)
 {
     const ZydisAccessedFlags *f = zi->cpu_flags;
@@ -251,6 +258,8 @@ static void take_flags(const ZydisDecodedInstruction *zi, struct insn *in)
     case ZYDIS_MNEMONIC_RCR:
     case ZYDIS_MNEMONIC_SHLD:
     case ZYDIS_MNEMONIC_SHRD: /* a count of zero leaves the flags alone */
+        if (counts_at_least_one(in))
+            break;
         in->fl_read |= X86_ARITH;
         in->fl_write = 0;
         break;
@@ -343,6 +352,8 @@ int decode_insn(const uint8_t *bytes, unsigned avail, enum insn_mode mode, struc
     status = ZydisDecoderDecodeInstruction(&d, &ctx, bytes, n, &zi);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < 15)
         return -1;
+    if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
+        out->flags = INSN_TOO_LONG;
     if (!ZYAN_SUCCESS(status))
         return 0;
     out->op = (uint16_t)zi.mnemonic;
@@ -353,13 +364,13 @@ int decode_insn(const uint8_t *bytes, unsigned avail, enum insn_mode mode, struc
     out->mem_seg = default_segment(&zi);
     out->flags = insn_flags(&zi);
     take_layout(&zi, out);
-    take_flags(&zi, out);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&d, &ctx, &zi, zo, zi.operand_count_visible))) {
         out->len = 0;
         return 0;
     }
     for (unsigned i = 0; i < zi.operand_count_visible && i < ARRAY_SIZE(out->opnd); i++)
         take_operand(&zo[i], &zi, out, &imms);
+    take_flags(&zi, out);
     if (zi.mnemonic == ZYDIS_MNEMONIC_BSF || zi.mnemonic == ZYDIS_MNEMONIC_BSR)
         out->gpr_read |= out->gpr_write; /* of zero: the destination stays */
     if (out->flags & INSN_HAS_MEM) {

@@ -93,6 +93,8 @@ int interp_insn(struct soft_cpu *c, const struct insn *in)
 {
     insn_fn *fn;
 
+    if (!in->len && (in->flags & INSN_TOO_LONG))
+        soft_raise_err(c, X86_GP, 0);
     if (!in->len)
         soft_raise(c, X86_UD);
     c->next_rip = c->st.rip + in->len;

@@ -42,15 +42,16 @@ struct opnd {
 #define INSN_NOREG 0xff
 #define INSN_RIP   0xfe /* mem_base: RIP-relative, disp is relative to the next instruction */
 
-#define INSN_LOCK    (1u << 0)
-#define INSN_REP     (1u << 1) /* F3 (also REPE) */
-#define INSN_REPNE   (1u << 2) /* F2 */
-#define INSN_HAS_MEM (1u << 3)
-#define INSN_NATIVE  (1u << 4) /* x87/MMX/SSE/AVX/BMI/...: executed through the native thunk */
-#define INSN_SIMD    (1u << 5) /* touches x87/MMX/SSE/AVX state */
-#define INSN_PRIV    (1u << 6)
-#define INSN_BRANCH  (1u << 7) /* ends a straight line: any transfer of control */
-#define INSN_FAR     (1u << 8) /* far JMP, CALL, RET */
+#define INSN_LOCK     (1u << 0)
+#define INSN_REP      (1u << 1) /* F3 (also REPE) */
+#define INSN_REPNE    (1u << 2) /* F2 */
+#define INSN_HAS_MEM  (1u << 3)
+#define INSN_NATIVE   (1u << 4) /* x87/MMX/SSE/AVX/BMI/...: executed through the native thunk */
+#define INSN_SIMD     (1u << 5) /* touches x87/MMX/SSE/AVX state */
+#define INSN_PRIV     (1u << 6)
+#define INSN_BRANCH   (1u << 7) /* ends a straight line: any transfer of control */
+#define INSN_FAR      (1u << 8) /* far JMP, CALL, RET */
+#define INSN_TOO_LONG (1u << 9) /* with len 0: more than 15 bytes, #GP instead of #UD */
 
 struct insn {
     uint16_t op;       /* ZYDIS_MNEMONIC_* */
