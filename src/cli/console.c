@@ -28,7 +28,7 @@ struct console {
     size_t npending;
 };
 
-static const int watched[] = {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT};
+static const int watched[] = {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGUSR1};
 
 static bool ignored(int sig)
 {
@@ -92,6 +92,10 @@ static void take_signal(struct console *c)
     case SIGCONT:
         if (c->tty)
             tty_raw();
+        break;
+    case SIGUSR1:
+        if (c->cfg.report)
+            c->cfg.report(c->cfg.opaque);
         break;
     default:
         c->cfg.leave(c->cfg.opaque, (int)si.ssi_signo);

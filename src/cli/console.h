@@ -16,6 +16,7 @@ struct console_config {
     int escape; /* byte that leaves the console when `in` is a terminal; -1: none */
     /* On the console's thread. signal: its number, or 0 when the escape key was pressed. May come more than once. */
     void (*leave)(void *opaque, int signal);
+    void (*report)(void *opaque); /* the same for SIGUSR1; NULL: nothing to report */
     void *opaque;
 };
 

@@ -34,10 +34,10 @@ struct session {
     struct console *console;
     bool console_tty; /* the guest writes to a terminal that was put in raw mode */
     pthread_mutex_t lock;
-    struct vm *vm; /* while there is one to be told */
-    bool leaving;  /* somebody asked to end the run */
-    int signal;    /* the signal that did; 0: the escape key */
-    double wall;   /* seconds the guest ran */
+    struct vm *vm;      /* while there is one to be told */
+    bool leaving;       /* somebody asked to end the run */
+    int signal;         /* the signal that did; 0: the escape key */
+    double start, wall; /* seconds the guest ran */
 };
 
 static double seconds_now(void)
@@ -160,6 +160,23 @@ static char *collect_stats(const struct session *s, struct vm *vm)
     return text;
 }
 
+/* SIGUSR1: the statistics so far. The counters are read while the vCPUs run, so each is right but they are not of one moment. */
+static void session_report(void *opaque)
+{
+    struct session *s = opaque;
+    char *text = NULL;
+
+    pthread_mutex_lock(&s->lock);
+    if (s->vm) {
+        s->wall = seconds_now() - s->start;
+        text = collect_stats(s, s->vm);
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (text)
+        fputs(text, stderr);
+    free(text);
+}
+
 static int end_status(const struct session *s, enum vm_end end)
 {
     bool quiet = s->opts->quiet;
@@ -207,17 +224,16 @@ static int run_vm(struct session *s, struct err *err)
     enum vm_end end = VM_END_FAILED;
     struct vm *vm;
     char *stats = NULL;
-    double start;
     int r = vm_new(&vm, &cfg, err);
 
     if (r)
         return r;
     say_start(s);
+    s->start = seconds_now();
     session_set_vm(s, vm);
-    start = seconds_now();
     r = vm_run(vm, &end, err);
-    s->wall = seconds_now() - start;
     session_set_vm(s, NULL);
+    s->wall = seconds_now() - s->start;
     if (o->stats)
         stats = collect_stats(s, vm);
     /* Writes out what the guest has printed, so the terminal changes and our own words come after it. */
@@ -240,6 +256,7 @@ static int run_session(struct session *s, struct err *err)
         .in = strcmp(o->console, "stdio") ? -1 : STDIN_FILENO,
         .escape = o->escape,
         .leave = session_leave,
+        .report = session_report,
         .opaque = s,
     };
     char base[256];

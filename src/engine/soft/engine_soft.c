@@ -236,7 +236,7 @@ static void soft_print_stats(struct vm *vm, FILE *out)
         fprintf(out, "%16" PRIu64 "  %s\n", sum, rows[i].text);
     }
     for (unsigned i = 1; i < DECLINE_COUNT; i++)
-        fprintf(out, "%16" PRIu64 "  blocks ended by: %s\n", svm->declines[i], declines[i]);
+        fprintf(out, "%16" PRIu64 "  instructions declined: %s\n", svm->declines[i], declines[i]);
 }
 
 const struct engine_ops engine_soft = {

@@ -31,7 +31,7 @@ struct soft_vm {
     struct soft_cpu *cpus[VM_MAX_CPUS];
     _Atomic uint32_t bus_lock;
     struct cache cache;
-    uint64_t declines[DECLINE_COUNT]; /* blocks ended by each; under cache.lock */
+    uint64_t declines[DECLINE_COUNT]; /* instructions left to the interpreter; under cache.lock */
 };
 
 /* Does the guest page at this host address (page aligned) hold translated code? Lock-free. */
