@@ -3,7 +3,8 @@
 # nested.sh OUT PROGRAM...: make the initramfs of a machine with KVM inside, to
 # be started on the cloud kernel: init-nested, the KVM modules, the cloud
 # kernel and the test initramfs as the guest's, and the given programs (the
-# first as /nested/lodge) with the libraries they are linked to.
+# first as /nested/lodge) with the libraries they are linked to. A PROGRAM that
+# is no program is a file to be found at the same path there.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -35,6 +36,14 @@ for module in irqbypass kvm kvm-amd; do
 done
 name=lodge
 for program in "$@"; do
+    if [ ! -x "$program" ]; then
+        # Data, at the place it has here.
+        mkdir -p "$root$(dirname "$program")"
+        cp -L "$program" "$root$program"
+        shift
+        [ $# = 0 ] || name=$(basename "$1")
+        continue
+    fi
     cp "$program" "$root/nested/$name"
     ldd "$program" | grep -o '/[^ ]*' | while read -r lib; do
         mkdir -p "$root$(dirname "$lib")"

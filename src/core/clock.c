@@ -83,10 +83,19 @@ static bool khz_sane(uint64_t khz)
 static pthread_once_t host_tsc_once = PTHREAD_ONCE_INIT;
 static uint64_t host_tsc_khz;
 
+static _Atomic uint64_t told_tsc_khz;
+
+void clock_tell_tsc_khz(uint64_t khz)
+{
+    told_tsc_khz = khz;
+}
+
 static void host_tsc_find(void)
 {
     uint64_t khz = tsc_khz_from_cpuid();
 
+    if (!khz_sane(khz))
+        khz = told_tsc_khz;
     host_tsc_khz = khz_sane(khz) ? khz : tsc_khz_measure();
 }
 

@@ -34,6 +34,9 @@ struct vtimer {
     struct vtimer *next;
 };
 
+/* Somebody knows the rate of the host's TSC: clock_init need not measure it. Before the first of them. */
+void clock_tell_tsc_khz(uint64_t khz);
+
 /* The guest's TSC starts at 0. Measures the host TSC when CPUID does not tell. */
 int clock_init(struct clock *clock, struct err *err);
 void clock_fini(struct clock *clock);

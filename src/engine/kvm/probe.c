@@ -8,8 +8,12 @@
 
 #include "engine/kvm/host.h"
 
-/* A loaded host may take the processor away for longer than the first. */
-static const unsigned limits_ms[] = {20, 100};
+/*
+ * A loaded host may take the processor away for longer than the first. The
+ * last is for processors that are emulated themselves; only a guest that hangs
+ * comes to cost that much.
+ */
+static const unsigned limits_ms[] = {20, 100, 1000};
 
 static const char *const check_names[PROBE_CHECKS] = {
     [PROBE_ENTRY] = "guest: enters 64-bit mode",

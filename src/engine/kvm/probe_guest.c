@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/clock.h"
 #include "engine/kvm/host.h"
 #include "engine/kvm/probe.h"
 
@@ -317,11 +319,14 @@ static int guest_make(struct guest *g, int dev, struct err *err)
     g->run = mmap(NULL, g->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, g->vcpu, 0);
     if (g->run == MAP_FAILED)
         return guest_failed(err, "share a virtual CPU's exits");
+    size = ioctl(g->vcpu, KVM_GET_TSC_KHZ, 0);
+    if (size > 0)
+        clock_tell_tsc_khz((uint64_t)size); /* saves measuring it */
     size = guest_set_cpuid(g, dev, err);
     return size < 0 ? size : guest_set_registers(g, err);
 }
 
-static void guest_drop(struct guest *g)
+static void guest_close(struct guest *g)
 {
     if (g->run != MAP_FAILED)
         munmap(g->run, g->run_size);
@@ -331,6 +336,36 @@ static void guest_drop(struct guest *g)
         close(g->vm);
     if (g->mem != MAP_FAILED)
         munmap(g->mem, MEM_SIZE);
+}
+
+static void *drop_thread(void *opaque)
+{
+    guest_close(opaque);
+    free(opaque);
+    return NULL;
+}
+
+/* The kernel takes tens of milliseconds to end a VM, for which nobody need wait. */
+static void guest_drop(const struct guest *g)
+{
+    struct guest *copy = malloc(sizeof(*copy));
+    pthread_t thread;
+    sigset_t all, old;
+    int rc = ENOMEM;
+
+    if (copy) {
+        *copy = *g;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &old);
+        rc = pthread_create(&thread, NULL, drop_thread, copy);
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+    }
+    if (!rc) {
+        pthread_detach(thread);
+        return;
+    }
+    free(copy);
+    guest_close(&(struct guest){g->vm, g->vcpu, g->mem, g->run, g->run_size});
 }
 
 /* ---- Running it --------------------------------------------------------- */

@@ -195,8 +195,9 @@ static void set_immediate_exit(struct kvm_cpu *c, uint8_t val)
 
 /*
  * The kicker posts an event, sets immediate_exit and then signals the thread
- * in run(); run() clears immediate_exit and then looks at the events. Either
- * the event is seen, or immediate_exit stays set and KVM_RUN returns at once.
+ * in run(); run() clears immediate_exit where it is set and then looks at the
+ * events. Either the event is seen, or immediate_exit stays set and KVM_RUN
+ * returns at once.
  */
 void kvm_kick(struct vcpu *vcpu)
 {
@@ -246,7 +247,8 @@ static bool take_events(struct kvm_cpu *c, enum vcpu_exit_reason *reason)
 {
     uint32_t ev;
 
-    set_immediate_exit(c, 0);
+    if (unlikely(__atomic_load_n(&c->run->immediate_exit, __ATOMIC_ACQUIRE)))
+        set_immediate_exit(c, 0);
     if (likely(!atomic_load(&c->vcpu->events)))
         return false;
     ev = atomic_exchange(&c->vcpu->events, 0);
