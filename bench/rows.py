@@ -56,7 +56,7 @@ class Job(Row):
 
     def run(self, machine, serials):
         serial = next(serials)
-        began, ended, text, lines = ask(machine, self, f"job {self.name} {serial}", serial)
+        began, ended, text, lines = ask(machine, self, f"job {self.name} 1 {serial}", serial)
         status, _, output = text.partition(" ")
         if status != "0":
             raise Failed(f"status {status}: " + " | ".join(line for _, line in lines[-5:-1]))
@@ -68,7 +68,7 @@ class Speed(Row):
 
     def run(self, machine, serials):
         serial = next(serials)
-        _, _, text, lines = ask(machine, self, f"speed {self.name} 0 {serial}", serial)
+        _, _, text, lines = ask(machine, self, f"speed {self.name} 1 {serial}", serial)
         began = [when for when, line in lines if line.startswith("+DT:")]
         ended = [(when, int(match[1])) for when, line in lines
                  if (match := re.match(r"\+R:(\d+):", line))]

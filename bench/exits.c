@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * exits RUNS COMMAND [ARG]...: what starting a virtual machine and leaving it
+ * cost. An argument PAYLOAD stands for a file with a guest of our own, a
+ * bzImage of 8 KiB that can be entered in real mode and at its 64-bit entry.
+ * It writes a byte to the serial port with its first instructions, reads a
+ * serial register PIO_COUNT times, writes a byte, reads memory that nobody
+ * has MMIO_COUNT times, writes a byte and halts. Prints medians of: time from
+ * exec to the first byte, resident memory beside the guest's, time of one port
+ * read and of one memory read.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PIO_COUNT  20000
+#define MMIO_COUNT 20000
+#define STR_(x)    #x
+#define STR(x)     STR_(x)
+
+#define MARK_START 0x91
+#define MARK_PIO   0x92
+#define MARK_MMIO  0x93
+
+#define MAX_RUNS   101
+#define TIMEOUT_MS 60000
+#define GUEST_MIN  (32u << 20) /* a mapping of this size or more is the guest's memory */
+
+/* clang-format off */
+
+/* The guest proper; runs the same in 32- and 64-bit mode. */
+#define BODY \
+    "    mov $0x3f8, %dx\n" \
+    "    mov $0x91, %al\n" \
+    "    out %al, (%dx)\n" \
+    "    mov $0x3fb, %dx\n" \
+    "    mov $" STR(PIO_COUNT) ", %ecx\n" \
+    "1:  in (%dx), %al\n" \
+    "    sub $1, %ecx\n" \
+    "    jnz 1b\n" \
+    "    mov $0x3f8, %dx\n" \
+    "    mov $0x92, %al\n" \
+    "    out %al, (%dx)\n" \
+    "    mov $0xd0000000, %ebx\n" \
+    "    mov $" STR(MMIO_COUNT) ", %ecx\n"
+
+#define TAIL \
+    "    sub $1, %ecx\n" \
+    "    jnz 2b\n" \
+    "    mov $0x3f8, %dx\n" \
+    "    mov $0x93, %al\n" \
+    "    out %al, (%dx)\n" \
+    "3:  cli\n" \
+    "    hlt\n" \
+    "    jmp 3b\n"
+
+__asm__(
+    ".pushsection .rodata\n"
+    ".balign 16\n"
+    "payload:\n"
+    /* Documentation/arch/x86/boot.rst: the setup header, protocol 2.12 */
+    ".org payload + 0x1f1\n"
+    "    .byte 1\n"             /* setup sectors after this one */
+    "    .word 0\n"
+    "    .long 0x1c0\n"         /* protected part, in 16 bytes */
+    "    .word 0, 0xffff, 0\n"
+    "    .word 0xaa55\n"
+    "    .byte 0xeb, 0x66\n"    /* jump over the header */
+    "    .ascii \"HdrS\"\n"
+    "    .word 0x020c\n"
+    ".org payload + 0x211\n"
+    "    .byte 1\n"             /* loaded high */
+    ".org payload + 0x214\n"
+    "    .long 0x100000\n"
+    ".org payload + 0x22c\n"
+    "    .long 0x7fffffff\n"
+    "    .long 0x200000\n"      /* alignment */
+    "    .byte 1, 21\n"         /* relocatable */
+    "    .word 1\n"             /* has the 64-bit entry */
+    "    .long 255\n"
+    ".org payload + 0x258\n"
+    "    .quad 0x1000000\n"
+    "    .long 0x100000\n"
+    ".org payload + 0x268\n"
+    ".code16\n"
+    "    cli\n"
+    "    mov $0x3f8, %dx\n"     /* this early, as the 64-bit entry does */
+    "    mov $0x91, %al\n"
+    "    out %al, (%dx)\n"
+    "    call 1f\n"            /* loaders enter it as 1000:0200 or as 1020:0000 */
+    "1:  pop %si\n"
+    "    movzwl %si, %esi\n"
+    "    xor %eax, %eax\n"
+    "    mov %cs, %ax\n"
+    "    shl $4, %eax\n"
+    "    lea payload - 1b(%eax, %esi), %esi\n" /* where this sector is */
+    "    mov %esi, %eax\n"
+    "    shr $4, %eax\n"
+    "    mov %ax, %ds\n"
+    "    lea 0x300(%esi), %eax\n"
+    "    mov %eax, 0x322\n"
+    "    lgdtl 0x320\n"
+    "    lea 0x340(%esi), %eax\n"
+    "    mov %eax, 0x330\n"
+    "    mov %cr0, %eax\n"
+    "    or $1, %al\n"
+    "    mov %eax, %cr0\n"
+    "    ljmpl *0x330\n"
+    ".org payload + 0x300\n"
+    "    .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff\n"
+    ".org payload + 0x320\n"
+    "    .word 23\n"
+    "    .long 0\n"
+    ".org payload + 0x330\n"
+    "    .long 0\n"
+    "    .word 8\n"
+    ".org payload + 0x340\n"
+    ".code32\n"
+    "    mov $16, %eax\n"
+    "    mov %eax, %ds\n"
+    "    mov %eax, %ss\n"
+    "    mov %eax, %es\n"
+    BODY
+    "2:  mov (%ebx), %eax\n"
+    TAIL
+    ".org payload + 0x400 + 0x200\n"
+    ".code64\n"
+    BODY
+    "2:  mov (%rbx), %eax\n"
+    TAIL
+    ".org payload + 0x400 + 0x1c00\n" /* some loaders want 4 KiB and more */
+    "payload_end:\n"
+    ".popsection\n"
+);
+/* clang-format on */
+
+extern const char payload[], payload_end[];
+
+struct sample {
+    double start_ms, pio_us, mmio_us;
+    double beside_mib;
+};
+
+static double now_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
+}
+
+/* Resident memory of a process less that of mappings as large as a guest's memory. */
+static double resident_beside(pid_t pid)
+{
+    char path[64], line[512];
+    uint64_t from, to, kib, sum = 0;
+    bool counts = true;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/smaps", (int)pid);
+    f = fopen(path, "re");
+    if (!f)
+        return -1;
+    while (fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &from, &to) == 2)
+            counts = to - from < GUEST_MIN;
+        else if (counts && sscanf(line, "Rss: %" SCNu64 " kB", &kib) == 1)
+            sum += kib;
+    }
+    fclose(f);
+    return (double)sum / 1024;
+}
+
+/* When the byte came, or -1. Other output is skipped. */
+static double wait_mark(int fd, unsigned char mark)
+{
+    double end = now_ms() + TIMEOUT_MS;
+    unsigned char c;
+
+    for (;;) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        int left = (int)(end - now_ms());
+
+        if (left <= 0 || poll(&p, 1, left) <= 0 || read(fd, &c, 1) != 1)
+            return -1;
+        if (c == mark)
+            return now_ms();
+    }
+}
+
+static bool run_once(char **argv, struct sample *s)
+{
+    double began, start, pio, mmio;
+    int fd[2], in;
+    pid_t pid;
+
+    if (pipe(fd) < 0)
+        return false;
+    in = open("/dev/null", O_RDONLY);
+    began = now_ms();
+    pid = vfork();
+    if (pid == 0) {
+        dup2(in, 0);
+        dup2(fd[1], 1);
+        close(fd[0]);
+        execvp(argv[0], argv);
+        _exit(127);
+    }
+    close(fd[1]);
+    close(in);
+    start = wait_mark(fd[0], MARK_START);
+    pio = start < 0 ? -1 : wait_mark(fd[0], MARK_PIO);
+    mmio = pio < 0 ? -1 : wait_mark(fd[0], MARK_MMIO);
+    *s = (struct sample){start - began, (pio - start) * 1e3 / PIO_COUNT,
+                         (mmio - pio) * 1e3 / MMIO_COUNT, resident_beside(pid)};
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    close(fd[0]);
+    return mmio >= 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(const struct sample *s, unsigned n, size_t off)
+{
+    double v[MAX_RUNS];
+
+    for (unsigned i = 0; i < n; i++)
+        memcpy(&v[i], (const char *)&s[i] + off, sizeof(v[i]));
+    qsort(v, n, sizeof(v[0]), compare);
+    return v[n / 2];
+}
+
+static bool write_payload(const char *path)
+{
+    size_t size = (size_t)(payload_end - payload);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    bool ok = fd >= 0 && write(fd, payload, size) == (ssize_t)size;
+
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+int main(int argc, char **argv)
+{
+    struct sample s[MAX_RUNS];
+    char path[] = "/tmp/exits-payload-XXXXXX";
+    unsigned runs = argc > 2 ? (unsigned)atoi(argv[1]) : 0, got = 0;
+    int fd;
+
+    if (!runs || runs > MAX_RUNS) {
+        fprintf(stderr, "usage: exits RUNS COMMAND [ARG]...   (at most %d runs)\n", MAX_RUNS);
+        return 2;
+    }
+    fd = mkstemp(path);
+    if (fd < 0 || !write_payload(path)) {
+        fprintf(stderr, "exits: cannot write %s: %s\n", path, strerror(errno));
+        return 1;
+    }
+    close(fd);
+    for (int i = 2; i < argc; i++)
+        if (!strcmp(argv[i], "PAYLOAD"))
+            argv[i] = path;
+    for (unsigned i = 0; i < runs; i++)
+        got += run_once(argv + 2, &s[got]);
+    unlink(path);
+    if (got < runs) {
+        fprintf(stderr, "exits: %s: %u of %u runs came to their end\n", argv[2], got, runs);
+        return 1;
+    }
+    printf("%-24s start %8.2f ms  beside guest memory %6.2f MiB  port read %7.2f us  memory read "
+           "%7.2f us\n",
+           argv[2], median(s, got, offsetof(struct sample, start_ms)),
+           median(s, got, offsetof(struct sample, beside_mib)),
+           median(s, got, offsetof(struct sample, pio_us)),
+           median(s, got, offsetof(struct sample, mmio_us)));
+    return 0;
+}
