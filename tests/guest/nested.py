@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Our program under real KVM: inside QEMU, whose emulated processors have SVM."""
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from guest import CACHE, PROGRAM, Case, Place, Skip, check, initramfs, kernel, script
+from guest import CACHE, PROGRAM, Case, Place, Skip, check, fresh_name, initramfs, kernel, script
 
 QEMU = "qemu-system-x86_64"
 INNER = r"LODGE-TEST init cpus=(\d+) .* release=(\S+)"
@@ -90,7 +91,30 @@ def moves_here():
         moved(run, 2, ("soft", "soft", "soft"))
 
 
+def probe_here():
+    """What doctor finds step by step is what --engine kvm and --engine auto go by."""
+    found = json.loads(subprocess.run([*PROGRAM, "doctor", "--format", "json"], check=True,
+                                      capture_output=True, text=True).stdout)
+    kvm = next(engine for engine in found["engines"] if engine["name"] == "kvm")
+    check(kvm["stages"], "doctor shows no steps of the probe")
+    failed = [stage for stage in kvm["stages"] if not stage["passed"]]
+    check(kvm["usable"] == (not failed), f"usable {kvm['usable']}, but failed: {failed}")
+    check(all(stage["why"] for stage in failed), f"a failed step without a reason: {failed}")
+    if kvm["usable"]:
+        return
+    arguments = ["run", "--kernel", kernel("cloud"), "--initrd", initramfs(), "--append",
+                 MOVE_APPEND, "--name", fresh_name()]
+    with Place() as place, place.run([*PROGRAM, *arguments, "--engine", "kvm"]) as run:
+        check(run.wait_exit(20) == 1, run.describe())
+        check("KVM cannot be used here: " + failed[0]["why"] in run.stderr(), run.describe())
+        check(len(run.stderr().splitlines()) == 2, f"no next step: {run.stderr()}")
+    with Place() as place, place.run([*PROGRAM, *arguments, "--engine", "auto"]) as run:
+        check(run.wait_exit(60) == 0, run.describe())
+        check("engine soft, since KVM cannot be used here: " in run.stderr(), run.describe())
+
+
 CASES = [
+    Case("probe of KVM", probe_here),
     Case("software engine's state moves", moves_here),
     Case("KVM nested, 1 CPU", inner_boots, 1),
     Case("KVM nested, 2 CPUs", inner_boots, 2),
