@@ -101,18 +101,6 @@ void mem_fini(struct mem *mem)
     *mem = (struct mem){.fd = -1};
 }
 
-hva_t mem_hva(const struct mem *mem, gpa_t gpa, uint64_t len)
-{
-    for (unsigned i = 0; i < mem->nslots; i++) {
-        const struct mem_slot *s = &mem->slots[i];
-        uint64_t off = gpa - s->base;
-
-        if (off < s->size)
-            return len <= s->size - off ? mem->map + s->offset + off : NULL;
-    }
-    return NULL;
-}
-
 gpa_t mem_gpa_of_offset(const struct mem *mem, uint64_t offset)
 {
     return offset < MEM_LOW_MAX ? offset : MEM_HIGH_BASE + (offset - MEM_LOW_MAX);

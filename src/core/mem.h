@@ -34,8 +34,21 @@ struct mem {
 int mem_init(struct mem *mem, uint64_t size, struct err *err);
 void mem_fini(struct mem *mem);
 
-/* Host address of [gpa, gpa+len) if it is RAM in one slot, else NULL. Any thread; valid until mem_fini. */
-hva_t mem_hva(const struct mem *mem, gpa_t gpa, uint64_t len);
+/*
+ * Host address of [gpa, gpa+len) if it is RAM in one slot, else NULL. Any thread; valid until mem_fini. Inline: the software engine calls it where
+ * vector registers are the guest's.
+ */
+static inline hva_t mem_hva(const struct mem *mem, gpa_t gpa, uint64_t len)
+{
+    for (unsigned i = 0; i < mem->nslots; i++) {
+        const struct mem_slot *s = &mem->slots[i];
+        uint64_t off = gpa - s->base;
+
+        if (off < s->size)
+            return len <= s->size - off ? mem->map + s->offset + off : NULL;
+    }
+    return NULL;
+}
 
 /* Inverse for an address inside the mapping: its offset in the memfd is (hva - mem->map). */
 gpa_t mem_gpa_of_offset(const struct mem *mem, uint64_t offset);

@@ -101,20 +101,6 @@ void cache_fini(struct soft_vm *svm)
 
 /* ---- Look-up ------------------------------------------------------------ */
 
-static size_t hash_of(uint64_t phys)
-{
-    return (phys * 0x9e3779b97f4a7c15ull) >> (64 - CACHE_HASH_BITS);
-}
-
-struct block *cache_find(struct cache *k, uint64_t phys, bool careful)
-{
-    struct block *b = atomic_load_explicit(&k->hash[hash_of(phys)], memory_order_acquire);
-
-    while (b && (b->phys != phys || b->careful != careful))
-        b = atomic_load_explicit(&b->hash_next, memory_order_acquire);
-    return b;
-}
-
 static uint64_t granule_mask(unsigned off, unsigned len)
 {
     unsigned first = off >> CACHE_GRANULE_SHIFT, last = (off + len - 1) >> CACHE_GRANULE_SHIFT;
@@ -138,7 +124,7 @@ static void page_protect(struct soft_vm *svm, uint64_t page)
 static void block_publish(struct cache *k, struct block *b)
 {
     uint64_t page = b->phys >> PAGE_SHIFT;
-    size_t h = hash_of(b->phys);
+    size_t h = cache_hash(b->phys);
 
     b->page_next = k->page_blocks[page];
     k->page_blocks[page] = b;
@@ -163,17 +149,14 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful)
+struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful)
 {
     struct soft_vm *svm = c->svm;
     struct cache *k = &svm->cache;
     uint64_t phys = (uint64_t)(page - svm->vm->mem.map) + off, pn = phys >> PAGE_SHIFT, start;
-    struct block *b = cache_find(k, phys, careful);
+    struct block *b = NULL;
     bool full = false;
 
-    if (b)
-        return b;
-    soft_fpu_park(c);
     start = now_ns();
     for (int tries = 0; tries < 2; tries++) {
         pthread_mutex_lock(&k->lock);
@@ -233,7 +216,7 @@ static void entry_redirect(struct cache *k, const uint8_t *entry, const uint8_t 
 /* Room for the two stubs is part of every block: see translate.c, block_tail. */
 static void block_kill(struct cache *k, struct block *b)
 {
-    struct block *_Atomic *link = &k->hash[hash_of(b->phys)];
+    struct block *_Atomic *link = &k->hash[cache_hash(b->phys)];
 
     for (struct block *at = atomic_load(link); at; link = &at->hash_next, at = atomic_load(link))
         if (at == b) {

@@ -112,11 +112,29 @@ struct cache {
 int cache_init(struct soft_vm *svm, struct err *err);
 void cache_fini(struct soft_vm *svm);
 
-/* The block that starts at `phys` (memfd offset), or NULL. Lock-free; check cache.gen after entering in_code. */
-struct block *cache_find(struct cache *cache, uint64_t phys, bool careful);
+static inline size_t cache_hash(uint64_t phys)
+{
+    return (phys * 0x9e3779b97f4a7c15ull) >> (64 - CACHE_HASH_BITS);
+}
 
-/* Find or translate the block at the CPU's present RIP, whose page is at `page`. Takes the lock; NULL: interpret. */
-struct block *cache_get(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful);
+/*
+ * The block that starts at `phys` (memfd offset), or NULL. Lock-free; check cache.gen after entering in_code.
+ * Inline: called while vector registers may be the guest's.
+ */
+static inline struct block *cache_find(struct cache *k, uint64_t phys, bool careful)
+{
+    struct block *b = atomic_load_explicit(&k->hash[cache_hash(phys)], memory_order_acquire);
+
+    while (b && (b->phys != phys || b->careful != careful))
+        b = atomic_load_explicit(&b->hash_next, memory_order_acquire);
+    return b;
+}
+
+/*
+ * Translate the block at the CPU's present RIP, whose page is at `page`, unless another vCPU just did. The FPU is
+ * parked. Takes the lock; NULL: interpret.
+ */
+struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful);
 
 /* Link the branch displacement at `site` (executable address) to `to`, if the cache is still of generation `gen`. */
 void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,

@@ -21,7 +21,7 @@ static gva_t fetch_linear(struct soft_cpu *c, unsigned n)
     uint64_t rip = c->st.rip + n;
 
     if (c->mode == INSN_64) {
-        if ((uint64_t)((int64_t)rip << 16 >> 16) != rip)
+        if ((uint64_t)((int64_t)(rip << 16) >> 16) != rip)
             soft_raise_err(c, X86_GP, 0);
         return rip;
     }

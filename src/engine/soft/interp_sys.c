@@ -288,7 +288,6 @@ void op_sti(struct soft_cpu *c, const struct insn *in)
         return;
     c->st.rflags |= X86_IF;
     c->st.intr_shadow = 1;
-    soft_look_up(c);
 }
 
 static unsigned flags_size(unsigned op)

@@ -135,11 +135,14 @@ static void take_interrupt(struct soft_cpu *c)
         interp_deliver(c, X86_NMI, INT_EXT, false, 0);
         return;
     }
+    c->intr_waiting = 1;
     if (!(c->st.rflags & X86_IF) || c->st.intr_shadow || c->st.run > X86_HALTED)
         return;
-    if (vcpu_intr_pending(c->vcpu) < 0)
-        return;
     soft_fpu_park(c);
+    if (vcpu_intr_pending(c->vcpu) < 0) {
+        c->intr_waiting = 0;
+        return;
+    }
     int vector = vcpu_intr_ack(c->vcpu);
 
     if (vector < 0)
@@ -196,11 +199,9 @@ static void interp_one(struct soft_cpu *c)
     c->chain_site = NULL;
     c->counters.interp++;
     interp_insn(c, in);
-    if (shadow) {
+    if (shadow)
         c->st.intr_shadow = 0;
-        soft_look_up(c);
-    }
-    if (~flags & c->st.rflags & X86_IF)
+    if (c->nmi_pending || (c->intr_waiting && (shadow || (~flags & c->st.rflags & X86_IF))))
         soft_look_up(c);
     if (unlikely(flags & X86_TF) && !entered_handler(c, in->op)) {
         c->st.dr[6] |= 1u << 14; /* BS */
@@ -230,8 +231,10 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     interp_insn(c, in);
     c->exit_arg = EXIT_DONE << EXIT_KIND_SHIFT; /* if NULL is returned */
     flags_to_lazy(c);
-    if ((~flags & c->st.rflags & (X86_IF | X86_TF)) || c->st.intr_shadow || c->mode != INSN_64 ||
-        c->st.run != X86_RUNNING ||
+    if (c->st.intr_shadow && next && !c->intr_waiting)
+        c->st.intr_shadow = 0; /* nothing is let in before the instruction behind is done */
+    if ((~flags & c->st.rflags & X86_TF) || (c->intr_waiting && (~flags & c->st.rflags & X86_IF)) ||
+        c->st.intr_shadow || c->nmi_pending || c->mode != INSN_64 || c->st.run != X86_RUNNING ||
         atomic_load_explicit(&k->kills, memory_order_relaxed) != kills) {
         soft_look_up(c);
         return NULL;
@@ -315,13 +318,26 @@ static void after_code(struct soft_cpu *c)
         break;
     case EXIT_RIP:
         c->counters.jc_miss++;
-        if (unlikely((uint64_t)((int64_t)c->st.rip << 16 >> 16) != c->st.rip) &&
+        if (unlikely((uint64_t)((int64_t)(c->st.rip << 16) >> 16) != c->st.rip) &&
             (arg & EXIT_BRANCH))
             branch_fault(c, arg & EXIT_OFFSET);
         break;
     default:
         break;
     }
+}
+
+/* The block at RIP, whose page is at `page`; NULL: interpret. */
+static struct block *find_block(struct soft_cpu *c, const uint8_t *page, bool careful)
+{
+    unsigned off = c->st.rip & ~PAGE_MASK;
+    struct block *b =
+        cache_find(&c->svm->cache, (uint64_t)(page - c->svm->vm->mem.map) + off, careful);
+
+    if (b)
+        return b;
+    soft_fpu_park(c);
+    return cache_make(c, page, off, careful);
 }
 
 /* Enter a target into the jump cache; the one it displaces moves to the second table. */
@@ -351,7 +367,7 @@ static void step_code(struct soft_cpu *c)
         site = NULL;
     }
     page = tlb_fetch_page(c, c->st.rip);
-    b = page ? cache_get(c, page, c->st.rip & ~PAGE_MASK, careful) : NULL;
+    b = page ? find_block(c, page, careful) : NULL;
     if (!b) {
         interp_one(c);
         return;

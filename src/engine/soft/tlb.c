@@ -342,7 +342,7 @@ bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
 
     if (e->tag == (va & PAGE_MASK))
         return false; /* it was not a miss: the access crosses into the next page */
-    if ((uint64_t)((int64_t)va << 16 >> 16) != va || mmu_walk(c, va, acc, c->set->mode, &w))
+    if ((uint64_t)((int64_t)(va << 16) >> 16) != va || mmu_walk(c, va, acc, c->set->mode, &w))
         return false;
     page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
     if (!page || (acc == ACC_WRITE && page_holds_code(c->svm, page)))
@@ -354,7 +354,7 @@ bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
 
 static void require_canonical(struct soft_cpu *c, gva_t va)
 {
-    if (unlikely((uint64_t)((int64_t)va << 16 >> 16) != va) && c->mode == INSN_64)
+    if (unlikely((uint64_t)((int64_t)(va << 16) >> 16) != va) && c->mode == INSN_64)
         soft_raise_err(c, X86_GP, 0);
 }
 

@@ -100,6 +100,9 @@ static enum insn_class decode_line(struct translation *t, struct soft_vm *svm)
         if (class_ends_block(k))
             return k;
     }
+    /* Behind STI nothing may be let in before the next instruction, so that one must be in the same block. */
+    if (t->ninsn && t->klass[t->ninsn - 1] == CLASS_INTERP)
+        return (enum insn_class)(t->klass[t->ninsn - 1] = CLASS_INTERP_END);
     return CLASS_NOP;
 }
 
