@@ -382,6 +382,7 @@ static void store_dtr(struct soft_cpu *c, const struct insn *in, const struct x8
     umip_check(c);
     lo = mem_operand(c, in, 0, 2, ACC_WRITE);
     hi = mem_operand(c, in, 2, size, ACC_WRITE);
+    mem_probe(c, lo, 2, ACC_WRITE);
     mem_probe(c, hi, size, ACC_WRITE);
     mem_st(c, lo, 2, dtr->limit);
     mem_st(c, hi, size, dtr->base);
