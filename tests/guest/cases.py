@@ -16,6 +16,7 @@ from guest import PROGRAM, Skip, Timeout
 import bad_input
 import boot
 import console
+import directed
 import nested
 
 
@@ -41,7 +42,8 @@ def main():
     if args.program:
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
-    for case in boot.CASES + console.CASES + bad_input.CASES + nested.CASES:
+    for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
+                 nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:
