@@ -402,7 +402,6 @@ static void interrupt_flag(void **state)
     OK(0xfb);
     assert_true(FLAGS & X86_IF);
     assert_int_equal(f->c.st.intr_shadow, 1);
-    assert_true(f->c.exit_request);
     f->c.st.intr_shadow = 0;
     OK(0xfb); /* set already: no shadow */
     assert_int_equal(f->c.st.intr_shadow, 0);
