@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Direct kernel boot: bzImage through the 64-bit entry (Linux Documentation/
- * arch/x86/boot.rst, protocol 2.12 or later) and ELF through PVH
- * (xen/include/public/arch-x86/hvm/start_info.h).
+ * arch/x86/boot.rst, protocol 2.12 or later), ELF through PVH
+ * (xen/include/public/arch-x86/hvm/start_info.h) and ELF through Multiboot.
  */
 #ifndef LODGE_X86_BOOT_H
 #define LODGE_X86_BOOT_H

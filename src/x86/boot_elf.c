@@ -2,7 +2,8 @@
 /*
  * ELF kernels through PVH: docs/misc/pvh.pandoc of Xen describes the entry,
  * xen/include/public/arch-x86/hvm/start_info.h the start info, and
- * xen/include/public/elfnote.h the note that names the entry.
+ * xen/include/public/elfnote.h the note that names the entry. Those without
+ * that note may be Multiboot kernels (boot_multiboot.c).
  */
 #include <elf.h>
 #include <errno.h>
@@ -27,6 +28,7 @@ struct phdr {
 struct phdr_table {
     uint64_t off;
     unsigned num, entsize;
+    uint64_t entry; /* of the ELF header */
     bool is64;
 };
 
@@ -70,10 +72,12 @@ static int parse_header(const struct boot_image *img, struct phdr_table *pt, str
     if (type != ET_EXEC && type != ET_DYN)
         return unusable(img, "it is not an executable (a module or an object file?)", err);
     if (pt->is64) {
+        pt->entry = boot_get64(h + offsetof(Elf64_Ehdr, e_entry));
         pt->off = boot_get64(h + offsetof(Elf64_Ehdr, e_phoff));
         pt->entsize = boot_get16(h + offsetof(Elf64_Ehdr, e_phentsize));
         pt->num = boot_get16(h + offsetof(Elf64_Ehdr, e_phnum));
     } else {
+        pt->entry = boot_get32(h + offsetof(Elf32_Ehdr, e_entry));
         pt->off = boot_get32(h + offsetof(Elf32_Ehdr, e_phoff));
         pt->entsize = boot_get16(h + offsetof(Elf32_Ehdr, e_phentsize));
         pt->num = boot_get16(h + offsetof(Elf32_Ehdr, e_phnum));
@@ -122,6 +126,17 @@ static bool in_ram(const struct boot_ram *ram, gpa_t gpa, uint64_t len)
            (gpa >= MEM_HIGH_BASE && end <= ram->high_end);
 }
 
+/* Multiboot kernels may lie below 640 KiB, where none of what they are handed is. */
+static bool in_low_ram(gpa_t gpa, uint64_t len)
+{
+    gpa_t end;
+
+    if (__builtin_add_overflow(gpa, len, &end))
+        return false;
+    return (gpa >= BOOT_START_INFO + PAGE_SIZE && end <= BOOT_CMDLINE) ||
+           (gpa >= BOOT_CMDLINE + BOOT_CMDLINE_ROOM && end <= BOOT_EBDA);
+}
+
 static int check_load(struct boot_image *img, const struct phdr *ph, struct err *err)
 {
     struct boot_elf *elf = &img->elf;
@@ -133,9 +148,11 @@ static int check_load(struct boot_image *img, const struct phdr *ph, struct err 
         return unusable(img, "a segment is larger in the file than in memory", err);
     if (!inside(&img->kernel, ph->offset, ph->filesz))
         return truncated(img, "segments", err);
-    if (ph->paddr < BOOT_KERNEL_MIN)
+    if (ph->paddr < BOOT_KERNEL_MIN && !elf->multiboot)
         return unusable(img, "a segment wants to be loaded below 1 MiB", err);
-    if (!in_ram(&img->ram, ph->paddr, ph->memsz)) {
+    if (ph->paddr < BOOT_KERNEL_MIN && !in_low_ram(ph->paddr, ph->memsz))
+        return unusable(img, "a segment wants low memory that is not free", err);
+    if (ph->paddr >= BOOT_KERNEL_MIN && !in_ram(&img->ram, ph->paddr, ph->memsz)) {
         if (__builtin_add_overflow(ph->paddr, ph->memsz, &end))
             end = UINT64_MAX;
         return boot_no_room(img, end, err);
@@ -192,7 +209,7 @@ static bool entry_loaded(const struct boot_elf *elf)
     return false;
 }
 
-/* One pass over the program headers: the notes, or what is to be loaded. */
+/* One pass over the program headers: the notes (which set *pvh), or what is to be loaded. */
 static int scan_phdrs(struct boot_image *img, const struct phdr_table *pt, uint32_t type, bool *pvh,
                       struct err *err)
 {
@@ -212,26 +229,42 @@ static int scan_phdrs(struct boot_image *img, const struct phdr_table *pt, uint3
     return ret;
 }
 
-static int elf_check(struct boot_image *img, struct err *err)
+/* How is it entered, and where? */
+static int find_entry(struct boot_image *img, const struct phdr_table *pt, struct err *err)
 {
-    struct phdr_table pt = {0};
     bool pvh = false;
-    int ret;
+    int ret = scan_phdrs(img, pt, PT_NOTE, &pvh, err);
 
-    /* Notes first: of a program that is no kernel at all, the missing entry is the thing to say. */
-    if ((ret = parse_header(img, &pt, err)) < 0 ||
-        (ret = scan_phdrs(img, &pt, PT_NOTE, &pvh, err)) < 0)
+    if (ret < 0 || pvh)
         return ret;
-    if (!pvh) {
+    ret = boot_multiboot_find(img, &img->elf.multiboot, err);
+    if (ret < 0)
+        return ret;
+    if (!img->elf.multiboot) {
         err_set(err, -ENOEXEC,
-                "ELF file '%s' has no PVH entry (Xen note PHYS32_ENTRY) and cannot be booted",
+                "ELF file '%s' has no PVH entry (Xen note PHYS32_ENTRY) and no Multiboot header: "
+                "it cannot be booted",
                 img->kernel.path);
         return err_next(err, "Use the bzImage of this kernel, or build it with CONFIG_PVH=y.");
     }
-    if ((ret = scan_phdrs(img, &pt, PT_LOAD, &pvh, err)) < 0)
+    img->elf.entry = pt->entry;
+    return 0;
+}
+
+static int elf_check(struct boot_image *img, struct err *err)
+{
+    struct phdr_table pt = {0};
+    int ret;
+
+    /* The entry first: of a program that is no kernel at all, the missing one is the thing to say. */
+    if ((ret = parse_header(img, &pt, err)) < 0 || (ret = find_entry(img, &pt, err)) < 0 ||
+        (ret = scan_phdrs(img, &pt, PT_LOAD, NULL, err)) < 0)
         return ret;
     if (!entry_loaded(&img->elf))
-        return unusable(img, "its PVH entry is not inside a loaded segment", err);
+        return unusable(img,
+                        img->elf.multiboot ? "its entry is not inside a loaded segment"
+                                           : "its PVH entry is not inside a loaded segment",
+                        err);
     img->cmdline_max = BOOT_CMDLINE_DEFAULT;
     img->initrd_limit = MEM_LOW_MAX;
     return 0;
@@ -310,13 +343,14 @@ static int elf_load(const struct boot_image *img, struct mem *mem, gpa_t rsdp, s
     int ret;
 
     if ((ret = load_segments(img, mem, err)) < 0 ||
-        (ret = write_start_info(img, mem, rsdp, err)) < 0 ||
         (ret = boot_set_segments(mem, st, false, err)) < 0)
         return ret;
     st->cr0 = X86_CR0_PE | X86_CR0_ET;
-    st->gpr[X86_RBX] = BOOT_START_INFO;
     st->rip = img->elf.entry;
-    return 0;
+    if (img->elf.multiboot)
+        return boot_multiboot_enter(img, mem, st, err);
+    st->gpr[X86_RBX] = BOOT_START_INFO;
+    return write_start_info(img, mem, rsdp, err);
 }
 
 const struct boot_format boot_elf = {

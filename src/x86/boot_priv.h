@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What boot.c and the kernel formats (boot_bzimage.c, boot_elf.c) share. */
+/* What boot.c and the kernel formats (boot_bzimage.c, boot_elf.c, boot_multiboot.c) share. */
 #ifndef LODGE_X86_BOOT_PRIV_H
 #define LODGE_X86_BOOT_PRIV_H
 
@@ -60,6 +60,7 @@ struct boot_elf {
     gpa_t entry;
     struct boot_segment seg[BOOT_ELF_MAX_SEGMENTS];
     unsigned nseg;
+    bool multiboot; /* entered that way; else through PVH */
 };
 
 struct boot_bzimage {
@@ -105,6 +106,13 @@ struct boot_format {
 
 extern const struct boot_format boot_bzimage;
 extern const struct boot_format boot_elf;
+
+/* Is there a Multiboot header in this ELF file? An error when it asks for what there isn't. */
+int boot_multiboot_find(const struct boot_image *img, bool *found, struct err *err);
+
+/* Write the Multiboot information and the command line, and put what the entry expects in st's registers. */
+int boot_multiboot_enter(const struct boot_image *img, struct mem *mem, struct x86_state *st,
+                         struct err *err);
 
 /* Read exactly `len` bytes at `off` into buf or guest memory; a short file is an error. */
 int boot_file_read(const struct boot_file *f, uint64_t off, void *buf, uint64_t len,

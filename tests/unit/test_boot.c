@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/x86/boot.c src/x86/boot_bzimage.c src/x86/boot_elf.c src/x86/acpi.c src/core/mem.c src/base/err.c */
+/* unit: src/x86/boot.c src/x86/boot_bzimage.c src/x86/boot_elf.c src/x86/boot_multiboot.c src/x86/acpi.c src/core/mem.c src/base/err.c */
 /* Synthetic kernels in temporary files; what boot_load left in memory is read back from the specifications. */
 #include <setjmp.h>
 #include <stdarg.h>
