@@ -30,7 +30,7 @@ _lodge()
     run:--name | run:--append) return ;;
     run:*)
         words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
-            --console --escape --no-reboot --stats -q --quiet -h --help"
+            --console --escape --no-reboot --test-devices --stats -q --quiet -h --help"
         ;;
     doctor:--format) words="text json" ;;
     doctor:*) words="--format -h --help" ;;

@@ -22,6 +22,7 @@ complete -c lodge $run -l append -x -d 'Kernel command line'
 complete -c lodge $run -l console -x -a 'stdio none' -d 'Where the first serial port goes'
 complete -c lodge $run -l escape -x -a '^] ctrl-a none' -d 'Key that leaves the console'
 complete -c lodge $run -l no-reboot -d 'End the run when the guest resets'
+complete -c lodge $run -l test-devices -d 'Add the devices that bare test programs expect'
 complete -c lodge $run -l stats -d 'Print counters and times at the end'
 complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 

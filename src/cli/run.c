@@ -38,6 +38,7 @@ struct session {
     bool leaving;       /* somebody asked to end the run */
     int signal;         /* the signal that did; 0: the escape key */
     double start, wall; /* seconds the guest ran */
+    int status;         /* what a test program ended with, else 0 */
 };
 
 static double seconds_now(void)
@@ -183,7 +184,7 @@ static int end_status(const struct session *s, enum vm_end end)
 
     switch (end) {
     case VM_END_POWEROFF:
-        return CLI_OK;
+        return s->status;
     case VM_END_RESET:
         if (!quiet)
             fprintf(stderr, "lodge: the guest reset; the run ends there (--no-reboot)\n");
@@ -219,6 +220,7 @@ static int run_vm(struct session *s, struct err *err)
         .serial_in = console_input(s->console),
         .serial_out = stdio ? STDOUT_FILENO : -1,
         .no_reboot = o->no_reboot,
+        .test_devices = o->test_devices,
         .stats = o->stats,
     };
     enum vm_end end = VM_END_FAILED;
@@ -232,6 +234,7 @@ static int run_vm(struct session *s, struct err *err)
     s->start = seconds_now();
     session_set_vm(s, vm);
     r = vm_run(vm, &end, err);
+    s->status = (int)atomic_load(&vm->exit_status);
     session_set_vm(s, NULL);
     s->wall = seconds_now() - s->start;
     if (o->stats)

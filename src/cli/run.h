@@ -13,7 +13,7 @@ struct run_opts {
     unsigned cpus;
     uint64_t memory;
     int escape; /* control byte, -1: none */
-    bool no_reboot, stats, quiet;
+    bool no_reboot, test_devices, stats, quiet;
     char name_buf[32]; /* for a name that was not given */
 };
 

@@ -85,6 +85,12 @@ const struct opt_desc run_opts[] = {
      .parse = opt_flag,
      FIELD(no_reboot),
      .help = "end the run when the guest resets"},
+    {.name = "test-devices",
+     .parse = opt_flag,
+     FIELD(test_devices),
+     .help =
+         "add the devices that bare test programs expect:\nexit port, scratch ports and memory, "
+         "interrupt lines"},
     {.name = "stats",
      .parse = opt_flag,
      FIELD(stats),

@@ -6,6 +6,7 @@
 
 #include "core/irq.h"
 #include "dev/serial.h"
+#include "dev/testdev.h"
 #include "engine/engine.h"
 #include "x86/acpipm.h"
 #include "x86/ioapic.h"
@@ -28,7 +29,8 @@ struct machine {
     struct rtc *rtc;
     struct acpipm *acpipm;
     struct serial *com1;
-    unsigned built; /* parts[] made so far */
+    struct testdev *test; /* with cfg.test_devices */
+    unsigned built;       /* parts[] made so far */
     pthread_mutex_t isa_lock;
     uint32_t isa_levels;  /* what the devices drive */
     uint32_t isa_missed;  /* rose while there was no controller */
@@ -297,6 +299,41 @@ static void part_com1_reset(struct machine *m)
     serial_reset(m->com1);
 }
 
+static void test_exit(void *opaque, unsigned status)
+{
+    struct vm *vm = opaque;
+
+    atomic_store(&vm->exit_status, status);
+    vm_request(vm, VM_REQ_POWEROFF);
+}
+
+static int part_test_init(struct machine *m, struct err *err)
+{
+    struct testdev_config cfg = {
+        .pio = &m->vm->pio, .mmio = &m->vm->mmio, .exit = test_exit, .opaque = m->vm};
+
+    if (!m->vm->cfg.test_devices)
+        return 0;
+    for (unsigned n = 0; n < TESTDEV_IRQS; n++) {
+        if (n != ISA_CASCADE)
+            cfg.irq[n] = isa_irq(m, n);
+    }
+    return testdev_new(&m->test, &cfg, err);
+}
+
+static void part_test_fini(struct machine *m)
+{
+    if (m->test)
+        testdev_free(m->test);
+    m->test = NULL;
+}
+
+static void part_test_reset(struct machine *m)
+{
+    if (m->test)
+        testdev_reset(m->test);
+}
+
 /* ---- Assembly ------------------------------------------------------------ */
 
 /* Built and reset from top to bottom, taken apart in reverse: interrupt sinks outlive their sources. */
@@ -310,6 +347,7 @@ static const struct machine_part parts[] = {
     {"rtc", part_rtc_init, part_rtc_fini, part_rtc_reset},
     {"acpipm", part_acpipm_init, part_acpipm_fini, part_acpipm_reset},
     {"com1", part_com1_init, part_com1_fini, part_com1_reset},
+    {"test", part_test_init, part_test_fini, part_test_reset},
 };
 
 static bool part_wanted(const struct machine *m, const struct machine_part *part)

@@ -29,6 +29,7 @@ struct vm_config {
     const struct engine_ops *engine;
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
     bool no_reboot;
+    bool test_devices; /* dev/testdev.h */
     bool stats;
 };
 
@@ -51,7 +52,8 @@ struct vm {
     _Atomic(const struct engine_ops *) move_to; /* for VM_REQ_MOVE */
     void *engine_data;
     struct machine *machine;
-    _Atomic uint32_t requests; /* enum vm_request bits, for the thread in vm_run */
+    _Atomic unsigned exit_status; /* a test program's, when it ended with VM_END_POWEROFF; else 0 */
+    _Atomic uint32_t requests;    /* enum vm_request bits, for the thread in vm_run */
     pthread_mutex_t lock;
     pthread_cond_t wake;
 };

@@ -55,7 +55,7 @@ static void defaults(void **state)
     assert_int_equal(p.opts.escape, 0x1d);
     assert_null(p.opts.kernel);
     assert_null(p.opts.append);
-    assert_false(p.opts.no_reboot || p.opts.stats || p.opts.quiet);
+    assert_false(p.opts.no_reboot || p.opts.test_devices || p.opts.stats || p.opts.quiet);
 }
 
 static void every_form(void **state)
@@ -63,7 +63,7 @@ static void every_form(void **state)
     struct parsed p;
 
     PARSE(&p, "--kernel", "k", "--initrd=i", "-c", "4", "-m2GiB", "-q", "--append=a=b c", "--stats",
-          "--name", "n", "--no-reboot", "--escape=ctrl-a", "--console", "none");
+          "--name", "n", "--no-reboot", "--test-devices", "--escape=ctrl-a", "--console", "none");
     assert_int_equal(p.result, OPTS_OK);
     assert_string_equal(p.opts.kernel, "k");
     assert_string_equal(p.opts.initrd, "i");
@@ -73,7 +73,7 @@ static void every_form(void **state)
     assert_int_equal(p.opts.cpus, 4);
     assert_int_equal(p.opts.memory, GIB(2));
     assert_int_equal(p.opts.escape, 1);
-    assert_true(p.opts.no_reboot && p.opts.stats && p.opts.quiet);
+    assert_true(p.opts.no_reboot && p.opts.test_devices && p.opts.stats && p.opts.quiet);
     PARSE(&p, "-qc2", "-m=64", "--append", "");
     assert_int_equal(p.result, OPTS_OK);
     assert_true(p.opts.quiet);
