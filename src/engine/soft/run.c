@@ -13,7 +13,7 @@
 void soft_kick(struct soft_cpu *c)
 {
     atomic_store(&c->exit_request, 1);
-    c->jc = c->jc_empty;
+    atomic_store_explicit(&c->jc, c->jc_empty, memory_order_relaxed);
 }
 
 /* The instruction ends here: give back what it held. */
@@ -218,7 +218,7 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     struct cache *k = &c->svm->cache;
     uint32_t kills = atomic_load_explicit(&k->kills, memory_order_relaxed);
     uint64_t flags, follow;
-    const struct jc_entry *j;
+    const struct jc_entry *jc, *j;
 
     atomic_store_explicit(&c->in_code, 0, memory_order_release);
     c->st.rip = c->page_va + (c->exit_arg & EXIT_OFFSET);
@@ -245,9 +245,10 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
         return NULL;
     if (c->st.rip == follow && next)
         return next;
-    j = &c->jc[JC_INDEX(c->st.rip)];
+    jc = atomic_load_explicit(&c->jc, memory_order_relaxed);
+    j = &jc[JC_INDEX(c->st.rip)];
     if (j->va != c->st.rip)
-        j = &c->jc[JC_INDEX2(c->st.rip)];
+        j = &jc[JC_INDEX2(c->st.rip)];
     if (j->va != c->st.rip)
         return NULL;
     c->page_va = c->st.rip & PAGE_MASK;
@@ -261,7 +262,7 @@ static bool enter_code(struct soft_cpu *c, const uint8_t *code)
 {
     c->page_va = c->st.rip & PAGE_MASK;
     flags_to_lazy(c);
-    c->jc = c->set->jc;
+    atomic_store_explicit(&c->jc, c->set->jc, memory_order_relaxed);
     atomic_store(&c->in_code, 1);
     if (atomic_load(&c->exit_request) || atomic_load(&c->svm->cache.flushing) ||
         atomic_load(&c->svm->cache.gen) != c->cache_gen) {

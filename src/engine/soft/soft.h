@@ -99,7 +99,7 @@ struct soft_cpu {
     struct x86_state st;
     struct tlb_set *set; /* current TLB set: read, write, then the jump cache */
     const struct jc_entry
-        *jc;            /* its jump cache, or the always-empty one while an exit is requested */
+        *_Atomic jc;    /* its jump cache, or the always-empty one while an exit is requested */
     uint64_t page_va;   /* guest page being executed in translated code */
     uint64_t tmp[4];    /* scratch of translated code */
     uint64_t window[8]; /* host minus guest address of the block's windows */

@@ -169,7 +169,7 @@ void tlb_switch(struct soft_cpu *c)
             c->pcid_sets[m] = NULL;
     }
     c->set = set_for_mode(c, tlb_present_mode(c));
-    c->jc = c->set->jc;
+    atomic_store_explicit(&c->jc, c->set->jc, memory_order_relaxed);
 }
 
 /* The set of accesses the CPU makes as supervisor whatever the CPL: descriptor tables, TSS. */
