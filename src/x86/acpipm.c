@@ -22,6 +22,7 @@
 #define CNT_SLP_TYP(v) (((v) >> 10) & 7u)
 #define CNT_SLP_EN     (1u << 13)
 
+#define RESET_OFFSET  1 /* in the four ports of which it is one */
 #define RESET_CPU     (1u << 2)
 #define KBD_CMD_RESET 0xfe
 
@@ -154,17 +155,25 @@ static int reset_read(void *opaque, uint64_t off, unsigned size, uint64_t *val)
 {
     struct acpipm *pm = opaque;
 
+    if (off != RESET_OFFSET || size != 1)
+        return -1;
     pthread_mutex_lock(&pm->lock);
     *val = pm->reset;
     pthread_mutex_unlock(&pm->lock);
     return 0;
 }
 
-/* Bit 2 starts a reset, bits 1 and 3 choose its kind: all kinds reset the machine. */
+/*
+ * The reset register is byte 1 of PCI's configuration address register, and
+ * seen by accesses of one byte only: looking for PCI must not reset the machine.
+ * Bit 2 starts a reset, bits 1 and 3 choose its kind: all kinds reset the machine.
+ */
 static int reset_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
 {
     struct acpipm *pm = opaque;
 
+    if (off != RESET_OFFSET || size != 1)
+        return 0;
     pthread_mutex_lock(&pm->lock);
     pm->reset = (uint8_t)val & 0x0a;
     pthread_mutex_unlock(&pm->lock);
@@ -191,7 +200,7 @@ static int keyboard_write(void *opaque, uint64_t off, unsigned size, uint64_t va
 static const struct region_ops event_ops = {event_read, event_write, 1, 2};
 static const struct region_ops control_ops = {control_read, control_write, 1, 2};
 static const struct region_ops timer_ops = {timer_read, timer_write, 1, 4};
-static const struct region_ops reset_ops = {reset_read, reset_write, 1, 1};
+static const struct region_ops reset_ops = {reset_read, reset_write, 1, 4};
 static const struct region_ops keyboard_ops = {keyboard_read, keyboard_write, 1, 1};
 
 static const struct {
@@ -202,7 +211,7 @@ static const struct {
     {PIO_PM1A_EVT, 4, &event_ops, "pm1a-event"},
     {PIO_PM1A_CNT, 2, &control_ops, "pm1a-control"},
     {PIO_PM_TMR, 4, &timer_ops, "pm-timer"},
-    {PIO_RESET, 1, &reset_ops, "reset"},
+    {PIO_RESET - RESET_OFFSET, 4, &reset_ops, "reset"},
     {PIO_PS2_STATUS, 1, &keyboard_ops, "keyboard-reset"},
 };
 

@@ -129,6 +129,13 @@ static void test_reset_register(void **state)
     out(PIO_RESET, 1, 0x02);
     assert_int_equal(vm.requests, 0);
     assert_int_equal(in(PIO_RESET, 1), 0x02);
+    /* A search for PCI by its configuration address is no reset. */
+    out(PIO_RESET - 1, 4, 0x80000400 | RESET_VALUE << 8);
+    out(PIO_RESET, 2, 0x0606);
+    out(PIO_RESET + 2, 1, RESET_VALUE);
+    assert_int_equal(vm.requests, 0);
+    assert_int_equal(in(PIO_RESET - 1, 4), 0xffffffff);
+    assert_int_equal(in(PIO_RESET, 1), 0x02);
     out(PIO_RESET, 1, RESET_VALUE);
     assert_int_equal(vm.requests, VM_REQ_RESET);
 }
