@@ -218,6 +218,7 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     struct cache *k = &c->svm->cache;
     uint32_t kills = atomic_load_explicit(&k->kills, memory_order_relaxed);
     uint64_t flags, follow;
+    bool shadow;
     const struct jc_entry *jc, *j;
 
     atomic_store_explicit(&c->in_code, 0, memory_order_release);
@@ -231,10 +232,9 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     interp_insn(c, in);
     c->exit_arg = EXIT_DONE << EXIT_KIND_SHIFT; /* if NULL is returned */
     flags_to_lazy(c);
-    if (c->st.intr_shadow && next && !c->intr_waiting)
-        c->st.intr_shadow = 0; /* nothing is let in before the instruction behind is done */
+    shadow = c->st.intr_shadow && (!next || c->intr_waiting || c->st.rip != follow);
     if ((~flags & c->st.rflags & X86_TF) || (c->intr_waiting && (~flags & c->st.rflags & X86_IF)) ||
-        c->st.intr_shadow || c->nmi_pending || c->mode != INSN_64 || c->st.run != X86_RUNNING ||
+        shadow || c->nmi_pending || c->mode != INSN_64 || c->st.run != X86_RUNNING ||
         atomic_load_explicit(&k->kills, memory_order_relaxed) != kills) {
         soft_look_up(c);
         return NULL;
@@ -243,8 +243,10 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     if (atomic_load(&c->exit_request) || atomic_load(&k->flushing) ||
         atomic_load(&k->gen) != c->cache_gen)
         return NULL;
-    if (c->st.rip == follow && next)
+    if (c->st.rip == follow && next) {
+        c->st.intr_shadow = 0; /* nothing is let in before the instruction behind is done */
         return next;
+    }
     jc = atomic_load_explicit(&c->jc, memory_order_relaxed);
     j = &jc[JC_INDEX(c->st.rip)];
     if (j->va != c->st.rip)

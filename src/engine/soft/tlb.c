@@ -45,6 +45,31 @@ static void jc_clear(struct tlb_set *s)
     if (s->jc_used)
         jc_table_clear(s->jc);
     s->jc_used = false;
+    for (unsigned i = 0; i < ARRAY_SIZE(s->evicted); i++)
+        s->evicted[i] = 0;
+}
+
+/* Bit of a page in the filter `evicted`. */
+static uint64_t *evicted_word(struct tlb_set *s, gva_t page, uint64_t *bit)
+{
+    uint32_t h = (uint32_t)(page >> PAGE_SHIFT) * 0x9e3779b1u >> 23;
+
+    *bit = 1ull << (h & 63);
+    return &s->evicted[h >> 6];
+}
+
+static void evicted_note(struct tlb_set *s, gva_t page)
+{
+    uint64_t bit, *w = evicted_word(s, page, &bit);
+
+    *w |= bit;
+}
+
+static bool evicted_maybe(struct tlb_set *s, gva_t page)
+{
+    uint64_t bit;
+
+    return (*evicted_word(s, page, &bit) & bit) != 0;
 }
 
 static void jc_drop_page(struct tlb_set *s, gva_t page)
@@ -220,6 +245,8 @@ void tlb_flush_page(struct soft_cpu *c, gva_t va)
         if (s->fetch[fx].tag == va) {
             s->fetch[fx].tag = fx == TLB_NFETCH - 1 ? 0 : ~0ull;
             jc_drop_page(s, va);
+        } else if (s->jc_used && evicted_maybe(s, va)) {
+            jc_drop_page(s, va);
         }
     }
     c->counters.tlb_flush_page++;
@@ -373,7 +400,7 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
     if (!page)
         return NULL;
     if (e->tag != ~0ull && e->tag != 0)
-        jc_drop_page(c->set, e->tag); /* INVLPG of this page could no longer tell */
+        evicted_note(c->set, e->tag); /* INVLPG of this page could not tell otherwise */
     e->tag = va & PAGE_MASK;
     e->page = page;
     c->set->fetch_local |= !w.global;

@@ -25,6 +25,7 @@ struct tlb_set {
         [TLB_LOG_MAX]; /* entries filled with non-global pages since the last flush: index, WRITE */
     unsigned nlog;     /* > TLB_LOG_MAX: overflowed */
     bool fetch_local;  /* `fetch`, and so the jump cache, knows non-global pages */
+    uint64_t evicted[8]; /* filter: pages that left `fetch` but may have jump cache entries */
     bool jc_used;
     uint16_t pcid; /* TLB_NO_PCID: free */
     uint8_t mode;  /* enum tlb_mode */
