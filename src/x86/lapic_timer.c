@@ -106,6 +106,9 @@ void lapic_timer_reset(struct lapic *l)
 void lapic_timer_set_lvt(struct lapic *l, uint32_t val)
 {
     pthread_mutex_lock(&l->lock);
+    /* A count that has run out did so in the old mode, though the timer's thread may be late. */
+    if (l->deadline_ns && clock_now_ns(timer_clock(l)) >= l->deadline_ns)
+        count_check_locked(l);
     /* Into or out of TSC-deadline mode disarms (SDM 10.5.4.1); so does the reserved mode. */
     if ((LVT_TIMER_MODE(val) ^ timer_mode(l)) & TIMER_DEADLINE)
         timer_stop_locked(l);

@@ -465,6 +465,23 @@ static void test_timer_oneshot(void **state)
     assert_int_equal(pending(1), -1);
 }
 
+/* The count runs out in the mode it ran in, even if the timer's thread comes late. */
+static void test_timer_late(void **state)
+{
+    wr(1, TDCR, 0xb);
+    wr(1, LVTT, 0xec);
+    wr(1, TMICT, 1000);
+    assert_int_equal(fake_advance_limited(&vm.clock, 1000, 0), 0);
+    assert_int_equal(rd(1, TMCCT), 0);
+    wr(1, LVTT, 1 << 17 | 0xec);
+    assert_int_equal(rd(1, TMCCT), 0);
+    assert_int_equal(ack(1), 0xec);
+    wr(1, EOI, 0);
+    fake_advance(&vm.clock, 1000000);
+    assert_int_equal(rd(1, TMCCT), 0);
+    assert_int_equal(pending(1), -1);
+}
+
 static void test_timer_periodic(void **state)
 {
     unsigned n = 0;
@@ -708,16 +725,17 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-        T(test_reset_state),      T(test_deliver_ack_eoi),     T(test_priority),
-        T(test_task_priority),    T(test_all_vectors),         T(test_level_broadcasts_eoi),
-        T(test_software_disable), T(test_bad_vector),          T(test_icr_physical),
-        T(test_icr_shorthands),   T(test_logical_flat),        T(test_logical_cluster),
-        T(test_lowest_priority),  T(test_init_sipi),           T(test_init_resets),
-        T(test_extint),           T(test_extint_message),      T(test_lint0_fixed),
-        T(test_timer_oneshot),    T(test_timer_periodic),      T(test_timer_divide),
-        T(test_timer_deadline),   T(test_timer_late_callback), T(test_claims),
-        T(test_base_transitions), T(test_x2apic_registers),    T(test_x2apic_ipi),
-        T(test_pv_ipi),           T(test_odd_accesses),        T(test_threads),
+        T(test_reset_state),      T(test_deliver_ack_eoi),  T(test_priority),
+        T(test_task_priority),    T(test_all_vectors),      T(test_level_broadcasts_eoi),
+        T(test_software_disable), T(test_bad_vector),       T(test_icr_physical),
+        T(test_icr_shorthands),   T(test_logical_flat),     T(test_logical_cluster),
+        T(test_lowest_priority),  T(test_init_sipi),        T(test_init_resets),
+        T(test_extint),           T(test_extint_message),   T(test_lint0_fixed),
+        T(test_timer_oneshot),    T(test_timer_periodic),   T(test_timer_late),
+        T(test_timer_divide),     T(test_timer_deadline),   T(test_timer_late_callback),
+        T(test_claims),           T(test_base_transitions), T(test_x2apic_registers),
+        T(test_x2apic_ipi),       T(test_pv_ipi),           T(test_odd_accesses),
+        T(test_threads),
 #undef T
     };
 
