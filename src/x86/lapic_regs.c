@@ -5,6 +5,7 @@
  * mode (SDM volume 3, 10.12), where it is #GP.
  */
 #include "x86/lapic_internal.h"
+#include "x86/state.h"
 
 #define MSR_APIC_BASE    0x1bu
 #define MSR_TSC_DEADLINE 0x6e0u
@@ -287,7 +288,7 @@ static int base_write(struct lapic *l, uint64_t val)
     bool was_on = old & BASE_EN, was_x2 = old & BASE_EXTD;
     bool on = val & BASE_EN, x2 = val & BASE_EXTD;
 
-    if (val >> 52 || (val & (0xfffull & ~(BASE_BSP | BASE_EXTD | BASE_EN))))
+    if (val >> X86_PHYS_BITS || (val & (0xfffull & ~(BASE_BSP | BASE_EXTD | BASE_EN))))
         return -1;
     if ((x2 && !on) || (x2 && !was_on) || (was_x2 && on && !x2))
         return -1;

@@ -588,6 +588,7 @@ static void test_base_transitions(void **state)
     assert_int_equal(wrmsr(1, MSR_BASE, 0xfee00400), -1); /* EXTD without EN */
     assert_int_equal(wrmsr(1, MSR_BASE, 0xfee00801), -1); /* reserved */
     assert_int_equal(wrmsr(1, MSR_BASE, 1ull << 60 | 0xfee00800), -1);
+    assert_int_equal(wrmsr(1, MSR_BASE, 1ull << 40 | 0xfee00800), -1); /* beyond MAXPHYADDR */
     enter_x2apic(1);
     assert_int_equal(wrmsr(1, MSR_BASE, 0xfee00800), -1); /* back to xAPIC */
     fixed(1, 0x45);
