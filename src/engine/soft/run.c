@@ -161,7 +161,13 @@ static bool take_events(struct soft_cpu *c, enum vcpu_exit_reason *reason)
     c->careful = false;
     atomic_store(&c->exit_request, 0);
     ev = atomic_exchange(&c->vcpu->events, 0);
+    if (c->nrecheck) {
+        soft_fpu_park(c);
+        cache_recheck(c);
+    }
     if (ev & VCPU_EV_STOP) {
+        atomic_fetch_or(&c->vcpu->events,
+                        ev & ~VCPU_EV_STOP); /* for when it goes on, here or elsewhere */
         *reason = VCPU_EXIT_STOP;
         return true;
     }
@@ -209,6 +215,17 @@ static void interp_one(struct soft_cpu *c)
     }
 }
 
+/* The instruction lies in the translation cache, which may be flushed as soon as in_code is off. */
+static const struct insn *keep_insn(struct soft_cpu *c, const struct insn *in)
+{
+    void *to = &c->inline_insn;
+    size_t n = sizeof(*in) / 8;
+
+    _Static_assert(sizeof(*in) % 8 == 0, "copied by quadwords");
+    __asm__ volatile("rep movsq" : "+D"(to), "+S"(in), "+c"(n) : : "memory");
+    return &c->inline_insn;
+}
+
 /*
  * in_code is off meanwhile: the handler may wait for the cache's lock, whose
  * holder may be waiting for this CPU to leave.
@@ -221,6 +238,8 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     bool shadow;
     const struct jc_entry *jc, *j;
 
+    if (in)
+        in = keep_insn(c, in);
     atomic_store_explicit(&c->in_code, 0, memory_order_release);
     c->st.rip = c->page_va + (c->exit_arg & EXIT_OFFSET);
     flags_from_lazy(c);
