@@ -30,6 +30,7 @@ static struct {
     const char *name;
     volatile unsigned failed;
     const char *skipped;
+    uint64_t begin;
     char text[200], why[200];
 } now;
 
@@ -198,6 +199,14 @@ void skip(const char *why)
 bool failed(void)
 {
     return now.failed;
+}
+
+bool more(uint64_t n, uint64_t rounds)
+{
+    if (n <= rounds && !now.failed && (n <= 4 || rdtsc() - now.begin < 500 * tsc_per_ms))
+        return true;
+    note("%lu rounds", n - 1);
+    return false;
 }
 
 static __attribute__((noreturn)) void machine_end(bool good)
@@ -453,10 +462,9 @@ static bool wanted(const char *list, const char *name)
 
 static void test_run(const struct test *t)
 {
-    uint64_t begin = rdtsc();
-
     memset(&now, 0, sizeof(now));
     now.name = t->name;
+    now.begin = rdtsc();
     page_reset();
     irq_off();
     t->run();
@@ -466,12 +474,12 @@ static void test_run(const struct test *t)
         print("skip %s: %s\n", t->name, now.skipped);
     else
         print("ok %s%s%s (%lu ms)\n", t->name, now.text[0] ? ": " : "", now.text,
-              (rdtsc() - begin) / tsc_per_ms);
+              (rdtsc() - now.begin) / tsc_per_ms);
 }
 
 static void boot_main(void)
 {
-    static const struct test *const groups[] = {smc_tests, paging_tests};
+    static const struct test *const groups[] = {smc_tests, paging_tests, tlb_tests, smp_tests};
     const char *line = (const char *)(uintptr_t) * (uint64_t *)(start_info + 24);
     const char *n = argument(line, "cpus="), *list = argument(line, "tests=");
     unsigned ran = 0;
