@@ -109,16 +109,46 @@ static uint64_t granule_mask(unsigned off, unsigned len)
 }
 
 /*
- * The page is about to hold code: no vCPU may keep a write entry for it. The
- * others' tables are changed under their feet, which is safe since an entry
- * is made invalid by one store; a store of theirs already past its check may
- * still land, as it may on a real CPU before it sees the other's fetch.
+ * The page is about to hold code: no vCPU may keep a write entry for it. The others' tables are changed under their
+ * feet, which is safe since an entry is made invalid by one store. What such a vCPU has already let through (a store
+ * past its check, a window, a string operation) may land after the translator has read the bytes, so it is asked to
+ * have the page's blocks dropped once more when it next leaves translated code. Under the lock.
  */
-static void page_protect(struct soft_vm *svm, uint64_t page)
+static void page_protect(struct soft_cpu *c, uint64_t page)
 {
-    for (unsigned i = 0; i < svm->vm->cfg.cpus; i++)
-        if (svm->cpus[i])
-            tlb_drop_writes(svm->cpus[i], svm->vm->mem.map + (page << PAGE_SHIFT));
+    struct soft_vm *svm = c->svm;
+
+    for (unsigned i = 0; i < svm->vm->cfg.cpus; i++) {
+        struct soft_cpu *o = svm->cpus[i];
+        unsigned n;
+
+        if (!o || !tlb_drop_writes(o, svm->vm->mem.map + (page << PAGE_SHIFT)) || o == c)
+            continue;
+        n = atomic_load(&o->nrecheck);
+        if (n < RECHECK_MAX)
+            o->recheck[n] = page;
+        atomic_store(&o->nrecheck, n < RECHECK_MAX ? n + 1 : RECHECK_MAX + 1);
+        soft_kick(o);
+    }
+}
+
+void cache_recheck(struct soft_cpu *c)
+{
+    struct cache *k = &c->svm->cache;
+    uint64_t pages[RECHECK_MAX];
+    unsigned n;
+
+    pthread_mutex_lock(&k->lock);
+    n = atomic_load(&c->nrecheck);
+    memcpy(pages, c->recheck, sizeof(pages));
+    atomic_store(&c->nrecheck, 0);
+    pthread_mutex_unlock(&k->lock);
+    if (n > RECHECK_MAX) {
+        cache_flush_all(c);
+        return;
+    }
+    for (unsigned i = 0; i < n; i++)
+        cache_invalidate(c->svm, pages[i], 0, PAGE_SIZE);
 }
 
 static void block_publish(struct cache *k, struct block *b)
@@ -169,7 +199,7 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
             uint64_t before = atomic_exchange(&k->granules[pn], ~0ull);
 
             if (!before)
-                page_protect(svm, pn);
+                page_protect(c, pn);
             b = translate_block(c, page, off, careful, &full);
             if (b) {
                 block_publish(k, b);

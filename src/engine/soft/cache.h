@@ -143,6 +143,9 @@ void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct
 /* Forget the blocks overlapping [off, off+len) of guest page `page`. */
 void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned len);
 
+/* Drop the blocks of the pages in c->recheck: the CPU has no store to them under way any more. */
+void cache_recheck(struct soft_cpu *c);
+
 /* Drop everything. The calling vCPU must be outside translated code; waits for the others to leave it. */
 void cache_flush_all(struct soft_cpu *c);
 

@@ -344,17 +344,21 @@ int decode_insn(const uint8_t *bytes, unsigned avail, enum insn_mode mode, struc
     unsigned imms = 0, n = avail > 15 ? 15 : avail;
 
     memset(out, 0, sizeof(*out));
-    memcpy(out->bytes, bytes, n);
+    memcpy(out->bytes, bytes, n); /* once: another vCPU may be writing there */
     out->mode = (uint8_t)mode;
     out->mem_base = out->mem_index = out->mem_vindex = INSN_NOREG;
     out->mem_scale = 1;
     decoder_setup(&d, mode);
-    status = ZydisDecoderDecodeInstruction(&d, &ctx, bytes, n, &zi);
+    status = ZydisDecoderDecodeInstruction(&d, &ctx, out->bytes, n, &zi);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < 15)
         return -1;
     if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         out->flags = INSN_TOO_LONG;
     if (!ZYAN_SUCCESS(status))
+        return 0;
+    /* Not offered, and their registers and masks are not what the handlers of the same names expect. */
+    if (zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+        zi.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
         return 0;
     out->op = (uint16_t)zi.mnemonic;
     out->len = zi.length;

@@ -178,16 +178,29 @@ static inline void emit_patch(struct emit *e, uint8_t *disp)
     memcpy(disp, &rel, 4);
 }
 
+/* One NOP of up to 7 bytes (SDM volume 2, NOP). */
+static inline void emit_nops(struct emit *e, unsigned n)
+{
+    static const uint8_t nops[8][7] = {
+        {0},
+        {0x90},
+        {0x66, 0x90},
+        {0x0f, 0x1f, 0x00},
+        {0x0f, 0x1f, 0x40, 0x00},
+        {0x0f, 0x1f, 0x44, 0x00, 0x00},
+        {0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00},
+        {0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00},
+    };
+
+    memcpy(e->p, nops[n], n);
+    e->p += n;
+}
+
 /* 5-byte NOP at an 8-byte boundary: an entry that can be turned into a jump by one store. */
 static inline void emit_entry(struct emit *e)
 {
-    while ((uintptr_t)e->p & 7)
-        emit_8(e, 0x90);
-    emit_8(e, 0x0f);
-    emit_8(e, 0x1f);
-    emit_8(e, 0x44);
-    emit_8(e, 0x00);
-    emit_8(e, 0x00);
+    emit_nops(e, -(uintptr_t)e->p & 7);
+    emit_nops(e, 5);
 }
 
 /* Guest flags from EFLAGS to lazy_flags; T0 is lost. EFLAGS keep their value. */

@@ -16,8 +16,7 @@ static void emit_chained(struct translation *t, int cc, int64_t target)
     struct emit *e = &t->e;
     uint8_t *site;
 
-    while (((uintptr_t)e->p + (cc < 0 ? 1 : 2)) & 3)
-        emit_8(e, 0x90);
+    emit_nops(e, -((uintptr_t)e->p + (cc < 0 ? 1 : 2)) & 3);
     if (cc < 0) {
         emit_8(e, 0xe9);
         emit_32(e, 0);

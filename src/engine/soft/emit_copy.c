@@ -23,13 +23,19 @@ static bool is_mandatory_prefix(uint8_t b)
     return b == 0x66 || b == 0xf2 || b == 0xf3 || b == 0xf0;
 }
 
+/* Does the prefix come again? The last one counts, and a REX or SIB added could make the instruction too long. */
+static bool repeated(const uint8_t *prefix, unsigned left)
+{
+    return memchr(prefix + 1, *prefix, left - 1) != NULL;
+}
+
 static void copy_prefixes_legacy(struct emit *e, const struct insn *in, unsigned base,
                                  unsigned index)
 {
     unsigned rex = in->rex & 0x4c, end = in->op_off - (in->rex != 0);
 
     for (unsigned i = 0; i < end; i++)
-        if (is_mandatory_prefix(in->bytes[i]))
+        if (is_mandatory_prefix(in->bytes[i]) && !repeated(in->bytes + i, end - i))
             emit_8(e, in->bytes[i]);
     rex |= (base >= 8 ? 1 : 0) | (index != INSN_NOREG && index >= 8 ? 2 : 0);
     if (rex || in->rex)

@@ -184,6 +184,7 @@ static void soft_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)
 {
     struct soft_vm *svm = vm->engine_data;
 
+    atomic_thread_fence(memory_order_seq_cst); /* as in code_written */
     while (len) {
         uint64_t n = PAGE_SIZE - (gpa & ~PAGE_MASK);
         hva_t host;
@@ -201,9 +202,12 @@ bool code_written(struct soft_vm *svm, const uint8_t *host, unsigned len)
 {
     uint64_t at = (uint64_t)(host - svm->vm->mem.map);
     unsigned off = at & ~PAGE_MASK;
-    uint64_t map = atomic_load(&svm->cache.granules[at >> PAGE_SHIFT]);
+    uint64_t map;
     unsigned first = off >> CACHE_GRANULE_SHIFT, last = (off + len - 1) >> CACHE_GRANULE_SHIFT;
 
+    atomic_thread_fence(
+        memory_order_seq_cst); /* the write must be seen by a translator whose mark we don't see */
+    map = atomic_load(&svm->cache.granules[at >> PAGE_SHIFT]);
     if (!(map & (~0ull >> (63 - last)) & (~0ull << first)))
         return false;
     cache_invalidate(svm, at >> PAGE_SHIFT, off, len);

@@ -55,6 +55,8 @@ static void fpu_bring(struct soft_cpu *c)
     if (c->fpu_live)
         return;
     fpu_area(c)->xcomp_bv = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(fpu_area(c)->header_rsvd); i++)
+        fpu_area(c)->header_rsvd[i] = 0;
     fpu_area(c)->xstate_bv &= CPUID_XCR0_MASK;
     fpu_area(c)->mxcsr &= MXCSR_VALID;
     __asm__ volatile("xrstor64 (%0)"
@@ -284,7 +286,10 @@ static void scrub_environment(const struct insn *in, uint8_t *image)
 {
     if (in->op != ZYDIS_MNEMONIC_FNSTENV && in->op != ZYDIS_MNEMONIC_FNSAVE)
         return;
-    for (unsigned i = 12; i < 28; i++)
+    bool wide = in->mem_size == 28 ||
+                in->mem_size == 108; /* else the 16-bit format, SDM volume 1, figure 8-12 */
+
+    for (unsigned i = wide ? 12 : 6; i < (wide ? 28 : 14); i++)
         image[i] = 0;
 }
 

@@ -42,6 +42,7 @@ struct jc_entry {
 #define JC_INDEX2(va)  (JC_ENTRIES + ((va) >> 4 & (JC_ENTRIES - 1)))
 #define JC_TOTAL       (2 * JC_ENTRIES)
 #define DCACHE_ENTRIES 4096
+#define RECHECK_MAX    64
 #define JC_HASH        0x9e3779b1u
 #define JC_SHIFT       16 /* of the 32-bit product; entries are 16 bytes */
 #define JC_INDEX(va)   (((uint32_t)(va)*JC_HASH >> JC_SHIFT >> 4) & (JC_ENTRIES - 1))
@@ -148,6 +149,10 @@ struct soft_cpu {
     uint16_t set_pcid;
     struct soft_counters counters;
     struct thunk_entry thunks[1 << THUNK_BITS];
+    struct insn inline_insn; /* the one being interpreted from inside a block */
+    uint64_t
+        recheck[RECHECK_MAX];  /* pages whose write entry another vCPU took away: cache_recheck */
+    _Atomic unsigned nrecheck; /* filled under cache.lock */
     uint8_t bounce[256] __attribute__((aligned(64)));
 };
 

@@ -272,35 +272,37 @@ static uint32_t *wfill_of(struct soft_cpu *c, hva_t page)
 
 static void wfill_note(struct soft_cpu *c, struct tlb_set *s, unsigned idx, hva_t page)
 {
-    uint32_t *f = wfill_of(c, page), now = (uint32_t)((s - c->sets) * TLB_ENTRIES + idx + 1);
+    uint32_t now = (uint32_t)((s - c->sets) * TLB_ENTRIES + idx + 1);
+    uint32_t was = __atomic_load_n(wfill_of(c, page), __ATOMIC_RELAXED);
 
-    if (*f && *f != now && *f != WFILL_MANY &&
-        c->sets[(*f - 1) / TLB_ENTRIES].wr[(*f - 1) % TLB_ENTRIES].page == page)
+    if (was && was != now && was != WFILL_MANY &&
+        c->sets[(was - 1) / TLB_ENTRIES].wr[(was - 1) % TLB_ENTRIES].page == page)
         now = WFILL_MANY;
-    *f = *f == WFILL_MANY ? WFILL_MANY : now;
+    __atomic_store_n(wfill_of(c, page), was == WFILL_MANY ? WFILL_MANY : now, __ATOMIC_RELAXED);
 }
 
-void tlb_drop_writes(struct soft_cpu *c, hva_t page)
+/* Another vCPU's thread may be here for its own entry: invalidate it if it is for that page. */
+static bool write_entry_drop(struct tlb_set *s, unsigned idx, hva_t page)
 {
-    uint32_t *f = wfill_of(c, page), at = *f;
+    if (s->wr[idx].page != page || s->wr[idx].tag == (idx == TLB_ENTRIES - 1 ? 0 : ~0ull))
+        return false;
+    entry_clear(s->wr, idx);
+    return true;
+}
 
-    *f = 0;
+bool tlb_drop_writes(struct soft_cpu *c, hva_t page)
+{
+    uint32_t at = __atomic_exchange_n(wfill_of(c, page), 0, __ATOMIC_SEQ_CST);
+    bool dropped = false;
+
     if (!at)
-        return;
-    if (at != WFILL_MANY) {
-        struct tlb_set *s = &c->sets[(at - 1) / TLB_ENTRIES];
-
-        if (s->wr[(at - 1) % TLB_ENTRIES].page == page)
-            entry_clear(s->wr, (at - 1) % TLB_ENTRIES);
-        return;
-    }
-    for (unsigned i = 0; i < TLB_NSETS; i++) {
-        struct tlb_set *s = &c->sets[i];
-
-        for (unsigned k = 0; s->pcid != TLB_NO_PCID && k < TLB_ENTRIES; k++)
-            if (s->wr[k].page == page)
-                entry_clear(s->wr, k);
-    }
+        return false;
+    if (at != WFILL_MANY)
+        return write_entry_drop(&c->sets[(at - 1) / TLB_ENTRIES], (at - 1) % TLB_ENTRIES, page);
+    for (unsigned i = 0; i < TLB_NSETS; i++)
+        for (unsigned k = 0; c->sets[i].pcid != TLB_NO_PCID && k < TLB_ENTRIES; k++)
+            dropped |= write_entry_drop(&c->sets[i], k, page);
+    return dropped;
 }
 
 static void log_fill(struct tlb_set *s, unsigned what)
@@ -399,7 +401,7 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
     page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
     if (!page)
         return NULL;
-    if (e->tag != ~0ull && e->tag != 0)
+    if (e->tag != (e == &c->set->fetch[TLB_NFETCH - 1] ? 0 : ~0ull))
         evicted_note(c->set, e->tag); /* INVLPG of this page could not tell otherwise */
     e->tag = va & PAGE_MASK;
     e->page = page;
@@ -481,6 +483,13 @@ static uint64_t place_ld(struct soft_cpu *c, const struct place *p, unsigned siz
     return p->host ? host_load(p->host, size) : mmio_ld(c, p->gpa, size);
 }
 
+/* After a store: has its page come to hold code since place_of looked? */
+static bool code_came(struct soft_cpu *c, hva_t host)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    return page_holds_code(c->svm, (const uint8_t *)((uintptr_t)host & PAGE_MASK));
+}
+
 static void place_st(struct soft_cpu *c, const struct place *p, unsigned size, uint64_t val)
 {
     if (!p->host) {
@@ -488,7 +497,7 @@ static void place_st(struct soft_cpu *c, const struct place *p, unsigned size, u
         return;
     }
     host_store(p->host, size, val);
-    if (p->code)
+    if (p->code || code_came(c, p->host))
         soft_code_written(c, p->host, size);
 }
 
@@ -603,7 +612,7 @@ void mem_st_bytes(struct soft_cpu *c, gva_t va, const void *buf, unsigned len)
         n = n > len ? len : n;
         if (p.host) {
             copy_bytes(p.host, in, n);
-            if (p.code)
+            if (p.code || code_came(c, p.host))
                 soft_code_written(c, p.host, n);
         } else {
             for (unsigned i = 0; i < n; i++)

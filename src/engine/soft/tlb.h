@@ -54,8 +54,8 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va);
 /* Tell the cache of c->code_store. */
 void soft_code_stored(struct soft_cpu *c);
 
-/* Forget all write entries for one host page in this CPU's sets (the page now holds code). */
-void tlb_drop_writes(struct soft_cpu *c, hva_t page);
+/* Forget the write entries for one host page in this CPU's sets: it will hold code. Any thread. Were there any? */
+bool tlb_drop_writes(struct soft_cpu *c, hva_t page);
 
 /* Forget all translated-code addresses in the jump caches. */
 void tlb_flush_jc(struct soft_cpu *c);

@@ -5,6 +5,8 @@
  * leave it sideways), find where flags are live, emit, and close with the
  * stubs. Everything stays inside one guest page.
  */
+#include <Zydis/Zydis.h>
+
 #include "engine/soft/translate.h"
 
 #include "engine/soft/decode.h"
@@ -53,8 +55,17 @@ static enum insn_class interp_class(const struct insn *in)
 {
     if (!in->len || (in->flags & INSN_BRANCH))
         return CLASS_INTERP_END;
+    switch (
+        in->op) { /* the code behind may be mapped elsewhere afterwards, as after a write to CR3 */
+    case ZYDIS_MNEMONIC_INVLPG:
+    case ZYDIS_MNEMONIC_INVPCID:
+    case ZYDIS_MNEMONIC_WRMSR:
+        return CLASS_INTERP_END;
+    default:
+        break;
+    }
     for (unsigned i = 0; i < in->nopnd; i++)
-        if (in->opnd[i].kind == OPND_CR) /* the code behind may be mapped elsewhere */
+        if (in->opnd[i].kind == OPND_CR)
             return CLASS_INTERP_END;
     return CLASS_INTERP;
 }
@@ -204,10 +215,11 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
     t->t1_slot = -1;
     if (t->live_in) {
         emit_flags_load(e);
-        emit_entry(e);
-        b->entry_host = emit_here(e) - 5;
         t->flags = FLAGS_HOST;
     }
+    /* Two in any case: where a block is killed, flags that are in EFLAGS must be saved on the way out. */
+    emit_entry(e);
+    b->entry_host = emit_here(e) - 5;
     for (t->cur = 0; t->cur < t->ninsn; t->cur++) {
         enum insn_class k = t->klass[t->cur];
 
