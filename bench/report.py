@@ -58,6 +58,7 @@ def about(settings):
         "kernel": package.read_text().strip() if package.exists() else settings.kernel,
         "guest memory": settings.memory,
         "runs": settings.runs,
+        "clock": settings.clock,
         "qemu": said("qemu-system-x86_64", "--version").split("\n")[0],
         "uml": said("linux.uml", "--version"),
     }
@@ -173,12 +174,13 @@ def behind(result):
 
 def described(result):
     a = result["about"]
+    busy = "" if a["clock"] == "wall" else " Processor time, not time by the clock."
     where = " (itself a virtual machine)" if a["virtual"] else ""
     others = ", ".join(filter(None, (a["qemu"], a["uml"] and f"User-Mode Linux {a['uml']}")))
     return (f"{a['date']}, commit {a['commit']}. {a['cpu']}, {a['cpus']} CPUs, {a['memory']} MiB, "
             f"Linux {a['host']}{where}. Guests: {a['kernel']}, {a['guest memory']}. {others}. "
             f"Minimum of {a['runs']} alternating runs; load of the host at the end "
-            f"{a['load']:.1f}.\n\n"
+            f"{a['load']:.1f}.{busy}\n\n"
             "The column *native* is the time of one, the others are slowdowns against it.")
 
 

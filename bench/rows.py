@@ -19,14 +19,27 @@ class Row:
         self.cpus = cpus
 
 
+class Took:
+    """Seconds by the host's clock, and of the host's processors."""
+
+    def __init__(self, wall, cpu):
+        self.wall = wall
+        self.cpu = cpu
+
+    def each(self, count):
+        return Took(self.wall / count, self.cpu / count)
+
+
 def ask(machine, row, request, serial):
-    """Send a request; times of its begin and end lines and the text of the latter."""
+    """Send a request; the time between its begin and end lines, the latter's text, all lines."""
     since = len(machine.lines)
     machine.send(request)
     began, _ = machine.wait(f"LODGE-BENCH begin {serial}", row.timeout, since)
+    cpu = machine.cpu()
     ended, text = machine.wait(f"LODGE-BENCH end {serial}", row.timeout, since)
+    took = Took(ended - began, machine.cpu() - cpu)
     machine.wait(f"LODGE-BENCH done {serial}", row.timeout, since)
-    return began, ended, text, machine.lines[since:]
+    return took, text, machine.lines[since:]
 
 
 class Micro(Row):
@@ -41,14 +54,12 @@ class Micro(Row):
         count = self.counts.get(machine.kind.name, self.first)
         while True:
             serial = next(serials)
-            began, ended, text, _ = ask(machine, self, f"micro {self.name} {count} {serial}",
-                                        serial)
-            took = ended - began
-            if took >= TARGET * 0.7:
+            took, text, _ = ask(machine, self, f"micro {self.name} {count} {serial}", serial)
+            if took.wall >= TARGET * 0.7:
                 break
-            count = min(count * 50, int(count * TARGET * 1.1 / max(took, 0.002)) + 1)
+            count = min(count * 50, int(count * TARGET * 1.1 / max(took.wall, 0.002)) + 1)
         self.counts[machine.kind.name] = count
-        return took / count, text
+        return took.each(count), text
 
 
 class Job(Row):
@@ -56,11 +67,11 @@ class Job(Row):
 
     def run(self, machine, serials):
         serial = next(serials)
-        began, ended, text, lines = ask(machine, self, f"job {self.name} 1 {serial}", serial)
+        took, text, lines = ask(machine, self, f"job {self.name} 1 {serial}", serial)
         status, _, output = text.partition(" ")
         if status != "0":
             raise Failed(f"status {status}: " + " | ".join(line for _, line in lines[-5:-1]))
-        return ended - began, output
+        return took, output
 
 
 class Speed(Row):
@@ -68,13 +79,14 @@ class Speed(Row):
 
     def run(self, machine, serials):
         serial = next(serials)
-        _, _, text, lines = ask(machine, self, f"speed {self.name} 1 {serial}", serial)
+        took, text, lines = ask(machine, self, f"speed {self.name} 1 {serial}", serial)
         began = [when for when, line in lines if line.startswith("+DT:")]
         ended = [(when, int(match[1])) for when, line in lines
                  if (match := re.match(r"\+R:(\d+):", line))]
         if text != "0" or not began or not ended:
             raise Failed("openssl speed: " + " | ".join(line for _, line in lines[-5:-1]))
-        return (ended[0][0] - began[0]) / max(ended[0][1], 1), ""
+        wall = ended[0][0] - began[0]
+        return Took(wall, took.cpu * wall / took.wall).each(max(ended[0][1], 1)), ""
 
 
 BOOT = Row("boot", "boot to init", "boot")
@@ -119,7 +131,7 @@ class Scaling(Row):
     def run(self, machine, serials):
         one, _ = self.one.run(machine, serials)
         two, _ = self.two.run(machine, serials)
-        return 2 * one / two, ""
+        return Took(2 * one.wall / two.wall, 0), ""
 
 
 SCALINGS = (

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Regular expressions, hashes, sorting and arithmetic; prints what came out.
-my $text = join ' ', map { "word$_ has " . ($_ * 7919 % 1009) . " parts;" } 1 .. 20000;
+my $text = join ' ', map { "word$_ has " . ($_ * 7919 % 1009) . " parts;" } 1 .. 100000;
 my ($sum, $count, %seen) = (0, 0);
 while ($text =~ /(\w+) has (\d+) parts/g) {
     $sum += $2;
@@ -9,7 +9,7 @@ while ($text =~ /(\w+) has (\d+) parts/g) {
 }
 my @sorted = sort { $seen{$a} cmp $seen{$b} || $a <=> $b } keys %seen;
 (my $upper = $text) =~ s/(h)(as)/\U$1\E$2/g;
-my @queue = map { $_ * 31 % 997 } 1 .. 200000;
+my @queue = map { $_ * 31 % 997 } 1 .. 3000000;
 my $total = 0;
 for my $value (@queue) {
     $total = ($total * 3 + $value) % 1000003;

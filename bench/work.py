@@ -52,5 +52,5 @@ def points(n):
     return point.x, point.y
 
 
-print(words(300000), sieve(500000), queens(7), points(200000))
-print(sum(x * 0.5 + 1 / (x + 1) for x in range(300000)))
+print(words(1000000), sieve(2000000), queens(8), points(1500000))
+print(sum(x * 0.5 + 1 / (x + 1) for x in range(2000000)))

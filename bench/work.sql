@@ -3,7 +3,7 @@ pragma journal_mode = off;
 pragma synchronous = off;
 create table t(id integer primary key, a integer, b text);
 begin;
-with recursive n(i) as (select 1 union all select i + 1 from n where i < 150000)
+with recursive n(i) as (select 1 union all select i + 1 from n where i < 300000)
 insert into t select i, i * 7919 % 10007, 'row ' || (i * 31 % 1013) from n;
 commit;
 create index t_a on t(a);
