@@ -196,6 +196,12 @@ static bool entered_handler(const struct soft_cpu *c, unsigned op)
                                         op == ZYDIS_MNEMONIC_INT1 || op == ZYDIS_MNEMONIC_INTO);
 }
 
+/* Loading SS holds back the trap behind it as well as interrupts; STI only these (6.8.3). */
+static bool holds_back_trap(const struct soft_cpu *c, unsigned op)
+{
+    return c->st.intr_shadow && op != ZYDIS_MNEMONIC_STI;
+}
+
 static void interp_one(struct soft_cpu *c)
 {
     uint8_t shadow = c->st.intr_shadow;
@@ -209,7 +215,7 @@ static void interp_one(struct soft_cpu *c)
         c->st.intr_shadow = 0;
     if (c->nmi_pending || (c->intr_waiting && (shadow || (~flags & c->st.rflags & X86_IF))))
         soft_look_up(c);
-    if (unlikely(flags & X86_TF) && !entered_handler(c, in->op)) {
+    if (unlikely(flags & X86_TF) && !entered_handler(c, in->op) && !holds_back_trap(c, in->op)) {
         c->st.dr[6] |= 1u << 14; /* BS */
         soft_raise(c, X86_DB);
     }
