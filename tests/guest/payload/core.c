@@ -25,6 +25,7 @@ static struct {
 static trap_fn *trap_fns[256];
 static uint64_t pool = POOL_BASE, pool_tables;
 static volatile unsigned cpus_up;
+static uint64_t patience = 200; /* ms; see more() */
 
 static struct {
     const char *name;
@@ -203,7 +204,7 @@ bool failed(void)
 
 bool more(uint64_t n, uint64_t rounds)
 {
-    if (n <= rounds && !now.failed && (n <= 4 || rdtsc() - now.begin < 500 * tsc_per_ms))
+    if (n <= rounds && !now.failed && (n <= 4 || rdtsc() - now.begin < patience * tsc_per_ms))
         return true;
     note("%lu rounds", n - 1);
     return false;
@@ -479,11 +480,15 @@ static void test_run(const struct test *t)
 
 static void boot_main(void)
 {
-    static const struct test *const groups[] = {smc_tests, paging_tests, tlb_tests, smp_tests};
+    static const struct test *const groups[] = {smc_tests, paging_tests, tlb_tests,
+                                                irq_tests, smp_tests,    litmus_tests};
     const char *line = (const char *)(uintptr_t) * (uint64_t *)(start_info + 24);
     const char *n = argument(line, "cpus="), *list = argument(line, "tests=");
+    const char *ms = argument(line, "ms=");
     unsigned ran = 0;
 
+    for (uint64_t v = 0; ms && *ms >= '0' && *ms <= '9'; patience = v)
+        v = 10 * v + (uint64_t)(*ms++ - '0');
     outb(0x21, 0xff); /* no interrupts from the 8259 pair */
     outb(0xa1, 0xff);
     map(USER_VA, user_page, PTE_P | PTE_U);

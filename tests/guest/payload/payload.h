@@ -32,7 +32,7 @@ void note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Cannot be tried here. */
 void skip(const char *why);
 bool failed(void);
-/* Shall round n be tried? Tests whose rounds wait for other CPUs stop at half a second. */
+/* Shall round n be tried? Tests whose rounds wait for other CPUs stop after a while, "ms=". */
 bool more(uint64_t n, uint64_t rounds);
 #define EXPECT(cond, ...)                                                                          \
     do {                                                                                           \
