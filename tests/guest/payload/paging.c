@@ -250,6 +250,51 @@ static void reserved(void)
     page_reset();
 }
 
+/* The processor's own accesses to tables are supervisor ones for which EFLAGS.AC does not count. */
+static uint64_t load_from_ldt(uint64_t ac)
+{
+    if (ac)
+        __asm__ volatile("stac; mov %0, %%ds; clac" : : "r"(4) : "memory");
+    else
+        __asm__ volatile("mov %0, %%ds" : : "r"(4) : "memory");
+    return 0;
+}
+
+static void implicit(void)
+{
+    extern uint64_t gdt[];
+    const unsigned slot = SEL_TSS / 8 + 2 * (MAX_CPUS - 1); /* of a TSS that is loaded already */
+    uint64_t *ldt = page_alloc(1), kept[2] = {gdt[slot], gdt[slot + 1]};
+    const uint64_t cr4 = read_cr4();
+
+    if (!has_smap()) {
+        skip("no SMAP");
+        return;
+    }
+    gdt[slot] = 7 | (TEST_VA & 0xffffff) << 16 | 0x82ul << 40 | (TEST_VA >> 24 & 0xff) << 56;
+    gdt[slot + 1] = TEST_VA >> 32;
+    __asm__ volatile("lldt %w0" : : "r"(slot * 8) : "memory");
+    for (unsigned i = 0; i < 16; i++) {
+        bool user = i & 1, smap = i & 2, ac = i & 4, accessed = i & 8;
+        unsigned vector, want = user && smap ? PF : NO_TRAP;
+
+        ldt[0] = 0x00cf92000000ffff | (accessed ? 1ul << 40 : 0);
+        map(TEST_VA, ldt, PTE_P | PTE_W | (user ? PTE_U : 0));
+        write_cr4(smap ? cr4 | CR4_SMAP : cr4);
+        vector = try(load_from_ldt, ac);
+        write_cr4(cr4);
+        EXPECT(vector == want && (vector == NO_TRAP || this_cpu()->error == ERR_P),
+               "user %u smap %u ac %u: vector %u error %lx", user, smap, ac, vector,
+               this_cpu()->error);
+        EXPECT((ldt[0] >> 40 & 1) == (accessed || want == NO_TRAP),
+               "the descriptor's accessed bit");
+        __asm__ volatile("mov %0, %%ds" : : "r"(0) : "memory");
+    }
+    __asm__ volatile("lldt %w0" : : "r"(0) : "memory");
+    gdt[slot] = kept[0];
+    gdt[slot + 1] = kept[1];
+}
+
 /* ---- Operands over the end of a page ----------------------------------------- */
 
 static uint8_t *crossing_code;
@@ -455,6 +500,7 @@ static void dirty_not_reached(void)
 const struct test paging_tests[] = {
     {"paging-rights", rights},
     {"paging-reserved", reserved},
+    {"paging-implicit", implicit},
     {"paging-crossing", crossing},
     {"paging-crossing-fetch", crossing_fetch},
     {"paging-dirty-after-read", dirty_after_read},

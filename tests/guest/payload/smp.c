@@ -443,13 +443,14 @@ static void dirty_race(void)
     stop = false;
     for (unsigned i = 1; i < cpus; i++)
         cpu_start(i, dirty_writer);
-    for (unsigned n = 0; n < 50000; n++) {
-        uint64_t old = __atomic_fetch_xor(pte, 1ul << 9, __ATOMIC_SEQ_CST);
+    for (uint64_t n = 1; more(n, 20000); n++)
+        for (unsigned k = 0; k < 500; k++) {
+            uint64_t old = __atomic_fetch_xor(pte, 1ul << 9, __ATOMIC_SEQ_CST);
 
-        EXPECT((old & 1ul << 9) == avl, "the walker undid a change of the entry");
-        avl ^= 1ul << 9;
-        __atomic_fetch_and(pte, ~(PTE_A | PTE_D), __ATOMIC_SEQ_CST);
-    }
+            EXPECT((old & 1ul << 9) == avl, "the walker undid a change of the entry");
+            avl = ~old & 1ul << 9;
+            __atomic_fetch_and(pte, ~(PTE_A | PTE_D), __ATOMIC_SEQ_CST);
+        }
     stop = true;
     for (unsigned i = 1; i < cpus; i++)
         cpu_wait(i);
@@ -495,7 +496,7 @@ static void latency(void)
     irq_off();
     begin = (rdtsc() - begin) / done;
     EXPECT(pings == done && pongs == done, "%lu and %lu arrived", pings, pongs);
-    EXPECT(begin < 10 * tsc_per_ms, "there and back took %lu us", begin * 1000 / tsc_per_ms);
+    EXPECT(begin < 100 * tsc_per_ms, "there and back took %lu us", begin * 1000 / tsc_per_ms);
     note("there and back %lu us, worst %lu us", begin * 1000 / tsc_per_ms,
          worst * 1000 / tsc_per_ms);
     stop = true;
@@ -543,7 +544,7 @@ static void hlt_race(void)
         ipi(1, VEC_TEST);
         while (LOAD(&answered) < n) {
             pause();
-            if (rdtsc() - sent < 1000 * tsc_per_ms)
+            if (rdtsc() - sent < 5000 * tsc_per_ms)
                 continue;
             EXPECT(false, "sleeps in round %lu, wake-ups seen: %lu", n, woken);
             ipi(1, VEC_WAKE);
