@@ -113,6 +113,7 @@ static void shadow_race(void)
     note("%lu interrupts", count);
     stop = true;
     cpu_wait(1);
+    RUN_CODE("sti; nop; nop; cli"); /* the last one */
     trap_set(VEC_LOW, NULL);
 }
 
