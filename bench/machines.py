@@ -158,19 +158,20 @@ def bochs(settings, initrd, cpus):
 
 
 class Kind:
-    def __init__(self, name, title, command, needs, most_cpus=64, boot_only=False):
+    def __init__(self, name, title, command, needs, most_cpus=64, boot_only=False, start=None):
         self.name = name
         self.title = title
         self.command = command
         self.needs = needs  # None, or the package set and a program of scripts/setup.sh
         self.most_cpus = most_cpus
         self.boot_only = boot_only
+        self.start = start  # line at which its time starts, if not with the process
 
     def missing(self):
         """Why it cannot be used here, or None."""
-        if self.needs and not shutil.which(self.needs[1]):
-            subprocess.run([ROOT / "scripts" / "setup.sh", self.needs[0]], check=False)
-            if not shutil.which(self.needs[1]):
+        if self.needs:
+            done = subprocess.run([ROOT / "scripts" / "setup.sh", self.needs[0]], check=False)
+            if done.returncode or not shutil.which(self.needs[1]):
                 return f"{self.needs[1]} is not installed"
         return None
 
@@ -185,5 +186,6 @@ KINDS = {kind.name: kind for kind in (
     Kind("tcg", "TCG, max", tcg, ("bench", "qemu-system-x86_64")),
     Kind("tcg-sse2", "TCG, qemu64", tcg_sse2, ("bench", "qemu-system-x86_64")),
     Kind("uml", "UML", uml, ("bench-uml", "linux.uml"), most_cpus=1),
-    Kind("bochs", "Bochs", bochs, ("bench-bochs", "bochs"), most_cpus=1, boot_only=True),
+    Kind("bochs", "Bochs", bochs, ("bench-bochs", "bochs"), most_cpus=1, boot_only=True,
+         start="LODGE-BENCH start"),
 )}

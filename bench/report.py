@@ -25,10 +25,6 @@ COLORS = {"lodge": "#1b7837", "tcg": "#b2182b", "tcg-sse2": "#ef8a62", "uml": "#
           "bochs": "#8073ac"}
 
 
-def best(row, got):
-    return max(got) if row.group == rows.SCALING else min(got)
-
-
 def about(settings):
     """The machine, the programs and the commit, in words."""
     def said(*command):
@@ -137,7 +133,7 @@ def table(result):
     if scaled:
         lines.append("| **2 CPUs: work done against 1** | |" + " |" * (len(names) + 1))
     for row in scaled:
-        values = {name: max(got) for name, got in result["values"][row.name].items()}
+        values = {name: row.best(got) for name, got in result["values"][row.name].items()}
         add(row.title, number(values.get("native")), values,
             goal(1.8, values.get("lodge"), most=False))
     return "\n".join(lines)

@@ -18,6 +18,10 @@ class Row:
         self.timeout = timeout
         self.cpus = cpus
 
+    def best(self, values):
+        """What several runs come to."""
+        return min(values)
+
 
 class Took:
     """Seconds by the host's clock, and of the host's processors."""
@@ -25,6 +29,9 @@ class Took:
     def __init__(self, wall, cpu):
         self.wall = wall
         self.cpu = cpu
+
+    def by(self, clock):
+        return self.wall if clock == "wall" else self.cpu
 
     def each(self, count):
         return Took(self.wall / count, self.cpu / count)
@@ -120,6 +127,17 @@ ROWS = (
 )
 
 
+class Both:
+    """The times of one job and of two at once, always by the clock."""
+
+    def __init__(self, one, two):
+        self.one = one
+        self.two = two
+
+    def by(self, clock):
+        return [self.one.wall, self.two.wall]
+
+
 class Scaling(Row):
     """How much more two CPUs get done than one: one job's time against two at once."""
 
@@ -131,7 +149,10 @@ class Scaling(Row):
     def run(self, machine, serials):
         one, _ = self.one.run(machine, serials)
         two, _ = self.two.run(machine, serials)
-        return Took(2 * one.wall / two.wall, 0), ""
+        return Both(one, two), ""
+
+    def best(self, values):
+        return 2 * min(one for one, _ in values) / min(two for _, two in values)
 
 
 SCALINGS = (

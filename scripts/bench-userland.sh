@@ -11,7 +11,10 @@ packages=busybox-static,7zip,zstd,lz4,sqlite3,python3-minimal,perl-base,openssl,
 dir=$PWD/.cache/bench
 root=$dir/root
 
-if [ -e "$dir/root.cpio" ] && [ -z "$(find bench "$0" -newer "$dir/root.cpio" ! -name '*.py' ! -name bench)" ]; then
+inputs='bench/agent bench/micro.c bench/project.py bench/work.py bench/work.pl bench/work.sql'
+
+# shellcheck disable=SC2086
+if [ -e "$dir/root.cpio" ] && [ -z "$(find $inputs "$0" -newer "$dir/root.cpio")" ]; then
     echo "$dir"
     exit 0
 fi

@@ -72,7 +72,7 @@ END
 bochs bochs
 bochsbios /usr/share/bochs/BIOS-bochs-latest
 vgabios /usr/share/vgabios/vgabios.bin
-bochs-term /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term.so
+bochs-term /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so
 grub-common grub-mkrescue
 grub-pc-bin /usr/lib/grub/i386-pc
 xorriso xorriso
