@@ -22,7 +22,7 @@ struct parsed {
     struct err err;
     enum opts_result result;
     int nargs;
-    char *argv[16];
+    char *argv[64];
 };
 
 /* The words up to NULL, parsed by the table of `lodge run`. */
@@ -33,8 +33,10 @@ static struct parsed *parse(struct parsed *p, ...)
 
     memset(p, 0, sizeof(*p));
     va_start(ap, p);
-    while ((p->argv[argc] = va_arg(ap, char *)))
+    while ((p->argv[argc] = va_arg(ap, char *))) {
         argc++;
+        assert_true(argc < (int)ARRAY_SIZE(p->argv));
+    }
     va_end(ap);
     p->result = opts_parse(run_opts, &p->opts, sizeof(p->opts), argc, p->argv, &p->nargs, &p->err);
     return p;

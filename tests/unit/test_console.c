@@ -465,5 +465,11 @@ int main(void)
         ON_TERMINAL(restored_by_quit),      ON_TERMINAL(suspended),
     };
 
+    if (openpty(&near, &far, NULL, NULL, NULL)) {
+        fprintf(stderr, "no pseudo-terminal to be had here: %s\n", strerror(errno));
+        return 77; /* skipped */
+    }
+    close(near);
+    close(far);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

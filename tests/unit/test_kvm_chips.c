@@ -95,6 +95,26 @@ static void pic_survives(void **state)
     }
 }
 
+/* By field: between them there is padding. */
+static void assert_channel_equal(const struct pit_channel_state *a,
+                                 const struct pit_channel_state *b)
+{
+    assert_int_equal(a->control, b->control);
+    assert_int_equal(a->gate, b->gate);
+    assert_int_equal(a->running, b->running);
+    assert_int_equal(a->null_count, b->null_count);
+    assert_int_equal(a->half_written, b->half_written);
+    assert_int_equal(a->half_read, b->half_read);
+    assert_int_equal(a->status_latched, b->status_latched);
+    assert_int_equal(a->count_latched, b->count_latched);
+    assert_int_equal(a->status, b->status);
+    assert_int_equal(a->written, b->written);
+    assert_int_equal(a->latch, b->latch);
+    assert_int_equal(a->count, b->count);
+    assert_int_equal(a->next_count, b->next_count);
+    assert_int_equal(a->elapsed_ns, b->elapsed_ns);
+}
+
 static void pit_survives(void **state)
 {
     const uint64_t now = 1000000000;
@@ -120,7 +140,9 @@ static void pit_survives(void **state)
     assert_int_equal(k.channels[0].count_load_time, now - 12345);
     assert_int_equal(k.channels[2].write_state, 4);
     kvm_pit_to_state(&k, now, &back);
-    assert_memory_equal(&s, &back, sizeof(s));
+    for (unsigned i = 0; i < ARRAY_SIZE(s.ch); i++)
+        assert_channel_equal(&s.ch[i], &back.ch[i]);
+    assert_int_equal(s.speaker, back.speaker);
 }
 
 /* A channel that does not count must not start to. */
