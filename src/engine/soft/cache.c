@@ -168,7 +168,6 @@ static void count_block(struct soft_cpu *c, const struct block *b)
     c->counters.block++;
     c->counters.block_insn += b->ninsn;
     c->counters.block_bytes += b->len;
-    c->counters.code_bytes += b->code_len;
 }
 
 static uint64_t now_ns(void)
@@ -197,6 +196,7 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
              * a write by other means waits for the lock, so what the translator reads cannot change unnoticed.
              */
             uint64_t before = atomic_exchange(&k->granules[pn], ~0ull);
+            size_t in_use = k->used + k->cold_used;
 
             if (!before)
                 page_protect(c, pn);
@@ -204,6 +204,7 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
             if (b) {
                 block_publish(k, b);
                 count_block(c, b);
+                c->counters.code_bytes += k->used + k->cold_used - in_use;
                 before |= granule_mask(off, b->len) | b->peeked;
             }
             atomic_store(&k->granules[pn], before);
@@ -243,7 +244,6 @@ static void entry_redirect(struct cache *k, const uint8_t *entry, const uint8_t 
     __atomic_store_n(w, (v & ~0xffffffffffull) | jmp, __ATOMIC_RELEASE);
 }
 
-/* Room for the two stubs is part of every block: see translate.c, block_tail. */
 static void block_kill(struct cache *k, struct block *b)
 {
     struct block *_Atomic *link = &k->hash[cache_hash(b->phys)];
@@ -255,9 +255,9 @@ static void block_kill(struct cache *k, struct block *b)
         }
     b->valid = 0;
     atomic_fetch_add(&k->kills, 1);
-    entry_redirect(k, b->entry_mem, b->code + b->code_len - BLOCK_STUB_MEM);
+    entry_redirect(k, b->entry_mem, b->stub_mem);
     if (b->entry_host != b->entry_mem)
-        entry_redirect(k, b->entry_host, b->code + b->code_len - BLOCK_STUB_HOST);
+        entry_redirect(k, b->entry_host, b->stub_host);
 }
 
 void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned len)
@@ -312,6 +312,7 @@ void cache_flush_all(struct soft_cpu *c)
     memset(k->thunks, 0, CACHE_NTHUNKS * sizeof(*k->thunks));
     k->nblocks = k->nrecover = 0;
     k->used = k->glue_end;
+    k->cold_used = CACHE_COLD;
     atomic_fetch_add(&k->gen, 1);
     atomic_store(&k->flushing, 0);
     c->counters.cache_flush++;
@@ -401,7 +402,7 @@ const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in, bool *full
     if (t->code && t->lo == lo && t->hi == hi) {
         code = t->code;
     } else {
-        *full = k->used + THUNK_MAX_CODE > CACHE_SIZE;
+        *full = k->used + THUNK_MAX_CODE > CACHE_COLD;
         code = *full ? NULL : thunk_make(k, in);
         if (code) {
             t->lo = lo;

@@ -21,6 +21,8 @@ struct insn;
 #ifndef CACHE_SIZE /* tests make it small, to see it flushed */
 #define CACHE_SIZE MIB(128)
 #endif
+/* What is rarely run (stubs, instructions for the interpreter) is kept apart, so that hot code lies close together. */
+#define CACHE_COLD          (CACHE_SIZE / 2)
 #define CACHE_HASH_BITS     16
 #define CACHE_GRANULE_SHIFT 6 /* writes to a code page are told apart at 64 bytes */
 
@@ -39,9 +41,10 @@ struct block {
     const uint8_t *entry_host; /* guest flags in EFLAGS */
     const uint8_t *code;
     const struct recover *recover;
-    uint64_t peeked; /* 64-byte pieces looked at beyond its end, for flags */
-    uint32_t code_len;
-    uint16_t len; /* guest bytes, all in one page */
+    uint64_t peeked;                     /* 64-byte pieces looked at beyond its end, for flags */
+    const uint8_t *stub_mem, *stub_host; /* what its entries are redirected to when it dies */
+    uint32_t code_len;                   /* without its part of the cold half */
+    uint16_t len;                        /* guest bytes, all in one page */
     uint16_t ninsn;
     uint8_t live_in; /* does it read flags set before it? */
     uint8_t valid;
@@ -64,11 +67,6 @@ enum exit_kind {
 };
 #define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
 #define EXIT_BRANCH   (1u << 21) /* with RIP: the offset is that of the branch */
-
-/* Every block ends with two stubs for its entries to be redirected to; distances from the end. */
-#define BLOCK_STUB_LEN  18 /* mov gs:exit_arg, imm32; jmp rel32; padded */
-#define BLOCK_STUB_MEM  (2 * BLOCK_STUB_LEN)
-#define BLOCK_STUB_HOST BLOCK_STUB_LEN
 
 /* Common code, generated once at the start of the cache. */
 struct glue {
@@ -93,6 +91,7 @@ struct cache {
     uint8_t *rw;
     uint8_t *rx;
     size_t used, glue_end;
+    size_t cold_used;     /* from CACHE_COLD up */
     pthread_mutex_t lock; /* everything below but hash and granules reads */
     struct block *_Atomic *hash;
     _Atomic uint64_t *granules; /* per guest page: 64-byte pieces that were translated */

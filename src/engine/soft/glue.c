@@ -186,5 +186,6 @@ void glue_make(struct soft_vm *svm)
     k->glue.probe = make_probe(&e, k->glue.exit_mem);
     k->glue.miss_read = make_miss(&e, ACC_READ, k->glue.exit_mem);
     k->glue.miss_write = make_miss(&e, ACC_WRITE, k->glue.exit_mem);
+    k->cold_used = CACHE_COLD;
     k->glue_end = k->used = ALIGN_UP((size_t)(e.p - k->rw), 64);
 }

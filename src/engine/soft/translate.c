@@ -193,14 +193,13 @@ static void emit_stub(struct translation *t, const struct cache *k, const struct
     }
 }
 
-static void emit_block_stub(struct translation *t, const uint8_t *glue)
+static const uint8_t *emit_block_stub(struct translation *t, const uint8_t *glue)
 {
-    uint8_t *start = t->e.p;
+    const uint8_t *start = emit_here(&t->e);
 
     emit_store_imm32(&t->e, CPU_OFF(exit_arg), (uint32_t)EXIT_NEXT << EXIT_KIND_SHIFT | t->start);
     emit_jmp(&t->e, glue);
-    while (t->e.p < start + BLOCK_STUB_LEN)
-        emit_8(&t->e, 0x90);
+    return start;
 }
 
 /* Entries, instructions, the way out. */
@@ -250,8 +249,8 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     struct recover *rec = k->recover + k->nrecover;
     enum insn_class end;
 
-    *full = k->used + BLOCK_MAX_CODE > CACHE_SIZE || k->nblocks == k->max_blocks ||
-            k->nrecover + BLOCK_MAX_INSNS > k->max_recover;
+    *full = k->used + BLOCK_MAX_CODE > CACHE_COLD || k->cold_used + BLOCK_MAX_CODE > CACHE_SIZE ||
+            k->nblocks == k->max_blocks || k->nrecover + BLOCK_MAX_INSNS > k->max_recover;
     if (*full)
         return NULL;
     t.e = (struct emit){.p = k->rw + k->used, .end = k->rw + CACHE_SIZE, .to_rx = k->rx - k->rw};
@@ -279,12 +278,14 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->careful = careful;
     b->peeked = t.peeked;
     emit_body(&t, b, rec, end);
-    for (unsigned i = 0; i < t.nstubs; i++)
-        emit_stub(&t, k, &t.stubs[i]);
-    emit_block_stub(&t, k->glue.exit_mem);
-    emit_block_stub(&t, k->glue.exit_host);
     b->code_len = (uint32_t)(emit_here(&t.e) - b->code);
     k->used = ALIGN_UP(k->used + b->code_len, 16);
+    t.e.p = k->rw + k->cold_used;
+    for (unsigned i = 0; i < t.nstubs; i++)
+        emit_stub(&t, k, &t.stubs[i]);
+    b->stub_mem = emit_block_stub(&t, k->glue.exit_mem);
+    b->stub_host = emit_block_stub(&t, k->glue.exit_host);
+    k->cold_used = ALIGN_UP((size_t)(t.e.p - k->rw), 16);
     k->nrecover += t.ninsn;
     k->nblocks++;
     return b;
