@@ -89,7 +89,7 @@ const struct insn *soft_fetch(struct soft_cpu *c)
     return fetch_slow(c, slot);
 }
 
-int interp_insn(struct soft_cpu *c, const struct insn *in)
+void interp_insn(struct soft_cpu *c, const struct insn *in)
 {
     insn_fn *fn;
 
@@ -116,5 +116,4 @@ int interp_insn(struct soft_cpu *c, const struct insn *in)
     if (unlikely(c->code_store != NULL))
         soft_code_stored(c);
     c->st.rip = c->next_rip;
-    return 0;
 }

@@ -56,8 +56,6 @@ static uint64_t reserved_bits(const struct x86_state *st, const struct paging *p
     }
     if (pg->levels == 4 && level == 4)
         rsvd |= PTE_PS;
-    if (level == 3 && pg->levels == 4 && !leaf)
-        rsvd |= 0;
     if (leaf && level > 1)
         rsvd |= ((1ull << (12 + 9 * (level - 1))) - 1) & ~0x1fffull;
     return pte & rsvd;

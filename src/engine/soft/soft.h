@@ -246,10 +246,8 @@ uint64_t insn_ea(const struct soft_cpu *c, const struct insn *in);
 /*
  * Execute one instruction already decoded. On return st.rip is past it (or at
  * its target); a fault leaves through soft_raise with st.rip unchanged.
- * Returns nonzero when the run loop must look up before going on (HLT, mode
- * change, interrupts newly possible, TLB set changed).
  */
-int interp_insn(struct soft_cpu *c, const struct insn *in);
+void interp_insn(struct soft_cpu *c, const struct insn *in);
 
 typedef void insn_fn(struct soft_cpu *c, const struct insn *in);
 
