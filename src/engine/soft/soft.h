@@ -23,9 +23,8 @@
  * address with that index has (entry 4095, whose index does match, uses 0).
  */
 struct tlb_entry {
-    _Atomic uint64_t
-        tag; /* atomic, as another vCPU may take away a write entry; relaxed stores are enough */
-    _Atomic(hva_t) page; /* host address of the page */
+    uint64_t tag;
+    hva_t page; /* host address of the page */
 };
 
 #define TLB_ENTRIES   4096

@@ -19,7 +19,7 @@ static void fill_ones(void *p, size_t bytes)
 static void table_clear(struct tlb_entry *t, size_t n)
 {
     fill_ones(t, n * sizeof(*t));
-    atomic_store_explicit(&t[n - 1].tag, 0, memory_order_relaxed);
+    t[n - 1].tag = 0;
 }
 
 /* ~0 could only be looked for where ~0 itself is hashed to. */
@@ -37,7 +37,7 @@ void jc_table_clear(struct jc_entry *jc)
 
 static void entry_clear(struct tlb_entry *t, unsigned idx)
 {
-    atomic_store_explicit(&t[idx].tag, idx == TLB_ENTRIES - 1 ? 0 : ~0ull, memory_order_relaxed);
+    t[idx].tag = idx == TLB_ENTRIES - 1 ? 0 : ~0ull;
 }
 
 static void jc_clear(struct tlb_set *s)
@@ -243,8 +243,7 @@ void tlb_flush_page(struct soft_cpu *c, gva_t va)
         entry_clear(s->rd, idx);
         entry_clear(s->wr, idx);
         if (s->fetch[fx].tag == va) {
-            atomic_store_explicit(&s->fetch[fx].tag, fx == TLB_NFETCH - 1 ? 0 : ~0ull,
-                                  memory_order_relaxed);
+            s->fetch[fx].tag = fx == TLB_NFETCH - 1 ? 0 : ~0ull;
             jc_drop_page(s, va);
         } else if (s->jc_used && evicted_maybe(s, va)) {
             jc_drop_page(s, va);
@@ -329,8 +328,9 @@ static void set_fill(struct soft_cpu *c, struct tlb_set *s, gva_t va, hva_t page
         log_fill(s, idx | (write ? TLB_LOG_WRITE : 0));
     if (write)
         wfill_note(c, s, idx, page);
-    atomic_store_explicit(&e->page, page, memory_order_relaxed);
-    atomic_store_explicit(&e->tag, va & PAGE_MASK, memory_order_release);
+    e->page = page;
+    atomic_signal_fence(memory_order_seq_cst);
+    e->tag = va & PAGE_MASK;
     if (write) {
         atomic_thread_fence(memory_order_seq_cst);
         if (page_holds_code(c->svm, page))
@@ -403,8 +403,8 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
         return NULL;
     if (e->tag != (e == &c->set->fetch[TLB_NFETCH - 1] ? 0 : ~0ull))
         evicted_note(c->set, e->tag); /* INVLPG of this page could not tell otherwise */
-    atomic_store_explicit(&e->tag, va & PAGE_MASK, memory_order_relaxed);
-    atomic_store_explicit(&e->page, page, memory_order_relaxed);
+    e->tag = va & PAGE_MASK;
+    e->page = page;
     c->set->fetch_local |= !w.global;
     return page;
 }
