@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "block/block.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WORKERS_MAX 16
+#define HEAD_SIZE   512
+
+/* Requests wait in one list; a thread is added when one comes and nobody is idle. */
+struct block_workers {
+    pthread_mutex_t lock;
+    pthread_cond_t work, none; /* `none`: nothing is under way any more */
+    struct block_req *first, **last;
+    unsigned under_way; /* submitted and not done */
+    unsigned threads, idle, waiting;
+    bool stop;
+    pthread_t thread[WORKERS_MAX];
+};
+
+/* ---- Workers -------------------------------------------------------------------- */
+
+static void request_done(struct block_workers *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->under_way--;
+    if (!w->under_way)
+        pthread_cond_broadcast(&w->none);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void block_complete(struct block *b, struct block_req *req, int result)
+{
+    req->done(req, result);
+    request_done(b->workers);
+}
+
+static struct block_req *take_locked(struct block_workers *w)
+{
+    struct block_req *req = w->first;
+
+    w->first = req->next;
+    if (!w->first)
+        w->last = &w->first;
+    w->waiting--;
+    return req;
+}
+
+static void *worker_thread(void *opaque)
+{
+    struct block *b = opaque;
+    struct block_workers *w = b->workers;
+
+    pthread_mutex_lock(&w->lock);
+    for (;;) {
+        struct block_req *req;
+
+        while (!w->first && !w->stop) {
+            w->idle++;
+            pthread_cond_wait(&w->work, &w->lock);
+            w->idle--;
+        }
+        if (!w->first)
+            break;
+        req = take_locked(w);
+        pthread_mutex_unlock(&w->lock);
+        block_complete(b, req, b->ops->execute(b, req));
+        pthread_mutex_lock(&w->lock);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+/* False: there is none and none can be made. */
+static bool worker_start_locked(struct block *b)
+{
+    struct block_workers *w = b->workers;
+    sigset_t all, old;
+    int rc;
+
+    if (w->threads == WORKERS_MAX)
+        return true;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    rc = pthread_create(&w->thread[w->threads], NULL, worker_thread, b);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc)
+        return w->threads > 0;
+    pthread_setname_np(w->thread[w->threads], "block");
+    w->threads++;
+    return true;
+}
+
+static void hand_to_workers(struct block *b, struct block_req *req)
+{
+    struct block_workers *w = b->workers;
+    bool here;
+
+    pthread_mutex_lock(&w->lock);
+    here = w->idle <= w->waiting && !worker_start_locked(b);
+    if (!here) {
+        req->next = NULL;
+        *w->last = req;
+        w->last = &req->next;
+        w->waiting++;
+        pthread_cond_signal(&w->work);
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (here)
+        block_complete(b, req, b->ops->execute(b, req));
+}
+
+static struct block_workers *workers_new(void)
+{
+    struct block_workers *w = calloc(1, sizeof(*w));
+
+    if (!w)
+        return NULL;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->work, NULL);
+    pthread_cond_init(&w->none, NULL);
+    w->last = &w->first;
+    return w;
+}
+
+static void workers_free(struct block_workers *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->stop = true;
+    pthread_cond_broadcast(&w->work);
+    pthread_mutex_unlock(&w->lock);
+    for (unsigned i = 0; i < w->threads; i++)
+        pthread_join(w->thread[i], NULL);
+    pthread_cond_destroy(&w->none);
+    pthread_cond_destroy(&w->work);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+}
+
+/* ---- Requests ------------------------------------------------------------------- */
+
+static int request_check(const struct block *b, const struct block_req *req)
+{
+    uint64_t sum = 0;
+
+    if (req->op == BLOCK_FLUSH)
+        return 0;
+    if (req->op != BLOCK_READ && b->info.read_only)
+        return -EROFS;
+    if (req->offset % BLOCK_SECTOR || req->len % BLOCK_SECTOR || req->offset > b->info.size ||
+        req->len > b->info.size - req->offset)
+        return -EINVAL;
+    if (req->op != BLOCK_READ && req->op != BLOCK_WRITE)
+        return 0;
+    for (unsigned i = 0; i < req->iovcnt; i++)
+        sum += req->iov[i].iov_len;
+    return sum == req->len ? 0 : -EINVAL;
+}
+
+void block_submit(struct block *b, struct block_req *req)
+{
+    int code = request_check(b, req);
+
+    pthread_mutex_lock(&b->workers->lock);
+    b->workers->under_way++;
+    pthread_mutex_unlock(&b->workers->lock);
+    if (code || (!req->len && req->op != BLOCK_FLUSH))
+        block_complete(b, req, code);
+    else if (b->ops->submit)
+        b->ops->submit(b, req);
+    else
+        hand_to_workers(b, req);
+}
+
+void block_drain(struct block *b)
+{
+    struct block_workers *w = b->workers;
+
+    pthread_mutex_lock(&w->lock);
+    while (w->under_way)
+        pthread_cond_wait(&w->none, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* ---- Opening -------------------------------------------------------------------- */
+
+static const struct block_ops *format_named(const char *name, struct err *err)
+{
+    for (const struct block_ops *const *f = block_formats; *f; f++)
+        if (!strcmp((*f)->name, name))
+            return *f;
+    err_set(err, -EINVAL, "there is no disk format '%s'", name);
+    return NULL;
+}
+
+static bool has_suffix(const char *path, const char *suffix)
+{
+    size_t len = strlen(path), n = suffix ? strlen(suffix) : 0;
+
+    return n && len > n && !strcmp(path + len - n, suffix);
+}
+
+/* A file that cannot be read looks like nothing: opening it gives the better message. */
+static const struct block_ops *format_by_content(const char *path)
+{
+    uint8_t head[HEAD_SIZE] = {0};
+    const struct block_ops *found = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+    if (fd < 0)
+        return NULL;
+    if (pread(fd, head, sizeof(head), 0) > 0) {
+        for (const struct block_ops *const *f = block_formats; *f && !found; f++)
+            if ((*f)->probe && (*f)->probe(head))
+                found = *f;
+    }
+    close(fd);
+    return found;
+}
+
+static const struct block_ops *format_choose(const struct block_config *cfg, struct err *err)
+{
+    const struct block_ops *looks;
+
+    if (cfg->format)
+        return format_named(cfg->format, err);
+    for (const struct block_ops *const *f = block_formats; *f; f++)
+        if (has_suffix(cfg->path, (*f)->suffix))
+            return *f;
+    looks = format_by_content(cfg->path);
+    if (!looks)
+        return &block_raw;
+    err_set(err, -EINVAL, "%s looks like a %s image, but its name does not say so", cfg->path,
+            looks->name);
+    err_next(err, "Add format=%s if it is one, format=raw if a guest made it look so.",
+             looks->name);
+    return NULL;
+}
+
+int block_open(struct block **out, const struct block_config *cfg, struct err *err)
+{
+    const struct block_ops *ops = format_choose(cfg, err);
+    struct block *b;
+    int code;
+
+    *out = NULL;
+    if (!ops)
+        return -EINVAL;
+    b = calloc(1, sizeof(*b));
+    if (!b)
+        return err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
+    b->ops = ops;
+    b->workers = workers_new();
+    code = b->workers ? ops->open(b, cfg, err)
+                      : err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
+    if (code < 0) {
+        if (b->workers)
+            workers_free(b->workers);
+        free(b);
+        return code;
+    }
+    *out = b;
+    return 0;
+}
+
+void block_close(struct block *b)
+{
+    if (!b)
+        return;
+    block_drain(b);
+    /* A format with threads of its own joins them here: one may still be on its way out of block_complete. */
+    b->ops->close(b);
+    workers_free(b->workers);
+    free(b);
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Disk images as devices see them: a size, requests that complete through a
+ * callback, and a format behind a table. A format that blocks supplies
+ * `execute`, which worker threads of block.c call; one with a queue of its own
+ * supplies `submit`.
+ */
+#ifndef LODGE_BLOCK_BLOCK_H
+#define LODGE_BLOCK_BLOCK_H
+
+#include <sys/uio.h>
+
+#include "base/err.h"
+#include "base/types.h"
+
+#define BLOCK_SECTOR                                                                               \
+    512 /* offsets, lengths and sizes are multiples of it, whatever the image's own units */
+
+enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES };
+
+/*
+ * Filled by the caller, who keeps it and what it points to until `done` is
+ * called. `done` comes exactly once, on any thread, possibly before
+ * block_submit returns; from then on the request is the caller's again.
+ */
+struct block_req {
+    enum block_op op;
+    bool unmap;           /* WRITE_ZEROES: the space may be given back */
+    uint64_t offset, len; /* bytes; READ, WRITE: len is the sum over iov; FLUSH: not looked at */
+    const struct iovec *iov;
+    unsigned iovcnt;
+    /* 0, or a negative errno; then what was read or written in part is undefined. */
+    void (*done)(struct block_req *req, int result);
+    struct block_req
+        *next; /* block.c's, or that of a format with `submit`, while the request is under way */
+};
+
+struct block_info {
+    uint64_t size; /* bytes */
+    uint32_t
+        block_size; /* what is written in one piece without reading first; at least BLOCK_SECTOR */
+    uint32_t discard_granularity; /* 0: discards do nothing */
+    bool read_only;
+};
+
+struct block_config {
+    const char *path;
+    const char *format; /* name of a format; NULL: from the file's name (see block_open) */
+    bool read_only;
+};
+
+struct block;
+struct block_workers;
+
+struct block_ops {
+    const char *name;   /* as in format=NAME */
+    const char *suffix; /* of file names that mean this format without saying so; NULL: none */
+    /* Do these first bytes of a file (at least 512, zeroes past its end) belong to this format? NULL: cannot be told. */
+    bool (*probe)(const uint8_t *head);
+    /* Open, lock (block/lock.h), fill b->info and b->priv. On failure nothing is held. */
+    int (*open)(struct block *b, const struct block_config *cfg, struct err *err);
+    /* Everything that was acknowledged is in the file, though not flushed. No request is under way. */
+    void (*close)(struct block *b);
+    /*
+     * Carry a request out on the calling thread: 0 or a negative errno. Any
+     * number of threads at once; checked by then: range, alignment to
+     * BLOCK_SECTOR, read_only. A FLUSH covers every request that was done
+     * before it was submitted. DISCARD and WRITE_ZEROES come with any
+     * granularity; a format that does not discard returns 0.
+     */
+    int (*execute)(struct block *b, struct block_req *req);
+    /* Instead of execute: start a request, checked as above; `done` follows through block_complete. Any thread. */
+    void (*submit)(struct block *b, struct block_req *req);
+};
+
+struct block {
+    const struct block_ops *ops;
+    struct block_info info; /* constant once open */
+    void *priv;             /* the format's */
+    struct block_workers *workers;
+};
+
+/* Formats built in, NULL-terminated. */
+extern const struct block_ops *const block_formats[];
+extern const struct block_ops block_raw;
+
+/*
+ * Open an image. Without cfg->format the suffix of its name decides, else it
+ * is raw; but a file that looks like another format's is then refused, since
+ * what a raw disk holds is up to its guest, and a header could name any file
+ * of the host. -EBUSY when somebody else has it open for writing.
+ */
+int block_open(struct block **b, const struct block_config *cfg, struct err *err);
+
+/* Waits for requests under way. NULL is fine. */
+void block_close(struct block *b);
+
+/*
+ * Start a request. What cannot be right (beyond the end, not in whole
+ * sectors, an iov of another length) completes with -EINVAL, a write to a
+ * read-only image with -EROFS. Any thread; may block for a moment.
+ */
+void block_submit(struct block *b, struct block_req *req);
+
+/* Wait until everything submitted so far is done, callbacks included. Not from a callback. */
+void block_drain(struct block *b);
+
+/* For formats with `submit`: the request is over. */
+void block_complete(struct block *b, struct block_req *req, int result);
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Each permission is a byte: 100 + n is locked (shared) by who has it, 200 + n
+ * by who does not let others have it (QEMU, docs/system/qemu-block-drivers,
+ * "Disk image file locking", and what its programs do under strace).
+ */
+#include "block/lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "base/log.h"
+
+#define BYTE_HAVE   100
+#define BYTE_REFUSE 200
+
+#define PERM_READ            0
+#define PERM_WRITE           1
+#define PERM_WRITE_UNCHANGED 2
+#define PERM_RESIZE          3
+
+static int lock_byte(int fd, off_t at)
+{
+    struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+
+    while (fcntl(fd, F_OFD_SETLK, &l) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return 0;
+}
+
+/* Does anybody else hold this byte? */
+static bool byte_is_held(int fd, off_t at)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+
+    return !fcntl(fd, F_OFD_GETLK, &l) && l.l_type != F_UNLCK;
+}
+
+int block_lock(int fd, bool writable, const char *path, struct err *err)
+{
+    static const uint8_t reader_has[] = {PERM_READ};
+    static const uint8_t writer_has[] = {PERM_READ, PERM_WRITE, PERM_RESIZE};
+    static const uint8_t refused[] = {PERM_WRITE, PERM_RESIZE};
+    const uint8_t *has = writable ? writer_has : reader_has;
+    unsigned count = writable ? ARRAY_SIZE(writer_has) : ARRAY_SIZE(reader_has);
+    bool held = false;
+    int code = 0;
+
+    /* First lock, then look: of two that come at once at least one sees the other. */
+    for (unsigned i = 0; !code && i < count; i++)
+        code = lock_byte(fd, BYTE_HAVE + has[i]);
+    for (unsigned i = 0; !code && i < ARRAY_SIZE(refused); i++)
+        code = lock_byte(fd, BYTE_REFUSE + refused[i]);
+    if (code == -EINVAL || code == -ENOLCK || code == -EOPNOTSUPP) {
+        log_warn("%s is on a file system without locks: nothing keeps others from using it at the "
+                 "same time",
+                 path);
+        return 0;
+    }
+    for (unsigned i = 0; !code && i < count; i++)
+        held |= byte_is_held(fd, BYTE_REFUSE + has[i]);
+    for (unsigned i = 0; !code && i < ARRAY_SIZE(refused); i++)
+        held |= byte_is_held(fd, BYTE_HAVE + refused[i]);
+    if (!held && (!code || code != -EAGAIN))
+        return code < 0 ? err_set(err, code, "cannot lock %s: %s", path, strerror(-code)) : 0;
+    err_set(err, -EBUSY, "%s is in use by another guest or program", path);
+    if (writable)
+        return err_next(err, "End that one first, or open the image read-only in all of them.");
+    return err_next(err, "It is open for writing there; end that first.");
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Raw images: a regular file or a block device, byte for byte the disk. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "block/block.h"
+#include "block/lock.h"
+
+#define ZEROES KIB(64)
+
+struct raw {
+    int fd;
+    bool device; /* a block device, not a file */
+};
+
+static const uint8_t zeroes[ZEROES];
+
+/* ---- Requests ------------------------------------------------------------------- */
+
+/* What the call moved, or a negative errno. At the start of an element all the rest goes in one call. */
+static ssize_t raw_move(const struct raw *r, bool write, const struct iovec *iov, unsigned n,
+                        size_t skip, off_t at)
+{
+    ssize_t got;
+
+    do {
+        if (skip)
+            got = write ? pwrite(r->fd, (char *)iov->iov_base + skip, iov->iov_len - skip, at)
+                        : pread(r->fd, (char *)iov->iov_base + skip, iov->iov_len - skip, at);
+        else
+            got = write ? pwritev(r->fd, iov, (int)(n < IOV_MAX ? n : IOV_MAX), at)
+                        : preadv(r->fd, iov, (int)(n < IOV_MAX ? n : IOV_MAX), at);
+    } while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : got;
+}
+
+/* The file has become shorter than the disk: what is missing reads as zero. */
+static void clear_rest(const struct iovec *iov, unsigned n, size_t skip)
+{
+    for (; n; n--, iov++, skip = 0)
+        memset((char *)iov->iov_base + skip, 0, iov->iov_len - skip);
+}
+
+static int raw_read_write(const struct raw *r, const struct block_req *req)
+{
+    bool write = req->op == BLOCK_WRITE;
+    const struct iovec *iov = req->iov;
+    unsigned n = req->iovcnt;
+    uint64_t at = req->offset;
+    size_t skip = 0;
+
+    while (at < req->offset + req->len) {
+        ssize_t got = raw_move(r, write, iov, n, skip, (off_t)at);
+
+        if (got < 0)
+            return (int)got;
+        if (!got) {
+            if (!write)
+                clear_rest(iov, n, skip);
+            return write ? -EIO : 0;
+        }
+        at += (uint64_t)got;
+        skip += (size_t)got;
+        while (n && skip >= iov->iov_len) {
+            skip -= iov->iov_len;
+            iov++;
+            n--;
+        }
+    }
+    return 0;
+}
+
+static int raw_allocate(const struct raw *r, int mode, const struct block_req *req)
+{
+    while (fallocate(r->fd, mode, (off_t)req->offset, (off_t)req->len) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return 0;
+}
+
+static bool is_unsupported(int code)
+{
+    return code == -EOPNOTSUPP || code == -ENOSYS || code == -ENODEV || code == -EINVAL;
+}
+
+/* A hint: where nothing can be given back nothing is. */
+static int raw_discard(const struct raw *r, const struct block_req *req)
+{
+    uint64_t range[2] = {req->offset, req->len};
+    int code;
+
+    if (r->device)
+        code = ioctl(r->fd, BLKDISCARD, range) < 0 ? -errno : 0;
+    else
+        code = raw_allocate(r, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, req);
+    return is_unsupported(code) ? 0 : code;
+}
+
+static int raw_write_zeroes_plainly(const struct raw *r, const struct block_req *req)
+{
+    uint64_t left = req->len, at = req->offset;
+
+    while (left) {
+        const struct iovec iov = {(void *)zeroes, left < ZEROES ? left : ZEROES};
+        ssize_t got = raw_move(r, true, &iov, 1, 0, (off_t)at);
+
+        if (got <= 0)
+            return got ? (int)got : -EIO;
+        left -= (uint64_t)got;
+        at += (uint64_t)got;
+    }
+    return 0;
+}
+
+static int raw_write_zeroes(const struct raw *r, const struct block_req *req)
+{
+    int code = -EOPNOTSUPP;
+
+    if (req->unmap)
+        code = raw_allocate(r, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, req);
+    if (is_unsupported(code))
+        code = raw_allocate(r, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, req);
+    return is_unsupported(code) ? raw_write_zeroes_plainly(r, req) : code;
+}
+
+static int raw_execute(struct block *b, struct block_req *req)
+{
+    const struct raw *r = b->priv;
+
+    switch (req->op) {
+    case BLOCK_READ:
+    case BLOCK_WRITE:
+        return raw_read_write(r, req);
+    case BLOCK_FLUSH:
+        return fdatasync(r->fd) < 0 ? -errno : 0;
+    case BLOCK_DISCARD:
+        return raw_discard(r, req);
+    case BLOCK_WRITE_ZEROES:
+        return raw_write_zeroes(r, req);
+    }
+    return -EINVAL;
+}
+
+/* ---- Opening -------------------------------------------------------------------- */
+
+static int size_of_device(struct block *b, const char *path, struct err *err)
+{
+    struct raw *r = b->priv;
+    unsigned physical;
+    int read_only;
+
+    if (ioctl(r->fd, BLKGETSIZE64, &b->info.size) < 0) {
+        int code = -errno;
+
+        return err_set(err, code, "cannot find the size of %s: %s", path, strerror(-code));
+    }
+    if (!ioctl(r->fd, BLKPBSZGET, &physical) && physical >= BLOCK_SECTOR)
+        b->info.block_size = physical;
+    if (!b->info.read_only && !ioctl(r->fd, BLKROGET, &read_only) && read_only) {
+        err_set(err, -EROFS, "%s is a read-only device", path);
+        return err_next(err, "Add ,ro to the disk.");
+    }
+    return 0;
+}
+
+static int raw_describe(struct block *b, const char *path, struct err *err)
+{
+    struct raw *r = b->priv;
+    struct stat st;
+    int code = 0;
+
+    if (fstat(r->fd, &st) < 0) {
+        code = -errno;
+        return err_set(err, code, "cannot look at %s: %s", path, strerror(-code));
+    }
+    b->info.block_size = 4096;
+    b->info.discard_granularity = 4096;
+    r->device = S_ISBLK(st.st_mode);
+    if (r->device)
+        code = size_of_device(b, path, err);
+    else if (S_ISREG(st.st_mode))
+        b->info.size = (uint64_t)st.st_size;
+    else
+        return err_set(err, -EINVAL, "%s is neither a file nor a block device", path);
+    if (code < 0)
+        return code;
+    if (b->info.size % BLOCK_SECTOR)
+        log_warn("%s does not end on a multiple of %d bytes: the guest does not see its last %u",
+                 path, BLOCK_SECTOR, (unsigned)(b->info.size % BLOCK_SECTOR));
+    b->info.size -= b->info.size % BLOCK_SECTOR;
+    if (!b->info.size) {
+        err_set(err, -EINVAL, "%s is empty: a disk needs a size", path);
+        return err_next(err, "truncate -s 10G FILE gives it one.");
+    }
+    return 0;
+}
+
+static int open_failed(const char *path, bool read_only, int code, struct err *err)
+{
+    err_set(err, code, "cannot open the disk %s: %s", path, strerror(-code));
+    if (!read_only && (code == -EACCES || code == -EROFS))
+        return err_next(err, "Add ,ro to the disk if the guest is only to read it.");
+    return code;
+}
+
+static void raw_close(struct block *b)
+{
+    struct raw *r = b->priv;
+
+    close(r->fd);
+    free(r);
+    b->priv = NULL;
+}
+
+static int raw_open(struct block *b, const struct block_config *cfg, struct err *err)
+{
+    int flags = (cfg->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+    struct raw *r = calloc(1, sizeof(*r));
+    int code;
+
+    if (!r)
+        return err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
+    r->fd = open(cfg->path, flags);
+    if (r->fd < 0) {
+        code = -errno;
+        free(r);
+        return open_failed(cfg->path, cfg->read_only, code, err);
+    }
+    b->priv = r;
+    b->info.read_only = cfg->read_only;
+    code = raw_describe(b, cfg->path, err);
+    if (!code)
+        code = block_lock(r->fd, !cfg->read_only, cfg->path, err);
+    if (code < 0)
+        raw_close(b);
+    return code;
+}
+
+const struct block_ops block_raw = {
+    .name = "raw",
+    .open = raw_open,
+    .close = raw_close,
+    .execute = raw_execute,
+};

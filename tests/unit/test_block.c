@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* unit: src/block/block.c src/block/formats.c src/block/raw.c src/block/lock.c src/base/err.c src/base/log.c */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "block/block.h"
+
+#define SIZE MIB(1)
+
+struct image {
+    char dir[32], path[64];
+    struct block *b;
+};
+
+struct waiter {
+    struct block_req req;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+    int result;
+};
+
+static void on_done(struct block_req *req, int result)
+{
+    struct waiter *w = container_of(req, struct waiter, req);
+
+    pthread_mutex_lock(&w->lock);
+    w->done = true;
+    w->result = result;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static int submit_and_wait(struct block *b, struct block_req req)
+{
+    struct waiter w = {
+        .req = req, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+
+    w.req.done = on_done;
+    block_submit(b, &w.req);
+    pthread_mutex_lock(&w.lock);
+    while (!w.done)
+        pthread_cond_wait(&w.cond, &w.lock);
+    pthread_mutex_unlock(&w.lock);
+    return w.result;
+}
+
+static int move(struct block *b, enum block_op op, uint64_t at, void *buf, size_t len)
+{
+    /* In pieces, one of them empty. */
+    struct iovec iov[] = {{buf, 100}, {buf, 0}, {(char *)buf + 100, len - 100}};
+
+    return submit_and_wait(
+        b, (struct block_req){.op = op, .offset = at, .len = len, .iov = iov, .iovcnt = 3});
+}
+
+static int range(struct block *b, enum block_op op, uint64_t at, uint64_t len, bool unmap)
+{
+    return submit_and_wait(b,
+                           (struct block_req){.op = op, .offset = at, .len = len, .unmap = unmap});
+}
+
+static int setup(void **state)
+{
+    struct image *i = calloc(1, sizeof(*i));
+    int fd;
+
+    strcpy(i->dir, "/tmp/lodge-block.XXXXXX");
+    assert_non_null(mkdtemp(i->dir));
+    snprintf(i->path, sizeof(i->path), "%s/disk", i->dir);
+    fd = open(i->path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, SIZE), 0);
+    close(fd);
+    *state = i;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct image *i = *state;
+
+    block_close(i->b);
+    unlink(i->path);
+    rmdir(i->dir);
+    free(i);
+    return 0;
+}
+
+static void open_image(struct image *i)
+{
+    struct block_config cfg = {.path = i->path};
+
+    assert_int_equal(block_open(&i->b, &cfg, NULL), 0);
+    assert_true(i->b->info.size == SIZE);
+}
+
+static bool is_filled(const uint8_t *buf, size_t len, uint8_t with)
+{
+    for (size_t i = 0; i < len; i++)
+        if (buf[i] != with)
+            return false;
+    return true;
+}
+
+static void reads_what_was_written(void **state)
+{
+    struct image *i = *state;
+    uint8_t out[8192], in[8192];
+
+    open_image(i);
+    for (size_t n = 0; n < sizeof(out); n++)
+        out[n] = (uint8_t)(n * 7 + n / 256);
+    assert_int_equal(move(i->b, BLOCK_WRITE, 512, out, sizeof(out)), 0);
+    assert_int_equal(range(i->b, BLOCK_FLUSH, 0, 0, false), 0);
+    memset(in, 0xee, sizeof(in));
+    assert_int_equal(move(i->b, BLOCK_READ, 512, in, sizeof(in)), 0);
+    assert_memory_equal(in, out, sizeof(in));
+    assert_int_equal(move(i->b, BLOCK_READ, SIZE - 512, in, 512), 0);
+    assert_true(is_filled(in, 512, 0));
+}
+
+static void zeroes_and_discards(void **state)
+{
+    struct image *i = *state;
+    uint8_t buf[8192];
+
+    open_image(i);
+    for (unsigned unmap = 0; unmap < 2; unmap++) {
+        memset(buf, 0x55, sizeof(buf));
+        assert_int_equal(move(i->b, BLOCK_WRITE, 4096, buf, sizeof(buf)), 0);
+        assert_int_equal(range(i->b, BLOCK_WRITE_ZEROES, 4608, 4096, unmap), 0);
+        assert_int_equal(move(i->b, BLOCK_READ, 4096, buf, sizeof(buf)), 0);
+        assert_true(is_filled(buf, 512, 0x55));
+        assert_true(is_filled(buf + 512, 4096, 0));
+        assert_true(is_filled(buf + 4608, sizeof(buf) - 4608, 0x55));
+    }
+    assert_int_equal(range(i->b, BLOCK_DISCARD, 0, SIZE, false), 0);
+    assert_int_equal(move(i->b, BLOCK_READ, 4096, buf, sizeof(buf)), 0);
+}
+
+static void refuses_what_cannot_be_right(void **state)
+{
+    struct image *i = *state;
+    uint8_t buf[1024];
+    struct iovec iov = {buf, 512};
+
+    open_image(i);
+    assert_int_equal(move(i->b, BLOCK_READ, SIZE, buf, 512), -EINVAL);
+    assert_int_equal(move(i->b, BLOCK_WRITE, SIZE - 512, buf, 1024), -EINVAL);
+    assert_int_equal(move(i->b, BLOCK_READ, -512ull, buf, 1024), -EINVAL);
+    assert_int_equal(move(i->b, BLOCK_READ, 1, buf, 512), -EINVAL);
+    assert_int_equal(move(i->b, BLOCK_READ, 0, buf, 513), -EINVAL);
+    assert_int_equal(range(i->b, BLOCK_DISCARD, 512, -512ull, false), -EINVAL);
+    assert_int_equal(
+        submit_and_wait(
+            i->b, (struct block_req){.op = BLOCK_READ, .len = 1024, .iov = &iov, .iovcnt = 1}),
+        -EINVAL);
+    assert_int_equal(range(i->b, BLOCK_DISCARD, 512, 0, false), 0);
+}
+
+static void a_reader_does_not_write(void **state)
+{
+    struct image *i = *state;
+    struct block_config cfg = {.path = i->path, .read_only = true};
+    uint8_t buf[512] = {0};
+
+    assert_int_equal(chmod(i->path, 0400), 0);
+    assert_int_equal(block_open(&i->b, &cfg, NULL), 0);
+    assert_int_equal(move(i->b, BLOCK_READ, 0, buf, 512), 0);
+    assert_int_equal(move(i->b, BLOCK_WRITE, 0, buf, 512), -EROFS);
+    assert_int_equal(range(i->b, BLOCK_WRITE_ZEROES, 0, 512, false), -EROFS);
+    assert_int_equal(range(i->b, BLOCK_DISCARD, 0, 512, false), -EROFS);
+    assert_int_equal(range(i->b, BLOCK_FLUSH, 0, 0, false), 0);
+}
+
+static void one_writer_or_many_readers(void **state)
+{
+    struct image *i = *state;
+    struct block_config writer = {.path = i->path}, reader = {.path = i->path, .read_only = true};
+    struct block *other, *third;
+    struct err err;
+
+    open_image(i);
+    assert_int_equal(block_open(&other, &writer, &err), -EBUSY);
+    assert_non_null(strstr(err.what, "in use"));
+    assert_int_equal(block_open(&other, &reader, &err), -EBUSY);
+    block_close(i->b);
+    assert_int_equal(block_open(&i->b, &reader, &err), 0);
+    assert_int_equal(block_open(&other, &reader, &err), 0);
+    assert_int_equal(block_open(&third, &writer, &err), -EBUSY);
+    assert_null(third);
+    block_close(other);
+}
+
+static void a_file_that_was_cut_reads_zero(void **state)
+{
+    struct image *i = *state;
+    uint8_t buf[2048];
+
+    open_image(i);
+    memset(buf, 0x77, sizeof(buf));
+    assert_int_equal(move(i->b, BLOCK_WRITE, 0, buf, sizeof(buf)), 0);
+    assert_int_equal(truncate(i->path, 700), 0);
+    assert_int_equal(move(i->b, BLOCK_READ, 0, buf, sizeof(buf)), 0);
+    assert_true(is_filled(buf, 700, 0x77));
+    assert_true(is_filled(buf + 700, sizeof(buf) - 700, 0));
+}
+
+static void says_why_it_does_not_open(void **state)
+{
+    struct image *i = *state;
+    struct block_config cfg = {.path = i->path, .format = "vhs"};
+    struct err err;
+
+    assert_int_equal(block_open(&i->b, &cfg, &err), -EINVAL);
+    assert_non_null(strstr(err.what, "vhs"));
+    cfg = (struct block_config){.path = "/nonexistent/disk"};
+    assert_int_equal(block_open(&i->b, &cfg, &err), -ENOENT);
+    cfg.path = "/dev/null";
+    assert_int_equal(block_open(&i->b, &cfg, &err), -EINVAL);
+    cfg.path = i->dir;
+    assert_true(block_open(&i->b, &cfg, &err) < 0);
+    cfg.path = i->path;
+    assert_int_equal(truncate(i->path, 511), 0);
+    assert_int_equal(block_open(&i->b, &cfg, &err), -EINVAL);
+    assert_non_null(strstr(err.what, "empty"));
+    assert_null(i->b);
+}
+
+/* Many at once, and closing waits for them. */
+static void closes_with_requests_under_way(void **state)
+{
+    struct image *i = *state;
+    struct waiter w[64];
+    static uint8_t buf[64][4096];
+    struct iovec iov[64];
+
+    open_image(i);
+    for (unsigned n = 0; n < 64; n++) {
+        memset(buf[n], (int)n, sizeof(buf[n]));
+        iov[n] = (struct iovec){buf[n], sizeof(buf[n])};
+        w[n] = (struct waiter){.lock = PTHREAD_MUTEX_INITIALIZER,
+                               .cond = PTHREAD_COND_INITIALIZER,
+                               .req = {.op = BLOCK_WRITE,
+                                       .offset = n * sizeof(buf[n]),
+                                       .len = sizeof(buf[n]),
+                                       .iov = &iov[n],
+                                       .iovcnt = 1,
+                                       .done = on_done}};
+        block_submit(i->b, &w[n].req);
+    }
+    block_close(i->b);
+    open_image(i);
+    for (unsigned n = 0; n < 64; n++) {
+        uint8_t in[4096];
+
+        assert_true(w[n].done);
+        assert_int_equal(w[n].result, 0);
+        assert_int_equal(move(i->b, BLOCK_READ, n * sizeof(in), in, sizeof(in)), 0);
+        assert_true(is_filled(in, sizeof(in), (uint8_t)n));
+    }
+}
+
+int main(void)
+{
+#define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        CASE(reads_what_was_written),       CASE(zeroes_and_discards),
+        CASE(refuses_what_cannot_be_right), CASE(a_reader_does_not_write),
+        CASE(one_writer_or_many_readers),   CASE(a_file_that_was_cut_reads_zero),
+        CASE(says_why_it_does_not_open),    CASE(closes_with_requests_under_way),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
