@@ -12,6 +12,7 @@
 
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/run.h"
+#include "engine/soft/tlb.h"
 #include "x86/cpuid.h"
 
 #define XS_X87 1u
@@ -35,14 +36,28 @@ static void host_controls(struct soft_cpu *c)
         __asm__ volatile("fninit");
 }
 
-void soft_fpu_park(struct soft_cpu *c)
+FPU_BARE static void regs_save(struct soft_cpu *c)
 {
-    if (!c->fpu_live)
-        return;
     __asm__ volatile("xsave64 (%0)"
                      :
                      : "r"(c->st.xsave), "a"((uint32_t)CPUID_XCR0_MASK), "d"(0)
                      : "memory");
+}
+
+FPU_BARE static void regs_load(struct soft_cpu *c)
+{
+    __asm__ volatile("xrstor64 (%0)"
+                     :
+                     : "r"(c->st.xsave), "a"((uint32_t)CPUID_XCR0_MASK), "d"(0)
+                     : "memory");
+}
+
+void soft_fpu_park(struct soft_cpu *c)
+{
+    if (!c->fpu_live)
+        return;
+    if (!FPU_IN_CODE_ONLY)
+        regs_save(c);
     fpu_area(c)->fip = fpu_area(c)->fdp = 0; /* they are the host's */
     fpu_area(c)->fop = 0;
     c->fpu_live = c->fpu_ok = 0;
@@ -59,25 +74,91 @@ static void fpu_bring(struct soft_cpu *c)
         fpu_area(c)->header_rsvd[i] = 0;
     fpu_area(c)->xstate_bv &= CPUID_XCR0_MASK;
     fpu_area(c)->mxcsr &= MXCSR_VALID;
-    __asm__ volatile("xrstor64 (%0)"
-                     :
-                     : "r"(c->st.xsave), "a"((uint32_t)CPUID_XCR0_MASK), "d"(0)
-                     : "memory");
+    if (!FPU_IN_CODE_ONLY)
+        regs_load(c);
     c->fpu_live = 1;
     c->counters.fpu_load++;
+}
+
+#if FPU_IN_CODE_ONLY
+FPU_BARE static void code_begins(struct soft_cpu *c)
+{
+    if (c->fpu_live)
+        regs_load(c);
+}
+
+FPU_BARE static void code_ends(struct soft_cpu *c)
+{
+    if (!c->fpu_live)
+        return;
+    regs_save(c);
+    host_controls(c);
+}
+
+FPU_BARE void soft_enter(struct soft_cpu *c, const uint8_t *code)
+{
+    code_begins(c);
+    c->svm->cache.glue.enter(c, code);
+    code_ends(c);
+}
+
+FPU_BARE const uint8_t *code_interp(struct soft_cpu *c, const struct insn *in, const uint8_t *next)
+{
+    const uint8_t *to;
+
+    code_ends(c);
+    to = soft_interp_inline(c, in, next);
+    code_begins(c);
+    return to;
+}
+
+FPU_BARE bool code_tlb_fill(struct soft_cpu *c, gva_t va, enum mem_access acc)
+{
+    bool filled;
+
+    code_ends(c);
+    filled = tlb_fill_for_code(c, va, acc);
+    code_begins(c);
+    return filled;
+}
+#endif
+
+/* Control and status of vector state that is live. */
+static uint32_t live_mxcsr(struct soft_cpu *c)
+{
+    uint32_t v = fpu_area(c)->mxcsr;
+
+    if (!FPU_IN_CODE_ONLY)
+        __asm__ volatile("stmxcsr %0" : "=m"(v));
+    return v;
+}
+
+static uint16_t live_fcw(struct soft_cpu *c)
+{
+    uint16_t v = fpu_area(c)->xstate_bv & XS_X87 ? fpu_area(c)->fcw : FCW_INIT;
+
+    if (!FPU_IN_CODE_ONLY)
+        __asm__ volatile("fnstcw %0" : "=m"(v));
+    return v;
+}
+
+static uint16_t live_fsw(struct soft_cpu *c)
+{
+    uint16_t v = fpu_area(c)->xstate_bv & XS_X87 ? fpu_area(c)->fsw : 0;
+
+    if (!FPU_IN_CODE_ONLY)
+        __asm__ volatile("fnstsw %0" : "=m"(v));
+    return v;
 }
 
 /* May vector code run natively without asking first? Exceptions must all be masked, every component be enabled. */
 static bool fpu_unconditional(struct soft_cpu *c)
 {
-    uint32_t mxcsr;
-    uint16_t fcw, fsw;
-
     if ((c->st.cr0 & (X86_CR0_TS | X86_CR0_EM)) || c->st.xcr0 != CPUID_XCR0_MASK ||
         (c->st.cr4 & (X86_CR4_OSFXSR | X86_CR4_OSXSAVE)) != (X86_CR4_OSFXSR | X86_CR4_OSXSAVE))
         return false;
-    __asm__ volatile("stmxcsr %0\n\tfnstcw %1\n\tfnstsw %2" : "=m"(mxcsr), "=m"(fcw), "=m"(fsw));
-    return (mxcsr & MXCSR_MASKS) == MXCSR_MASKS && (fcw & FCW_MASKS) == FCW_MASKS && !(fsw & 0x80);
+    return (live_mxcsr(c) & MXCSR_MASKS) == MXCSR_MASKS && (live_fcw(c) & FCW_MASKS) == FCW_MASKS &&
+           !(live_fsw(c) & FSW_ES);
 }
 
 bool soft_fpu_load(struct soft_cpu *c)
@@ -195,7 +276,7 @@ static void run_thunk(struct soft_cpu *c, const struct insn *in, uint8_t *operan
     c->tmp[0] = (uint64_t)(uintptr_t)operand;
     flags_to_lazy(c);
     c->in_thunk = 1;
-    k->glue.enter(c, code);
+    soft_enter(c, code);
     c->in_thunk = 0;
     c->host_rsp = outer;
     atomic_store(&c->in_code, 0);
@@ -274,7 +355,7 @@ static void raise_pending(struct soft_cpu *c, const struct insn *in)
     if ((!is_x87(in) && !is_mmx(in)) || is_nonwaiting(in))
         return;
     if (c->fpu_live)
-        __asm__ volatile("fnstsw %0" : "=m"(fsw));
+        fsw = live_fsw(c);
     else if (!(fpu_area(c)->xstate_bv & XS_X87))
         return;
     if (fsw & FSW_ES)
@@ -361,20 +442,21 @@ static void op_ldmxcsr(struct soft_cpu *c, const struct insn *in)
     if (v & ~MXCSR_VALID)
         soft_raise_err(c, X86_GP, 0);
     fpu_bring(c);
-    __asm__ volatile("ldmxcsr %0" : : "m"(v));
+    if (FPU_IN_CODE_ONLY)
+        fpu_area(c)->mxcsr = v;
+    else
+        __asm__ volatile("ldmxcsr %0" : : "m"(v));
     soft_fpu_changed(c);
 }
 
 static void op_stmxcsr(struct soft_cpu *c, const struct insn *in)
 {
     gva_t va;
-    uint32_t v;
 
     fpu_require_enabled(c, in);
     va = seg_linear(c, in->mem_seg, insn_ea(c, in), 4, ACC_WRITE);
     fpu_bring(c);
-    __asm__ volatile("stmxcsr %0" : "=m"(v));
-    mem_st(c, va, 4, v);
+    mem_st(c, va, 4, live_mxcsr(c));
 }
 
 /* ---- FXSAVE, FXRSTOR (SDM volume 1, 10.5) ------------------------------------------- */

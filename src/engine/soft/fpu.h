@@ -2,7 +2,44 @@
 #ifndef LODGE_SOFT_FPU_H
 #define LODGE_SOFT_FPU_H
 
+#include "engine/soft/engine_soft.h"
 #include "engine/soft/soft.h"
+
+/*
+ * The thread sanitizer has C code call run-time functions that use vector registers, -mgeneral-regs-only or not (an
+ * atomic release store does). Under it the guest's vector state is in them only while code of the translation cache
+ * runs; what enters that, and what is called from it, moves the state. Elsewhere st.xsave has it even while fpu_live
+ * is set. Functions that run with the guest's registers are FPU_BARE: not instrumented.
+ */
+#ifdef __has_feature
+#define FPU_CLANG_TSAN __has_feature(thread_sanitizer)
+#else
+#define FPU_CLANG_TSAN 0
+#endif
+#if defined(__SANITIZE_THREAD__) || FPU_CLANG_TSAN
+#define FPU_IN_CODE_ONLY 1
+#define FPU_BARE         __attribute__((no_sanitize("thread")))
+#else
+#define FPU_IN_CODE_ONLY 0
+#define FPU_BARE
+#endif
+
+/*
+ * Run code of the translation cache until it leaves (in_code is set), and what that calls: soft_interp_inline and
+ * tlb_fill_for_code, with the guest's vector state moved around them where need be.
+ */
+#if FPU_IN_CODE_ONLY
+void soft_enter(struct soft_cpu *c, const uint8_t *code);
+const uint8_t *code_interp(struct soft_cpu *c, const struct insn *in, const uint8_t *next);
+bool code_tlb_fill(struct soft_cpu *c, gva_t va, enum mem_access acc);
+#else
+static inline void soft_enter(struct soft_cpu *c, const uint8_t *code)
+{
+    c->svm->cache.glue.enter(c, code);
+}
+#define code_interp   soft_interp_inline
+#define code_tlb_fill tlb_fill_for_code
+#endif
 
 /* Handlers for the instructions that save, restore and control vector state. */
 extern insn_fn *const interp_fpu_table[];

@@ -7,6 +7,7 @@
  */
 #include "engine/soft/emit.h"
 #include "engine/soft/engine_soft.h"
+#include "engine/soft/fpu.h"
 #include "engine/soft/run.h"
 #include "engine/soft/tlb.h"
 
@@ -89,7 +90,7 @@ static const uint8_t *make_interp(struct emit *e, const uint8_t *leave)
     emit_save_all(e);
     emit_mov(e, X86_RSI, T0);
     emit_mov(e, X86_RDX, T1);
-    emit_host_call(e, (uintptr_t)soft_interp_inline);
+    emit_host_call(e, (uintptr_t)code_interp);
     emit_store(e, CPU_OFF(tmp[3]), X86_RAX);
     emit_rr(e, 0x85, X86_RAX, X86_RAX); /* test rax, rax */
     out = emit_jcc_fwd(e, 4);
@@ -123,7 +124,7 @@ static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8
     emit_mov(e, X86_RSI, T0);
     emit_8(e, 0xba); /* mov edx, acc */
     emit_32(e, acc);
-    emit_host_call(e, (uintptr_t)tlb_fill_for_code);
+    emit_host_call(e, (uintptr_t)code_tlb_fill);
     emit_8(e, 0x84); /* test al, al */
     emit_8(e, 0xc0);
     for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)

@@ -8,6 +8,7 @@
 #include <Zydis/Mnemonic.h>
 
 #include "engine/soft/engine_soft.h"
+#include "engine/soft/fpu.h"
 #include "engine/soft/tlb.h"
 
 void soft_kick(struct soft_cpu *c)
@@ -297,7 +298,7 @@ static bool enter_code(struct soft_cpu *c, const uint8_t *code)
         return false;
     }
     c->counters.enter++;
-    c->svm->cache.glue.enter(c, code);
+    soft_enter(c, code);
     atomic_store_explicit(&c->in_code, 0, memory_order_release);
     flags_from_lazy(c);
     return true;
