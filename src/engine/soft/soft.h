@@ -21,10 +21,12 @@
 /*
  * Soft TLB entry. tag is the guest page address; ~0 in an empty one, which no
  * address with that index has (entry 4095, whose index does match, uses 0).
+ * Atomic, as another vCPU may take write entries away (tlb_drop_writes); what
+ * order that needs is given by fences, so plain moves do (tlb.c).
  */
 struct tlb_entry {
-    uint64_t tag;
-    hva_t page; /* host address of the page */
+    _Atomic uint64_t tag;
+    _Atomic(hva_t) page; /* host address of the page */
 };
 
 #define TLB_ENTRIES   4096

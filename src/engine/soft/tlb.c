@@ -15,11 +15,31 @@ static void fill_ones(void *p, size_t bytes)
     __asm__ volatile("rep stosq" : "+D"(p), "+c"(n) : "a"(~0ull) : "memory");
 }
 
+static uint64_t entry_tag(const struct tlb_entry *e)
+{
+    return atomic_load_explicit(&e->tag, memory_order_relaxed);
+}
+
+static hva_t entry_page(const struct tlb_entry *e)
+{
+    return atomic_load_explicit(&e->page, memory_order_relaxed);
+}
+
+static void entry_set_tag(struct tlb_entry *e, uint64_t tag)
+{
+    atomic_store_explicit(&e->tag, tag, memory_order_relaxed);
+}
+
+static void entry_set_page(struct tlb_entry *e, hva_t page)
+{
+    atomic_store_explicit(&e->page, page, memory_order_relaxed);
+}
+
 /* ~0 never matches an address of that index but for the last, which 0 does the same for. */
 static void table_clear(struct tlb_entry *t, size_t n)
 {
     fill_ones(t, n * sizeof(*t));
-    t[n - 1].tag = 0;
+    entry_set_tag(&t[n - 1], 0);
 }
 
 /* ~0 could only be looked for where ~0 itself is hashed to. */
@@ -37,7 +57,7 @@ void jc_table_clear(struct jc_entry *jc)
 
 static void entry_clear(struct tlb_entry *t, unsigned idx)
 {
-    t[idx].tag = idx == TLB_ENTRIES - 1 ? 0 : ~0ull;
+    entry_set_tag(&t[idx], idx == TLB_ENTRIES - 1 ? 0 : ~0ull);
 }
 
 static void jc_clear(struct tlb_set *s)
@@ -164,7 +184,7 @@ static struct tlb_set *set_find(struct soft_cpu *c, unsigned pcid, enum tlb_mode
             c->pcid_sets[m] = NULL;
     victim->jc_used = true;
     set_clear(victim);
-    victim->pcid = (uint16_t)pcid;
+    __atomic_store_n(&victim->pcid, (uint16_t)pcid, __ATOMIC_RELAXED);
     victim->mode = mode;
     victim->last_use = ++c->set_clock;
     return victim;
@@ -242,8 +262,8 @@ void tlb_flush_page(struct soft_cpu *c, gva_t va)
             continue;
         entry_clear(s->rd, idx);
         entry_clear(s->wr, idx);
-        if (s->fetch[fx].tag == va) {
-            s->fetch[fx].tag = fx == TLB_NFETCH - 1 ? 0 : ~0ull;
+        if (entry_tag(&s->fetch[fx]) == va) {
+            entry_set_tag(&s->fetch[fx], fx == TLB_NFETCH - 1 ? 0 : ~0ull);
             jc_drop_page(s, va);
         } else if (s->jc_used && evicted_maybe(s, va)) {
             jc_drop_page(s, va);
@@ -276,7 +296,7 @@ static void wfill_note(struct soft_cpu *c, struct tlb_set *s, unsigned idx, hva_
     uint32_t was = __atomic_load_n(wfill_of(c, page), __ATOMIC_RELAXED);
 
     if (was && was != now && was != WFILL_MANY &&
-        c->sets[(was - 1) / TLB_ENTRIES].wr[(was - 1) % TLB_ENTRIES].page == page)
+        entry_page(&c->sets[(was - 1) / TLB_ENTRIES].wr[(was - 1) % TLB_ENTRIES]) == page)
         now = WFILL_MANY;
     __atomic_store_n(wfill_of(c, page), was == WFILL_MANY ? WFILL_MANY : now, __ATOMIC_RELAXED);
 }
@@ -284,7 +304,9 @@ static void wfill_note(struct soft_cpu *c, struct tlb_set *s, unsigned idx, hva_
 /* Another vCPU's thread may be here for its own entry: invalidate it if it is for that page. */
 static bool write_entry_drop(struct tlb_set *s, unsigned idx, hva_t page)
 {
-    if (s->wr[idx].page != page || s->wr[idx].tag == (idx == TLB_ENTRIES - 1 ? 0 : ~0ull))
+    const struct tlb_entry *e = &s->wr[idx];
+
+    if (entry_page(e) != page || entry_tag(e) == (idx == TLB_ENTRIES - 1 ? 0 : ~0ull))
         return false;
     entry_clear(s->wr, idx);
     return true;
@@ -300,8 +322,9 @@ bool tlb_drop_writes(struct soft_cpu *c, hva_t page)
     if (at != WFILL_MANY)
         return write_entry_drop(&c->sets[(at - 1) / TLB_ENTRIES], (at - 1) % TLB_ENTRIES, page);
     for (unsigned i = 0; i < TLB_NSETS; i++)
-        for (unsigned k = 0; c->sets[i].pcid != TLB_NO_PCID && k < TLB_ENTRIES; k++)
-            dropped |= write_entry_drop(&c->sets[i], k, page);
+        if (__atomic_load_n(&c->sets[i].pcid, __ATOMIC_RELAXED) != TLB_NO_PCID)
+            for (unsigned k = 0; k < TLB_ENTRIES; k++)
+                dropped |= write_entry_drop(&c->sets[i], k, page);
     return dropped;
 }
 
@@ -328,9 +351,8 @@ static void set_fill(struct soft_cpu *c, struct tlb_set *s, gva_t va, hva_t page
         log_fill(s, idx | (write ? TLB_LOG_WRITE : 0));
     if (write)
         wfill_note(c, s, idx, page);
-    e->page = page;
-    atomic_signal_fence(memory_order_seq_cst);
-    e->tag = va & PAGE_MASK;
+    entry_set_page(e, page);
+    entry_set_tag(e, va & PAGE_MASK);
     if (write) {
         atomic_thread_fence(memory_order_seq_cst);
         if (page_holds_code(c->svm, page))
@@ -369,7 +391,7 @@ bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
     struct walk w;
     hva_t page;
 
-    if (e->tag == (va & PAGE_MASK))
+    if (entry_tag(e) == (va & PAGE_MASK))
         return false; /* it was not a miss: the access crosses into the next page */
     if ((uint64_t)((int64_t)(va << 16) >> 16) != va || mmu_walk(c, va, acc, c->set->mode, &w))
         return false;
@@ -393,18 +415,18 @@ hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
     struct walk w;
     hva_t page;
 
-    if (e->tag == (va & PAGE_MASK))
-        return e->page;
+    if (entry_tag(e) == (va & PAGE_MASK))
+        return entry_page(e);
     require_canonical(c, va);
     if (mmu_walk(c, va, ACC_FETCH, c->set->mode, &w))
         soft_raise_pf(c, va, w.error);
     page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
     if (!page)
         return NULL;
-    if (e->tag != (e == &c->set->fetch[TLB_NFETCH - 1] ? 0 : ~0ull))
-        evicted_note(c->set, e->tag); /* INVLPG of this page could not tell otherwise */
-    e->tag = va & PAGE_MASK;
-    e->page = page;
+    if (entry_tag(e) != (e == &c->set->fetch[TLB_NFETCH - 1] ? 0 : ~0ull))
+        evicted_note(c->set, entry_tag(e)); /* INVLPG of this page could not tell otherwise */
+    entry_set_tag(e, va & PAGE_MASK);
+    entry_set_page(e, page);
     c->set->fetch_local |= !w.global;
     return page;
 }
@@ -465,8 +487,8 @@ static struct place place_of(struct soft_cpu *c, struct tlb_set *s, gva_t va, en
     struct place p = {0};
     hva_t page;
 
-    if (e->tag == (va & PAGE_MASK)) {
-        p.host = e->page + (va & ~PAGE_MASK);
+    if (entry_tag(e) == (va & PAGE_MASK)) {
+        p.host = entry_page(e) + (va & ~PAGE_MASK);
         return p;
     }
     require_canonical(c, va);
@@ -505,8 +527,8 @@ static uint64_t set_ld(struct soft_cpu *c, struct tlb_set *s, gva_t va, unsigned
 {
     struct tlb_entry *e = &s->rd[TLB_INDEX(va)];
 
-    if (likely(e->tag == (va & PAGE_MASK) && !crosses(va, size)))
-        return host_load(e->page + (va & ~PAGE_MASK), size);
+    if (likely(entry_tag(e) == (va & PAGE_MASK) && !crosses(va, size)))
+        return host_load(entry_page(e) + (va & ~PAGE_MASK), size);
     if (crosses(va, size)) {
         unsigned first = (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK));
         struct place a = place_of(c, s, va, ACC_READ), b = place_of(c, s, va + first, ACC_READ);
@@ -530,8 +552,8 @@ static void set_st(struct soft_cpu *c, struct tlb_set *s, gva_t va, unsigned siz
 {
     struct tlb_entry *e = &s->wr[TLB_INDEX(va)];
 
-    if (likely(e->tag == (va & PAGE_MASK) && !crosses(va, size))) {
-        host_store(e->page + (va & ~PAGE_MASK), size, val);
+    if (likely(entry_tag(e) == (va & PAGE_MASK) && !crosses(va, size))) {
+        host_store(entry_page(e) + (va & ~PAGE_MASK), size, val);
         return;
     }
     if (crosses(va, size)) {
