@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * difftest [--seed S] [--count N] [--mode KIND] [--bits 32|64] [--failures N]
- *          [--case SEED] [--file FILE] [--stress]
+ *          [--case SEED] [--file FILE] [--stress] [--leave]
  *
  * Runs N cases (200,000) derived from S and exits 1 when the engine differed
  * from the host in one. A failing case prints its own seed: --case runs it
  * alone. With --file the instructions are those in a file, one line a case:
  * mode (32 or 64) and bytes in hexadecimal, each from 300 states.
- * --stress has another thread make the vCPU leave translated code all the time.
+ * --stress has another thread make the vCPU leave translated code all the time;
+ * --leave leaves it at random instructions and compares the state there with
+ * the interpreter's.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -28,13 +30,13 @@ struct options {
     enum dt_kind kind;
     unsigned failures;
     const char *file;
-    bool verbose, stress;
+    bool verbose, stress, leave;
 };
 
 #define STATES 300 /* for each line of a file */
 
 static struct tally {
-    uint64_t done, insns, skipped, timeouts, mismatches;
+    uint64_t done, insns, skipped, timeouts, mismatches, left;
     uint64_t ends[32];
 } tally;
 
@@ -48,6 +50,7 @@ static uint64_t mix(uint64_t seed, uint64_t i)
 }
 
 static struct dt_result host, got[DT_WAYS];
+static unsigned left, left_bad; /* see leave.c */
 static const char *const way_names[DT_WAYS] = {"interpreter", "translated code", "the same again"};
 
 /* The three runs. False: not comparable. */
@@ -64,11 +67,14 @@ static bool run_all(const struct dt_case *k)
     for (unsigned w = 0; w < DT_WAYS; w++)
         if (got[w].end == DT_END_TIMEOUT)
             return false;
+    left = dt_leave_check(k, &left_bad, false);
     return true;
 }
 
 static bool any_differs(const struct dt_case *k)
 {
+    if (left_bad)
+        return true;
     for (unsigned w = 0; w < DT_WAYS; w++)
         if (dt_differs(k, &host, &got[w], (enum dt_way)w, false))
             return true;
@@ -88,6 +94,8 @@ static void print_differences(const struct dt_case *k)
         if (!dt_differs(k, &host, &got[w], (enum dt_way)w, true))
             printf("    agrees\n");
     }
+    if (left_bad)
+        dt_leave_check(k, &left_bad, true);
 }
 
 static void report(const struct options *o, struct dt_case *k)
@@ -122,6 +130,7 @@ static bool one(const struct options *o, struct dt_case *k)
         return true;
     }
     tally.ends[host.end]++;
+    tally.left += left;
     if (!any_differs(k))
         return true;
     tally.mismatches++;
@@ -185,20 +194,26 @@ static int run_file(const struct options *o)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: difftest [--seed S] [--count N] [--mode int|vec|x87|string|branch|"
-                    "gather|raw|smc|all]\n                [--bits 32|64] [--failures N] "
-                    "[--case SEED] [--file FILE] [--stress] [--verbose]\n");
+    fprintf(stderr,
+            "usage: difftest [--seed S] [--count N] [--mode int|vec|x87|string|branch|"
+            "gather|raw|smc|all]\n                [--bits 32|64] [--failures N] "
+            "[--case SEED] [--file FILE] [--stress] [--leave]\n                [--verbose]\n");
     return 2;
 }
 
 static bool parse(int argc, char **argv, struct options *o)
 {
-    static const struct option longopts[] = {
-        {"seed", required_argument, NULL, 's'},     {"count", required_argument, NULL, 'n'},
-        {"mode", required_argument, NULL, 'm'},     {"bits", required_argument, NULL, 'b'},
-        {"failures", required_argument, NULL, 'f'}, {"case", required_argument, NULL, 'c'},
-        {"file", required_argument, NULL, 'i'},     {"stress", no_argument, NULL, 'x'},
-        {"verbose", no_argument, NULL, 'v'},        {0}};
+    static const struct option longopts[] = {{"seed", required_argument, NULL, 's'},
+                                             {"count", required_argument, NULL, 'n'},
+                                             {"mode", required_argument, NULL, 'm'},
+                                             {"bits", required_argument, NULL, 'b'},
+                                             {"failures", required_argument, NULL, 'f'},
+                                             {"case", required_argument, NULL, 'c'},
+                                             {"file", required_argument, NULL, 'i'},
+                                             {"stress", no_argument, NULL, 'x'},
+                                             {"leave", no_argument, NULL, 'l'},
+                                             {"verbose", no_argument, NULL, 'v'},
+                                             {0}};
     int opt;
 
     while ((opt = getopt_long(argc, argv, "", longopts, NULL)) >= 0) {
@@ -226,6 +241,9 @@ static bool parse(int argc, char **argv, struct options *o)
             break;
         case 'x':
             o->stress = true;
+            break;
+        case 'l':
+            o->leave = true;
             break;
         case 'v':
             o->verbose = true;
@@ -257,6 +275,8 @@ static void print_tally(const struct options *o, double seconds)
            " not comparable (%" PRIu64 " too long), %" PRIu64 " mismatches; %.0f sequences/s\n",
            o->seed, tally.done, tally.insns, tally.skipped, tally.timeouts, tally.mismatches,
            (double)tally.done / seconds);
+    if (o->leave)
+        printf("left at %" PRIu64 " instructions\n", tally.left);
     printf("ended with");
     for (unsigned i = 0; i < 32; i++)
         if (tally.ends[i])
@@ -273,6 +293,8 @@ int main(int argc, char **argv)
         return usage();
     if (dt_guest_init() || dt_native_init() || (o.stress && dt_guest_stress()))
         return 2;
+    if (o.leave)
+        dt_guest_leave();
     start = now();
     if (o.single)
         one_random(&o, o.one);

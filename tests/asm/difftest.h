@@ -89,19 +89,49 @@ int dt_native_init(void);
 void dt_native_run(const struct dt_case *k, struct dt_result *res);
 /* What the alarm does while a guest runs. */
 void dt_native_on_alarm(void (*fn)(void));
+/* What is asked first about a breakpoint in the engine; true: seen to. */
+void dt_native_on_trap(bool (*fn)(void *context));
 
 /* guest.c */
 int dt_guest_init(void);
 void dt_guest_fini(void);
 /* Have another thread make the vCPU leave translated code all the time, until dt_guest_fini. */
 int dt_guest_stress(void);
+/* Leave translated code at random instructions: leave.c. */
+void dt_guest_leave(void);
 void dt_guest_run(const struct dt_case *k, bool translate, struct dt_result *res);
+/* The registers and memory of the vCPU, which is not running. */
+void dt_guest_state(struct dt_result *res);
+/* Interpret the case, calling `fn` before each instruction until it returns false or there is an exception. */
+void dt_guest_steps(const struct dt_case *k, bool (*fn)(uint64_t rip));
+
+/*
+ * leave.c: translated code is left at random instructions, by breakpoints put where the recovery tables of blocks say
+ * that an instruction begins, and goes on there. What the state was is then looked for among the interpreter's.
+ */
+struct soft_cpu;
+/* `code`: where the guest's code pages are. */
+void dt_leave_init(struct soft_cpu *c, const uint8_t *code);
+/* A run begins. `code_new`: the blocks made so far are gone. */
+void dt_leave_begin(const struct dt_case *k, bool translate, bool code_new);
+/* The vCPU has stopped: was that for leaving? The run is to go on then. */
+bool dt_leave_taken(void);
+/* How often the case was left since it first began; *bad: how many states the interpreter never was in. */
+unsigned dt_leave_check(const struct dt_case *k, unsigned *bad, bool print);
 
 /* report.c */
 enum dt_way { DT_WAY_INTERP, DT_WAY_TRANSLATED, DT_WAY_AGAIN /* linked by now */, DT_WAYS };
 /* Does the result of a way differ from the host's? Prints what differs when `print` is set. */
 bool dt_differs(const struct dt_case *k, const struct dt_result *host, const struct dt_result *got,
                 enum dt_way way, bool print);
+/* Flags that the instruction leaves undefined, and those it defines. */
+struct dt_flags {
+    uint64_t undefined, defined;
+};
+struct dt_flags dt_flags_of(const uint8_t *bytes, unsigned len);
+/* Is a state of the engine, looking at arithmetic flags in `live` only, another than `want`? */
+bool dt_state_differs(const struct dt_result *want, const struct dt_result *got, uint64_t live,
+                      bool print);
 void dt_print_case(const struct dt_case *k);
 
 /* shrink.c: make the case smaller while `fails` says that it still fails. */

@@ -12,6 +12,7 @@
 #include "difftest.h"
 #include "engine/engine.h"
 #include "engine/soft/fpu.h"
+#include "engine/soft/run.h"
 #include "engine/soft/soft.h"
 
 #define KERNEL    0xffff800000000000ull /* supervisor: the first 2 MiB of guest memory */
@@ -48,6 +49,7 @@ static struct {
     uint8_t *mem;                /* guest-physical 0 */
     unsigned code_off, code_len; /* what the code pages hold besides filler */
     unsigned ticks;
+    bool leaving;
     bool dirty; /* the sequence may have written to the code pages */
     pthread_t stress;
     _Atomic bool stressing;
@@ -200,6 +202,12 @@ int dt_guest_stress(void)
     return -r;
 }
 
+void dt_guest_leave(void)
+{
+    g.leaving = true;
+    dt_leave_init(g.c, mem_hva(&g.vm->mem, CODE_GPA, DT_CODE_SIZE));
+}
+
 void dt_guest_fini(void)
 {
     if (atomic_exchange(&g.stressing, false))
@@ -229,7 +237,8 @@ static bool put_rights(bool writable)
     return true;
 }
 
-static void put_code(const struct dt_case *k)
+/* Returns whether that was a change. */
+static bool put_code(const struct dt_case *k)
 {
     uint8_t code[DT_MAX_CODE];
     unsigned len = dt_code(k, code);
@@ -241,7 +250,7 @@ static void put_code(const struct dt_case *k)
     }
     g.dirty = k->smc;
     if (g.code_off == k->code_off && g.code_len == len && !memcmp(at + k->code_off, code, len))
-        return;
+        return false;
     if (g.code_len) {
         memset(at + g.code_off, DT_FILLER, g.code_len);
         vm_mem_written(g.vm, CODE_GPA + g.code_off, g.code_len);
@@ -250,6 +259,7 @@ static void put_code(const struct dt_case *k)
     vm_mem_written(g.vm, CODE_GPA + k->code_off, len);
     g.code_off = k->code_off;
     g.code_len = len;
+    return true;
 }
 
 static void put_regs(struct x86_state *st, const struct dt_case *k)
@@ -337,27 +347,66 @@ static void set_state(const struct dt_case *k)
     soft_mode_changed(g.c);
 }
 
-void dt_guest_run(const struct dt_case *k, bool translate, struct dt_result *res)
+/* Returns whether the code changed. */
+static bool put_case(const struct dt_case *k, bool translate)
 {
-    struct vcpu *vcpu = &g.vm->vcpus[0];
-    enum vcpu_exit_reason reason;
+    bool code_new = put_code(k);
 
-    put_code(k);
     for (unsigned i = 0; i < DT_RW_PAGES; i++)
         memcpy(rw_page(i), k->mem + i * PAGE_SIZE, PAGE_SIZE);
     set_state(k);
     g.c->no_translate = !translate;
     g.ticks = 0;
-    reason = engine_soft.run(vcpu);
-    atomic_store(&vcpu->events, 0);
+    return code_new;
+}
+
+void dt_guest_state(struct dt_result *res)
+{
     get_regs(&g.c->st, &res->regs);
-    if (reason == VCPU_EXIT_HALT) {
-        get_frame(&g.c->st, res);
-    } else {
-        res->end = reason == VCPU_EXIT_STOP ? DT_END_TIMEOUT : DT_END_FAILED;
-        res->regs.rip = g.c->st.rip;
-        res->regs.rflags = g.c->st.rflags;
-    }
+    res->regs.rip = g.c->st.rip;
+    res->regs.rflags = g.c->st.rflags;
     for (unsigned i = 0; i < DT_RW_PAGES; i++)
         memcpy(res->mem + i * PAGE_SIZE, rw_page(i), PAGE_SIZE);
+}
+
+void dt_guest_run(const struct dt_case *k, bool translate, struct dt_result *res)
+{
+    struct vcpu *vcpu = &g.vm->vcpus[0];
+    enum vcpu_exit_reason reason;
+    bool code_new = put_case(k, translate);
+
+    if (g.leaving && !translate) { /* the first of a case: every block is to be made anew */
+        vm_mem_written(g.vm, CODE_GPA, DT_CODE_SIZE);
+        code_new = true;
+    }
+    if (g.leaving)
+        dt_leave_begin(k, translate, code_new);
+    do
+        reason = engine_soft.run(vcpu);
+    while (g.leaving && reason == VCPU_EXIT_STOP && dt_leave_taken());
+    atomic_store(&vcpu->events, 0);
+    dt_guest_state(res);
+    if (reason == VCPU_EXIT_HALT)
+        get_frame(&g.c->st, res);
+    else
+        res->end = reason == VCPU_EXIT_STOP ? DT_END_TIMEOUT : DT_END_FAILED;
+}
+
+/* More than any case that can be compared takes. */
+#define MAX_STEPS 100000
+
+void dt_guest_steps(const struct dt_case *k, bool (*fn)(uint64_t rip))
+{
+    struct soft_cpu *c = g.c;
+
+    put_case(k, false);
+    if (signals_enter(c))
+        return;
+    if (!_setjmp(c->exc_jmp))
+        for (unsigned n = 0; n < MAX_STEPS && !(c->st.rflags & X86_TF) && fn(c->st.rip); n++) {
+            interp_insn(c, soft_fetch(c));
+            soft_fpu_park(c);
+        }
+    soft_fpu_park(c);
+    signals_leave(c);
 }

@@ -54,6 +54,7 @@ static struct {
     unsigned code_off, code_len; /* what the code pages hold besides filler */
     struct sigaction engine[ARRAY_SIZE(caught)];
     void (*on_alarm)(void);
+    bool (*on_trap)(void *context);
 } nat;
 
 uint64_t dt_host_fs;
@@ -242,7 +243,8 @@ uint64_t dt_native_signal(int sig, siginfo_t *info, void *context, uint64_t fs)
             nat.on_alarm();
         return fs;
     }
-    to_engine(sig, info, uc);
+    if (sig != SIGTRAP || !nat.on_trap || !nat.on_trap(uc))
+        to_engine(sig, info, uc);
     return fs;
 }
 
@@ -324,6 +326,11 @@ int dt_native_init(void)
 void dt_native_on_alarm(void (*fn)(void))
 {
     nat.on_alarm = fn;
+}
+
+void dt_native_on_trap(bool (*fn)(void *context))
+{
+    nat.on_trap = fn;
 }
 
 void dt_native_run(const struct dt_case *k, struct dt_result *res)

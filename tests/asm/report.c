@@ -219,6 +219,37 @@ bool dt_differs(const struct dt_case *k, const struct dt_result *host, const str
     return d.found;
 }
 
+struct dt_flags dt_flags_of(const uint8_t *bytes, unsigned len)
+{
+    ZydisDecodedInstruction zi;
+    struct dt_flags f = {0};
+    ZydisDecoder dec;
+
+    ZydisDecoderInit(&dec, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&dec, NULL, bytes, len, &zi)) || !zi.cpu_flags)
+        return f;
+    f.undefined = zi.cpu_flags->undefined & X86_ARITH;
+    f.defined = (zi.cpu_flags->modified | zi.cpu_flags->set_0 | zi.cpu_flags->set_1) & X86_ARITH;
+    return f;
+}
+
+bool dt_state_differs(const struct dt_result *want, const struct dt_result *got, uint64_t live,
+                      bool print)
+{
+    struct diff d = {.print = print};
+    uint64_t flags = ~(uint64_t)X86_ARITH | live;
+
+    differ(&d, "rip", want->regs.rip, got->regs.rip);
+    differ(&d, "rflags", want->regs.rflags & flags, got->regs.rflags & flags);
+    for (unsigned i = 0; i < 16; i++)
+        differ(&d, names[i], want->regs.gpr[i], got->regs.gpr[i]);
+    differ(&d, "fs base", want->regs.fs_base, got->regs.fs_base);
+    differ(&d, "gs base", want->regs.gs_base, got->regs.gs_base);
+    differ_vectors(&d, &want->regs, &got->regs);
+    differ_memory(&d, want->mem, got->mem);
+    return d.found;
+}
+
 /* ---- Showing ------------------------------------------------------------------------- */
 
 static bool all_zero(const uint8_t *p, unsigned n)

@@ -202,6 +202,8 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
                 page_protect(c, pn);
             b = translate_block(c, page, off, careful, &full);
             if (b) {
+                if (unlikely(k->made))
+                    k->made(k->made_arg, b);
                 block_publish(k, b);
                 count_block(c, b);
                 c->counters.code_bytes += k->used + k->cold_used - in_use;

@@ -26,11 +26,16 @@ struct insn;
 #define CACHE_HASH_BITS     16
 #define CACHE_GRANULE_SHIFT 6 /* writes to a code page are told apart at 64 bytes */
 
-/* Where in a block's host code a guest instruction begins: for faults taken by the host. */
+/*
+ * Where in a block's host code a guest instruction begins: for faults taken by the host, and for leaving there. The
+ * guest's flags are in EFLAGS or in lazy_flags.
+ */
 struct recover {
     uint32_t host_off;
-    uint16_t guest_off : 15; /* from the start of the page */
-    uint16_t flags_host : 1; /* the guest's flags are in EFLAGS (else in lazy_flags) */
+    uint16_t guest_off : 12;   /* from the start of the page */
+    uint16_t flags_host : 1;   /* in EFLAGS where the instruction can fault */
+    uint16_t flags_begins : 1; /* in EFLAGS where it begins */
+    uint16_t live;             /* the arithmetic flags that are right there; others may be stale */
 };
 
 struct block {
@@ -106,6 +111,8 @@ struct cache {
     uint64_t npages;
     struct glue glue;
     struct thunk *thunks;
+    void (*made)(void *arg, struct block *b); /* tests: told of each new block, under the lock */
+    void *made_arg;
 };
 
 int cache_init(struct soft_vm *svm, struct err *err);

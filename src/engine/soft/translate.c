@@ -224,7 +224,10 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
 
         t->taken_live = t->target_live[t->cur];
         rec[t->cur].host_off = (uint32_t)(emit_here(e) - b->code);
-        rec[t->cur].guest_off = t->off[t->cur] & 0x7fff;
+        rec[t->cur].guest_off = t->off[t->cur] & EXIT_OFFSET;
+        rec[t->cur].flags_begins = t->flags == FLAGS_HOST;
+        rec[t->cur].live =
+            (t->live[t->cur] & (uint16_t)~t->in[t->cur].fl_write) | t->in[t->cur].fl_read;
         if ((t->in[t->cur].flags & INSN_SIMD) && !t->simd_checked && k != CLASS_INTERP &&
             k != CLASS_INTERP_END)
             emit_fpu_check(t);
