@@ -80,7 +80,7 @@ static enum bus_hit bus_find(const struct bus *bus, uint64_t addr, unsigned size
     return BUS_PART;
 }
 
-static uint64_t region_read(const struct bus_region *r, uint64_t off, unsigned size)
+uint64_t bus_region_read(const struct bus_region *r, uint64_t off, unsigned size)
 {
     const struct region_ops *ops = r->ops;
     unsigned width = size, shift = 0;
@@ -93,7 +93,7 @@ static uint64_t region_read(const struct bus_region *r, uint64_t off, unsigned s
     if (size > ops->max || shift + size > width) {
         unsigned half = size / 2;
 
-        return region_read(r, off, half) | region_read(r, off + half, half) << (8 * half);
+        return bus_region_read(r, off, half) | bus_region_read(r, off + half, half) << (8 * half);
     }
     if (!ops->read || ops->read(r->opaque, off - shift, width, &val) < 0)
         return all_ones(size);
@@ -101,15 +101,15 @@ static uint64_t region_read(const struct bus_region *r, uint64_t off, unsigned s
 }
 
 /* A write narrower than the device's registers would need a read with its side effects: it is dropped. */
-static void region_write(const struct bus_region *r, uint64_t off, unsigned size, uint64_t val)
+void bus_region_write(const struct bus_region *r, uint64_t off, unsigned size, uint64_t val)
 {
     const struct region_ops *ops = r->ops;
 
     if (size > ops->max) {
         unsigned half = size / 2;
 
-        region_write(r, off, half, val & all_ones(half));
-        region_write(r, off + half, half, val >> (8 * half));
+        bus_region_write(r, off, half, val & all_ones(half));
+        bus_region_write(r, off + half, half, val >> (8 * half));
         return;
     }
     if (size >= ops->min && ops->write)
@@ -123,7 +123,7 @@ uint64_t bus_read(struct bus *bus, uint64_t addr, unsigned size)
 
     switch (bus_find(bus, addr, size, &r)) {
     case BUS_WHOLE:
-        return region_read(r, addr - r->base, size);
+        return bus_region_read(r, addr - r->base, size);
     case BUS_PART:
         return bus_read(bus, addr, half) | bus_read(bus, addr + half, half) << (8 * half);
     default:
@@ -138,7 +138,7 @@ void bus_write(struct bus *bus, uint64_t addr, unsigned size, uint64_t val)
 
     switch (bus_find(bus, addr, size, &r)) {
     case BUS_WHOLE:
-        region_write(r, addr - r->base, size, val);
+        bus_region_write(r, addr - r->base, size, val);
         break;
     case BUS_PART:
         bus_write(bus, addr, half, val & all_ones(half));

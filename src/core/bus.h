@@ -47,4 +47,8 @@ void bus_unmap(struct bus *bus, const void *opaque);
 uint64_t bus_read(struct bus *bus, uint64_t addr, unsigned size);
 void bus_write(struct bus *bus, uint64_t addr, unsigned size, uint64_t val);
 
+/* The same for one region, which need not be on a bus; [off, off+size) lies in it. For buses behind this one. */
+uint64_t bus_region_read(const struct bus_region *r, uint64_t off, unsigned size);
+void bus_region_write(const struct bus_region *r, uint64_t off, unsigned size, uint64_t val);
+
 #endif

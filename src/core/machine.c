@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/irq.h"
+#include "dev/pci/pci.h"
 #include "dev/serial.h"
 #include "dev/testdev.h"
 #include "engine/engine.h"
@@ -12,6 +13,7 @@
 #include "x86/ioapic.h"
 #include "x86/lapic.h"
 #include "x86/msr.h"
+#include "x86/pci_window.h"
 #include "x86/pic.h"
 #include "x86/pit.h"
 #include "x86/platform.h"
@@ -30,7 +32,9 @@ struct machine {
     struct acpipm *acpipm;
     struct serial *com1;
     struct testdev *test; /* with cfg.test_devices */
-    unsigned built;       /* parts[] made so far */
+    struct pci_bus pci;
+    struct pci_device pci_host;
+    unsigned built; /* parts[] made so far */
     pthread_mutex_t isa_lock;
     uint32_t isa_levels;  /* what the devices drive */
     uint32_t isa_missed;  /* rose while there was no controller */
@@ -299,6 +303,62 @@ static void part_com1_reset(struct machine *m)
     serial_reset(m->com1);
 }
 
+/* ---- PCI ------------------------------------------------------------------- */
+
+static void pci_msi(void *opaque, uint64_t addr, uint32_t data)
+{
+    machine_msi(opaque, addr, data);
+}
+
+/* The host bridge is function 0 of slot 0 and has nothing but its identity: an i440FX, without what is behind one. */
+static int part_pci_host_init(struct machine *m, struct err *err)
+{
+    static const struct pci_ident i440fx = {
+        .vendor = 0x8086, .device = 0x1237, .revision = 2, .class = 0x060000};
+
+    return pci_device_init(&m->pci_host, &m->pci, 0, &i440fx, NULL, NULL, err);
+}
+
+static int part_pci_init(struct machine *m, struct err *err)
+{
+    struct vm *vm = m->vm;
+    gpa_t high = pci_high_base(&vm->mem);
+    struct pci_bus_config cfg = {
+        .mmio = &vm->mmio,
+        .window = {{PCI_LOW_BASE, PCI_LOW_SIZE}, {high, high ? PCI_HIGH_SIZE : 0}},
+        .msi = pci_msi,
+        .opaque = vm,
+    };
+    int rc;
+
+    for (unsigned n = 0; n < PCI_LINKS; n++) {
+        cfg.link_irq[n] = IRQ_PCI(n);
+        cfg.link[n] = isa_irq(m, IRQ_PCI(n));
+    }
+    rc = pci_bus_init(&m->pci, &cfg, err);
+    if (!rc)
+        rc = bus_map(&vm->pio, PIO_PCI_DATA, 4, &pci_data_ops, &m->pci, "pci-config", err);
+    if (rc < 0)
+        return rc;
+    acpipm_set_pci(m->acpipm, &pci_address_ops, &m->pci);
+    return part_pci_host_init(m, err);
+}
+
+static void part_pci_fini(struct machine *m)
+{
+    pci_device_fini(&m->pci_host);
+    acpipm_set_pci(m->acpipm, NULL, NULL);
+    bus_unmap(&m->vm->pio, &m->pci);
+    pci_bus_fini(&m->pci);
+}
+
+static void part_pci_reset(struct machine *m)
+{
+    pci_bus_reset(&m->pci);
+}
+
+/* ---- Test devices ---------------------------------------------------------- */
+
 static void test_exit(void *opaque, unsigned status)
 {
     struct vm *vm = opaque;
@@ -347,6 +407,7 @@ static const struct machine_part parts[] = {
     {"rtc", part_rtc_init, part_rtc_fini, part_rtc_reset},
     {"acpipm", part_acpipm_init, part_acpipm_fini, part_acpipm_reset},
     {"com1", part_com1_init, part_com1_fini, part_com1_reset},
+    {"pci", part_pci_init, part_pci_fini, part_pci_reset},
     {"test", part_test_init, part_test_fini, part_test_reset},
 };
 

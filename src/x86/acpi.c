@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "x86/pci_window.h"
 #include "x86/platform.h"
 
 #define ACPI_BASE 0xe0000ull
@@ -259,7 +260,101 @@ static void aml_isa_device(struct out *o, const char *name, const char *hid, uin
     aml_end(o, dev);
 }
 
-static void emit_dsdt_body(struct out *o, unsigned cpus)
+/* Address space descriptor (6.4.3.5) of a range that the bridge passes on, its ends fixed; `width` of its numbers. */
+static void res_window(struct out *o, unsigned width, unsigned type, unsigned flags, uint64_t base,
+                       uint64_t size)
+{
+    const uint8_t tag = width == 2 ? 0x88 : width == 4 ? 0x87 : 0x8a;
+
+    emit_int(o, tag, 1);
+    emit_int(o, 3 + 5 * width, 2);
+    emit_int(o, type, 1);
+    emit_int(o, 0x0c, 1);
+    emit_int(o, flags, 1);
+    emit_int(o, 0, width); /* granularity */
+    emit_int(o, base, width);
+    emit_int(o, base + size - 1, width);
+    emit_int(o, 0, width); /* translation */
+    emit_int(o, size, width);
+}
+
+#define RES_MEMORY 0
+#define RES_IO     1
+#define RES_BUS    2
+
+static void res_pci(struct out *o, const struct mem *mem)
+{
+    const uint8_t config[] = {0x47, 0x01, 0xf8, 0x0c, 0xf8, 0x0c, 0x01, 0x08}; /* decoded here */
+    gpa_t high = pci_high_base(mem);
+
+    res_window(o, 2, RES_BUS, 0, 0, 0x100);
+    emit(o, config, sizeof(config));
+    res_window(o, 2, RES_IO, 3, 0, PIO_PCI_ADDRESS);
+    res_window(o, 2, RES_IO, 3, PIO_PCI_DATA + 4, 0x10000 - (PIO_PCI_DATA + 4));
+    res_window(o, 4, RES_MEMORY, 1, PCI_LOW_BASE, PCI_LOW_SIZE);
+    if (high)
+        res_window(o, 8, RES_MEMORY, 1, high, PCI_HIGH_SIZE);
+    emit_int(o, 0x79, 2); /* end; zero means the checksum is right */
+}
+
+/* A buffer's length comes first, so the resources are emitted and then moved. */
+static void aml_crs_pci(struct out *o, const struct mem *mem)
+{
+    uint8_t buf[256];
+    struct out res = {.buf = buf, .cap = sizeof(buf)};
+    size_t start;
+
+    res_pci(&res, mem);
+    aml_op(o, AML_NAME);
+    aml_name_string(o, "_CRS");
+    aml_op(o, AML_BUFFER);
+    start = o->len;
+    aml_integer(o, (uint32_t)res.len);
+    emit(o, buf, res.len);
+    aml_end(o, start);
+}
+
+#define PCI_SLOTS 32
+
+/* _PRT (6.2.13): INTA of each slot, straight to its interrupt. */
+static void aml_prt(struct out *o)
+{
+    size_t table;
+
+    aml_op(o, AML_NAME);
+    aml_name_string(o, "_PRT");
+    aml_op(o, AML_PACKAGE);
+    table = o->len;
+    emit_int(o, PCI_SLOTS, 1);
+    for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
+        size_t entry;
+
+        aml_op(o, AML_PACKAGE);
+        entry = o->len;
+        emit_int(o, 4, 1);
+        aml_integer(o, slot << 16 | 0xffff); /* any function */
+        aml_integer(o, 0);                   /* INTA */
+        aml_integer(o, 0);                   /* no link device */
+        aml_integer(o, IRQ_PCI(slot));
+        aml_end(o, entry);
+    }
+    aml_end(o, table);
+}
+
+static void aml_pci(struct out *o, const struct mem *mem)
+{
+    size_t dev = aml_device(o, "PCI0");
+
+    aml_hid(o, "PNP0A03");
+    aml_named_integer(o, "_UID", 0);
+    aml_named_integer(o, "_ADR", 0);
+    aml_named_integer(o, "_BBN", 0);
+    aml_crs_pci(o, mem);
+    aml_prt(o);
+    aml_end(o, dev);
+}
+
+static void emit_dsdt_body(struct out *o, const struct mem *mem, unsigned cpus)
 {
     size_t sb;
 
@@ -268,6 +363,7 @@ static void emit_dsdt_body(struct out *o, unsigned cpus)
     aml_processors(o, cpus);
     aml_isa_device(o, "COM1", "PNP0501", PIO_COM1, 8, IRQ_COM1);
     aml_isa_device(o, "RTC0", "PNP0B00", PIO_RTC, 2, IRQ_RTC);
+    aml_pci(o, mem);
     aml_end(o, sb);
 }
 
@@ -297,11 +393,11 @@ static gpa_t table_end(struct out *o, size_t start)
     return ACPI_BASE + start;
 }
 
-static gpa_t build_dsdt(struct out *o, unsigned cpus)
+static gpa_t build_dsdt(struct out *o, const struct mem *mem, unsigned cpus)
 {
     size_t t = table_begin(o, "DSDT", 2);
 
-    emit_dsdt_body(o, cpus);
+    emit_dsdt_body(o, mem, cpus);
     return table_end(o, t);
 }
 
@@ -435,6 +531,8 @@ static gpa_t build_madt(struct out *o, unsigned cpus)
     emit_int(o, 0, 4); /* first GSI */
     madt_override(o, IRQ_PIT, 2, MPS_CONFORMS);
     madt_override(o, IRQ_SCI, IRQ_SCI, MPS_LEVEL_HIGH);
+    madt_override(o, IRQ_PCI_EVEN, IRQ_PCI_EVEN, MPS_LEVEL_HIGH);
+    madt_override(o, IRQ_PCI_ODD, IRQ_PCI_ODD, MPS_LEVEL_HIGH);
     emit_int(o, 4, 1); /* local APIC NMI */
     emit_int(o, 6, 1);
     emit_int(o, 0xff, 1); /* all processors */
@@ -480,7 +578,7 @@ int acpi_build(struct mem *mem, unsigned cpus, gpa_t *rsdp, struct err *err)
         return err_set(err, -ENOMEM, "no memory to build the ACPI tables");
     emit_zero(&o, RSDP_LEN);
     facs = build_facs(&o);
-    dsdt = build_dsdt(&o, cpus);
+    dsdt = build_dsdt(&o, mem, cpus);
     fadt = build_fadt(&o, facs, dsdt);
     madt = build_madt(&o, cpus);
     xsdt = build_xsdt(&o, fadt, madt);

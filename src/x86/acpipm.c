@@ -33,6 +33,8 @@ struct acpipm {
     bool sci_level;
     uint16_t status, enable, control;
     uint8_t reset;
+    const struct region_ops *pci;
+    void *pci_opaque;
     struct vtimer overflow;
     uint64_t
         half; /* of the timer's turns: PM_TMR bit 31 toggled this many times when last looked at */
@@ -156,7 +158,7 @@ static int reset_read(void *opaque, uint64_t off, unsigned size, uint64_t *val)
     struct acpipm *pm = opaque;
 
     if (off != RESET_OFFSET || size != 1)
-        return -1;
+        return pm->pci ? pm->pci->read(pm->pci_opaque, off, size, val) : -1;
     pthread_mutex_lock(&pm->lock);
     *val = pm->reset;
     pthread_mutex_unlock(&pm->lock);
@@ -173,7 +175,7 @@ static int reset_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
     struct acpipm *pm = opaque;
 
     if (off != RESET_OFFSET || size != 1)
-        return 0;
+        return pm->pci ? pm->pci->write(pm->pci_opaque, off, size, val) : 0;
     pthread_mutex_lock(&pm->lock);
     pm->reset = (uint8_t)val & 0x0a;
     pthread_mutex_unlock(&pm->lock);
@@ -214,6 +216,12 @@ static const struct {
     {PIO_RESET - RESET_OFFSET, 4, &reset_ops, "reset"},
     {PIO_PS2_STATUS, 1, &keyboard_ops, "keyboard-reset"},
 };
+
+void acpipm_set_pci(struct acpipm *pm, const struct region_ops *ops, void *opaque)
+{
+    pm->pci = ops;
+    pm->pci_opaque = opaque;
+}
 
 void acpipm_power_button(struct acpipm *pm)
 {

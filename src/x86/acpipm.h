@@ -16,6 +16,14 @@ int acpipm_new(struct acpipm **pm, struct vm *vm, struct irq_line sci,
                struct err *err); /* maps its ports */
 void acpipm_free(struct acpipm *pm);
 void acpipm_reset(struct acpipm *pm);
+
+/*
+ * Ports 0xcf8 to 0xcfb belong to PCI but for accesses of the one byte at
+ * 0xcf9: hand the others to `ops`, offsets from 0xcf8. NULL: to nobody. While
+ * no vCPU runs.
+ */
+void acpipm_set_pci(struct acpipm *pm, const struct region_ops *ops, void *opaque);
+
 void acpipm_power_button(struct acpipm *pm); /* any thread */
 
 #endif

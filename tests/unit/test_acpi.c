@@ -157,8 +157,8 @@ static void check_madt(const uint8_t *madt, unsigned cpus)
         } else if (e[0] == 2) {
             assert_int_equal(e[1], 10);
             assert_int_equal(e[2], 0);
-            assert_true(e[3] == 0 || e[3] == IRQ_SCI);
-            assert_int_equal(get(e + 4, 4), e[3] == 0 ? 2 : IRQ_SCI);
+            assert_true(e[3] == 0 || (e[3] >= IRQ_SCI && e[3] <= IRQ_PCI_ODD));
+            assert_int_equal(get(e + 4, 4), e[3] == 0 ? 2 : e[3]);
             assert_int_equal(get(e + 8, 2), e[3] == 0 ? 0 : 0xd);
             overrides++;
         } else {
@@ -172,14 +172,14 @@ static void check_madt(const uint8_t *madt, unsigned cpus)
     assert_int_equal(pos, len);
     assert_int_equal(lapics, cpus);
     assert_int_equal(ioapics, 1);
-    assert_int_equal(overrides, 2);
+    assert_int_equal(overrides, 4);
     assert_int_equal(nmis, 1);
 }
 
 /* What the AML reader saw. */
 struct seen {
     unsigned processors, devices;
-    bool com1, rtc, s5;
+    bool com1, rtc, pci, s5;
 };
 
 static size_t pkg_length(const uint8_t *p, size_t *len)
@@ -256,9 +256,75 @@ static void check_crs(const uint8_t *buf, uint16_t port, unsigned ports, unsigne
     assert_ptr_equal(r + 13, buf + 1 + len);
 }
 
+/* Bus numbers, ports around those of the mechanism, memory below and above 4 GiB, in this order. */
+static void check_crs_pci(const uint8_t *buf)
+{
+    static const struct {
+        uint8_t tag, width, type;
+        uint64_t first, last;
+    } want[] = {
+        {0x88, 2, 2, 0, 0xff},
+        {0x47, 0, 0, 0, 0},
+        {0x88, 2, 1, 0, 0xcf7},
+        {0x88, 2, 1, 0xd00, 0xffff},
+        {0x87, 4, 0, MEM_LOW_MAX, MMIO_IOAPIC - 1},
+        {0x8a, 8, 0, GIB(4), GIB(36) - 1},
+    };
+    size_t len, n = pkg_length(buf + 1, &len);
+    const uint8_t *r = buf + 1 + n + data_length(buf + 1 + n);
+
+    assert_int_equal(integer(buf + 1 + n), buf + 1 + len - r);
+    for (unsigned i = 0; i < sizeof(want) / sizeof(want[0]); i++) {
+        unsigned w = want[i].width;
+
+        assert_int_equal(r[0], want[i].tag);
+        if (!w) {
+            assert_int_equal(get(r + 2, 2), PIO_PCI_ADDRESS);
+            assert_int_equal(r[7], 8);
+            r += 8;
+            continue;
+        }
+        assert_int_equal(get(r + 1, 2), 3 + 5 * w);
+        assert_int_equal(r[3], want[i].type);
+        assert_int_equal(r[4], 0x0c);
+        assert_true(get(r + 6 + w, w) == want[i].first);
+        assert_true(get(r + 6 + 2 * w, w) == want[i].last);
+        assert_true(get(r + 6 + 4 * w, w) == want[i].last - want[i].first + 1);
+        r += 6 + 5 * w;
+    }
+    assert_int_equal(r[0], 0x79);
+    assert_ptr_equal(r + 2, buf + 1 + len);
+}
+
+static void check_prt(const uint8_t *p)
+{
+    size_t len, n = pkg_length(p + 1, &len);
+    const uint8_t *e = p + 1 + n + 1;
+
+    assert_int_equal(p[0], 0x12);
+    assert_int_equal(p[1 + n], 32);
+    for (unsigned slot = 0; slot < 32; slot++) {
+        size_t elen, en = pkg_length(e + 1, &elen);
+        const uint8_t *v = e + 1 + en + 1;
+
+        assert_int_equal(e[0], 0x12);
+        assert_int_equal(v[-1], 4);
+        assert_int_equal(integer(v), slot << 16 | 0xffff);
+        v += data_length(v);
+        assert_int_equal(integer(v), 0);
+        v += data_length(v);
+        assert_int_equal(integer(v), 0);
+        v += data_length(v);
+        assert_int_equal(integer(v), slot % 2 ? 11 : 10);
+        e += 1 + elen;
+        assert_ptr_equal(v + data_length(v), e);
+    }
+    assert_ptr_equal(e, p + 1 + len);
+}
+
 static void check_device(const uint8_t *p, const uint8_t *end, struct seen *seen)
 {
-    const uint8_t *name = p, *hid = NULL, *uid = NULL, *crs = NULL;
+    const uint8_t *name = p, *hid = NULL, *uid = NULL, *crs = NULL, *prt = NULL;
 
     for (p += 4; p < end; p += 5 + data_length(p + 5)) {
         assert_int_equal(p[0], 0x08);
@@ -268,6 +334,10 @@ static void check_device(const uint8_t *p, const uint8_t *end, struct seen *seen
             uid = p + 5;
         else if (!memcmp(p + 1, "_CRS", 4))
             crs = p + 5;
+        else if (!memcmp(p + 1, "_PRT", 4))
+            prt = p + 5;
+        else if (!memcmp(p + 1, "_ADR", 4) || !memcmp(p + 1, "_BBN", 4))
+            assert_int_equal(integer(p + 5), 0);
         else
             fail_msg("unexpected object %.4s", (const char *)p + 1);
     }
@@ -289,6 +359,12 @@ static void check_device(const uint8_t *p, const uint8_t *end, struct seen *seen
         if (!strcmp(id, "PNP0501")) {
             check_crs(crs, PIO_COM1, 8, IRQ_COM1);
             seen->com1 = true;
+        } else if (!strcmp(id, "PNP0A03")) {
+            assert_memory_equal(name, "PCI0", 4);
+            assert_non_null(prt);
+            check_crs_pci(crs);
+            check_prt(prt);
+            seen->pci = true;
         } else {
             assert_string_equal(id, "PNP0B00");
             check_crs(crs, PIO_RTC, 2, IRQ_RTC);
@@ -335,9 +411,9 @@ static void check_dsdt(const uint8_t *dsdt, unsigned cpus)
         }
     }
     assert_ptr_equal(p, end);
-    assert_true(seen.s5 && seen.com1 && seen.rtc);
+    assert_true(seen.s5 && seen.com1 && seen.rtc && seen.pci);
     assert_int_equal(seen.processors, cpus);
-    assert_int_equal(seen.devices, cpus + 2);
+    assert_int_equal(seen.devices, cpus + 3);
 }
 
 /* Every number of CPUs: the package lengths go through their one-, two- and three-byte forms. */
