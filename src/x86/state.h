@@ -109,6 +109,13 @@ struct x86_dtr {
 #define X86_EFER_LMA (1u << 10)
 #define X86_EFER_NXE (1u << 11)
 
+#define DR6_HITS    0xfu /* B0 to B3 */
+#define DR6_BD      (1u << 13)
+#define DR6_BS      (1u << 14)
+#define DR6_BT      (1u << 15)
+#define DR7_ENABLES 0xffu /* L0, G0 to L3, G3 */
+#define DR7_GD      (1u << 13)
+
 enum x86_vector {
     X86_DE = 0,
     X86_DB = 1,

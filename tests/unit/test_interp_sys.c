@@ -6,7 +6,7 @@
  * src/engine/soft/interp_table.c src/engine/soft/interp_seg.c src/engine/soft/interp_int.c
  * src/engine/soft/interp_far.c src/engine/soft/interp_task.c src/engine/soft/interp_sys.c
  * src/engine/soft/interp_msr.c src/engine/soft/interp_sysret.c src/engine/soft/interp_io.c
- * src/engine/soft/interp_sys_table.c
+ * src/engine/soft/interp_sys_table.c src/engine/soft/interp_debug.c
  */
 /* Segments, system registers, flags, MSRs and port I/O of the interpreter. */
 #include "soft_fake.h"

@@ -222,7 +222,8 @@ static void copy_params(struct soft_cpu *c, struct frame *to, const struct gate 
     for (unsigned i = g->params; i-- > 0;) {
         uint64_t off = (from.sp + i * g->size) & from.mask;
 
-        frame_push(c, to, g->size, mem_ld(c, frame_linear(c, &from, off, g->size), g->size));
+        frame_push(c, to, g->size,
+                   mem_ld(c, frame_linear(c, &from, off, g->size, ACC_READ), g->size));
     }
 }
 

@@ -266,7 +266,7 @@ void event_deliver(struct soft_cpu *c, const struct event *ev)
     else
         event_legacy(c, ev);
     if (ev->kind == INT_EXC && ev->vector == X86_DB)
-        c->st.dr[7] &= ~(1ull << 13); /* GD, so that the handler can use the registers */
+        c->st.dr[7] &= ~(uint64_t)DR7_GD; /* so that the handler can use the registers */
 }
 
 void interp_deliver(struct soft_cpu *c, unsigned vector, enum int_kind kind, bool has_error,
@@ -283,6 +283,7 @@ void interp_deliver(struct soft_cpu *c, unsigned vector, enum int_kind kind, boo
 
     event_deliver(c, &ev);
     c->st.rip = c->next_rip;
+    c->db_hits = 0; /* no breakpoints on the frame */
 }
 
 /* ---- INT n and relatives ------------------------------------------------ */
@@ -312,12 +313,15 @@ void op_into(struct soft_cpu *c, const struct insn *in)
         soft_interrupt(c, X86_OF_EXC);
 }
 
-/* Like a debug exception from hardware: the gate's DPL does not matter. */
+/* Like a debug exception from hardware: the gate's DPL does not matter, and traps that waited come with it. */
 void op_int1(struct soft_cpu *c, const struct insn *in)
 {
     struct event ev = {.vector = X86_DB, .kind = INT_EXC, .ret = c->next_rip, .ext = 1};
+    uint8_t hits = c->db_hits;
 
     event_deliver(c, &ev);
+    c->st.dr[6] = (c->st.dr[6] & ~(uint64_t)DR6_HITS) | hits;
+    c->db_hits = 0;
 }
 
 /* ---- IRET --------------------------------------------------------------- */
@@ -476,5 +480,8 @@ void op_iret(struct soft_cpu *c, const struct insn *in)
     }
     c->st.nmi_blocked = 0;
     soft_mode_changed(c);
+    /* Translated code does not clear RF behind the next instruction; with no breakpoint set it need not be there. */
+    if (c->mode == INSN_64 && !(c->st.dr[7] & DR7_ENABLES))
+        c->st.rflags &= ~(uint64_t)X86_RF;
     flags_written(c, old);
 }

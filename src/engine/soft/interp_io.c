@@ -25,12 +25,10 @@ static bool iomap_allows(struct soft_cpu *c, unsigned port, unsigned size)
 
 static void io_check(struct soft_cpu *c, unsigned port, unsigned size)
 {
-    if (c->st.cpl <= cpu_iopl(c) && !cpu_v86(c))
-        return;
-    if (cpu_real(c))
-        return;
-    if (!iomap_allows(c, port, size))
+    if ((c->st.cpl > cpu_iopl(c) || cpu_v86(c)) && !cpu_real(c) && !iomap_allows(c, port, size))
         soft_raise_err(c, X86_GP, 0);
+    if (unlikely(c->st.dr[7] & DR7_ENABLES))
+        debug_note_io(c, port, size);
 }
 
 static uint64_t port_in(struct soft_cpu *c, unsigned port, unsigned size)
@@ -129,7 +127,8 @@ static void string_io(struct soft_cpu *c, const struct insn *in,
         gpr_set(c, X86_RCX, as, --count);
         if (!count)
             return;
-        if (!--burst || atomic_load_explicit(&c->exit_request, memory_order_relaxed))
+        if (!--burst || (c->st.rflags & X86_TF) || c->db_hits ||
+            atomic_load_explicit(&c->exit_request, memory_order_relaxed))
             break;
     }
     c->next_rip = c->st.rip;

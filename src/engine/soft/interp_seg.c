@@ -30,12 +30,16 @@ gva_t seg_linear(struct soft_cpu *c, enum x86_sreg seg, uint64_t off, unsigned s
 
         if (unlikely(!canonical(va) || !canonical(va + size - 1)))
             seg_fault(c, seg);
+        if (unlikely(access_watched(c)))
+            access_check(c, va, size, acc);
         return va;
     }
     if (!cpu_real(c) && !cpu_v86(c) && !seg_allows(s, acc))
         seg_fault(c, seg);
     if (!seg_inside(s, off, size))
         seg_fault(c, seg);
+    if (unlikely(access_watched(c)))
+        access_check(c, (uint32_t)(s->base + off), size, acc);
     return (uint32_t)(s->base + off);
 }
 
@@ -63,22 +67,28 @@ uint64_t stack_pop(struct soft_cpu *c, unsigned size)
     return val;
 }
 
-gva_t frame_linear(struct soft_cpu *c, const struct frame *f, uint64_t off, unsigned size)
+gva_t frame_linear(struct soft_cpu *c, const struct frame *f, uint64_t off, unsigned size,
+                   enum mem_access acc)
 {
+    gva_t va = off;
+
     if (likely(!f->ss)) {
         if (unlikely(!canonical(off) || !canonical(off + size - 1)))
             soft_raise_err(c, X86_SS_EXC, f->error);
-        return off;
+    } else {
+        if (((f->ss->attr & X86_ATTR_UNUSABLE) && !cpu_real(c)) || !seg_inside(f->ss, off, size))
+            soft_raise_err(c, X86_SS_EXC, f->error);
+        va = (uint32_t)(f->ss->base + off);
     }
-    if (((f->ss->attr & X86_ATTR_UNUSABLE) && !cpu_real(c)) || !seg_inside(f->ss, off, size))
-        soft_raise_err(c, X86_SS_EXC, f->error);
-    return (uint32_t)(f->ss->base + off);
+    if (unlikely(access_watched(c)) && !f->sys)
+        access_check(c, va, size, acc);
+    return va;
 }
 
 void frame_push(struct soft_cpu *c, struct frame *f, unsigned size, uint64_t val)
 {
     uint64_t sp = (f->sp - size) & f->mask;
-    gva_t va = frame_linear(c, f, sp, size);
+    gva_t va = frame_linear(c, f, sp, size, ACC_WRITE);
 
     if (f->sys)
         sys_st(c, va, size, val);
@@ -90,7 +100,7 @@ void frame_push(struct soft_cpu *c, struct frame *f, unsigned size, uint64_t val
 uint64_t frame_pop(struct soft_cpu *c, struct frame *f, unsigned size)
 {
     uint64_t sp = f->sp & f->mask;
-    uint64_t val = mem_ld(c, frame_linear(c, f, sp, size), size);
+    uint64_t val = mem_ld(c, frame_linear(c, f, sp, size, ACC_READ), size);
 
     f->sp = (sp + size) & f->mask;
     return val;

@@ -227,14 +227,14 @@ static bool condition_ends(const struct string_op *s)
 
 /*
  * `compares`: CMPS and SCAS, which end on ZF too; for the others either prefix is REP. With TF
- * set every iteration is an instruction of its own to the debugger.
+ * or breakpoints set every iteration is an instruction of its own to the debugger.
  */
 static inline __attribute__((always_inline)) void string_run(struct soft_cpu *c,
                                                              const struct insn *in, string_fn *one,
                                                              chunk_fn *chunk, bool compares)
 {
     struct string_op s = {.c = c, .in = in, .size = in->op_size, .fl = flags_get(c)};
-    bool trap = (c->st.rflags & X86_TF) != 0;
+    bool trap = (c->st.rflags & X86_TF) || (c->st.dr[7] & DR7_ENABLES);
     uint64_t count, done, batch = 0;
 
     if (in->nopnd) /* the scalar double-precision instruction of the same name */

@@ -230,18 +230,13 @@ void op_smsw(struct soft_cpu *c, const struct insn *in)
 
 /* ---- Debug registers ---------------------------------------------------- */
 
-#define DR7_GD (1u << 13)
-#define DR6_BD (1u << 13)
-
 static unsigned dr_number(struct soft_cpu *c, unsigned dr)
 {
     if (dr > 7 || ((dr == 4 || dr == 5) && (c->st.cr4 & X86_CR4_DE)))
         soft_raise(c, X86_UD);
     require_cpl0(c);
-    if (c->st.dr[7] & DR7_GD) {
-        c->st.dr[6] |= DR6_BD;
-        soft_raise(c, X86_DB);
-    }
+    if (c->st.dr[7] & DR7_GD)
+        debug_raise(c, DR6_BD);
     return dr == 4 || dr == 5 ? dr + 2 : dr;
 }
 

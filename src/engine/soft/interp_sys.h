@@ -260,7 +260,8 @@ static inline struct frame frame_present(struct soft_cpu *c, uint32_t ss_error)
     };
 }
 
-gva_t frame_linear(struct soft_cpu *c, const struct frame *f, uint64_t off, unsigned size);
+gva_t frame_linear(struct soft_cpu *c, const struct frame *f, uint64_t off, unsigned size,
+                   enum mem_access acc);
 void frame_push(struct soft_cpu *c, struct frame *f, unsigned size, uint64_t val);
 uint64_t frame_pop(struct soft_cpu *c, struct frame *f, unsigned size);
 
@@ -320,6 +321,20 @@ void ret_check_stack(struct soft_cpu *c, struct ret_target *t);
  * to the caller.
  */
 void ret_load(struct soft_cpu *c, const struct ret_target *t, bool stack);
+
+/* Raise #DB, DR6 saying why: DR6_HITS as given, the other bits added (SDM volume 3, 17.2.3). */
+_Noreturn void debug_raise(struct soft_cpu *c, uint64_t why);
+
+/* Note breakpoints on a port. */
+void debug_note_io(struct soft_cpu *c, unsigned port, unsigned size);
+
+/* Note breakpoints on the access; raise #AC if it is misaligned and that is checked. */
+void access_check(struct soft_cpu *c, gva_t va, unsigned size, enum mem_access acc);
+
+static inline bool access_watched(const struct soft_cpu *c)
+{
+    return (c->st.dr[7] & DR7_ENABLES) | (c->st.rflags & X86_AC);
+}
 
 /* IF may have been opened: have the run loop look. */
 static inline void flags_written(struct soft_cpu *c, uint64_t old)

@@ -223,8 +223,6 @@ void task_switch(struct soft_cpu *c, uint16_t sel, enum task_why why, uint64_t r
     task_check(c, &t, ext);
     if (ev && ev->has_error)
         stack_push(c, t.wide ? 4 : 2, ev->error);
-    if (t.trap) {
-        c->st.dr[6] |= 1u << 15; /* BT */
-        soft_raise(c, X86_DB);
-    }
+    if (t.trap)
+        debug_raise(c, DR6_BT);
 }

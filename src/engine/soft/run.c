@@ -23,6 +23,8 @@ static _Noreturn void leave_instruction(struct soft_cpu *c)
     if (c->bus_locked)
         soft_bus_unlock(c);
     c->code_store = NULL;
+    c->db_hits = 0;
+    c->db_held = false;
     longjmp(c->exc_jmp, 1);
 }
 
@@ -104,6 +106,7 @@ static void deliver_exception(struct soft_cpu *c)
     c->counters.exception++;
     c->delivering = (int8_t)vector;
     c->st.intr_shadow = 0;
+    c->st.run = X86_RUNNING; /* a single step ends HLT */
     if (!(c->st.cr0 & X86_CR0_PE))
         has_error = false;
     interp_deliver(c, (unsigned)vector, INT_EXC, has_error, error);
@@ -190,25 +193,15 @@ static bool take_events(struct soft_cpu *c, enum vcpu_exit_reason *reason)
 
 /* ---- Interpreting ---------------------------------------------------------------- */
 
-/* Has a handler been entered? That clears TF before the trap that would follow (SDM volume 3, 17.3.1.4). */
-static bool entered_handler(const struct soft_cpu *c, unsigned op)
-{
-    return !(c->st.rflags & X86_TF) && (op == ZYDIS_MNEMONIC_INT || op == ZYDIS_MNEMONIC_INT3 ||
-                                        op == ZYDIS_MNEMONIC_INT1 || op == ZYDIS_MNEMONIC_INTO);
-}
-
-/* Loading SS holds back the trap behind it as well as interrupts; STI only these (6.8.3). */
-static bool holds_back_trap(const struct soft_cpu *c, unsigned op)
-{
-    return c->st.intr_shadow && op != ZYDIS_MNEMONIC_STI;
-}
-
 static void interp_one(struct soft_cpu *c)
 {
     uint8_t shadow = c->st.intr_shadow;
-    uint64_t flags = c->st.rflags;
-    const struct insn *in = soft_fetch(c);
+    uint64_t flags = c->st.rflags, rip = c->st.rip;
+    const struct insn *in;
 
+    if (unlikely(c->st.dr[7] & DR7_ENABLES))
+        debug_fetch(c);
+    in = soft_fetch(c);
     c->chain_site = NULL;
     c->counters.interp++;
     interp_insn(c, in);
@@ -216,10 +209,8 @@ static void interp_one(struct soft_cpu *c)
         c->st.intr_shadow = 0;
     if (c->nmi_pending || (c->intr_waiting && (shadow || (~flags & c->st.rflags & X86_IF))))
         soft_look_up(c);
-    if (unlikely(flags & X86_TF) && !entered_handler(c, in->op) && !holds_back_trap(c, in->op)) {
-        c->st.dr[6] |= 1u << 14; /* BS */
-        soft_raise(c, X86_DB);
-    }
+    if (unlikely((flags & (X86_TF | X86_RF)) || (c->st.dr[7] & DR7_ENABLES) || c->db_hits))
+        debug_done(c, in, flags, rip);
 }
 
 /* The instruction lies in the translation cache, which may be flushed as soon as in_code is off. */
@@ -261,7 +252,7 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     shadow = c->st.intr_shadow && (!next || c->intr_waiting || c->st.rip != follow);
     if ((~flags & c->st.rflags & X86_TF) || (c->intr_waiting && (~flags & c->st.rflags & X86_IF)) ||
         shadow || c->nmi_pending || c->mode != INSN_64 || c->st.run != X86_RUNNING ||
-        atomic_load_explicit(&k->kills, memory_order_relaxed) != kills) {
+        soft_watched(c) || atomic_load_explicit(&k->kills, memory_order_relaxed) != kills) {
         soft_look_up(c);
         return NULL;
     }
@@ -432,7 +423,7 @@ enum vcpu_exit_reason soft_run_loop(struct soft_cpu *c)
                 return reason;
         }
         if (unlikely(c->mode != INSN_64 || (c->st.rflags & X86_TF) || c->st.intr_shadow ||
-                     c->no_translate))
+                     c->no_translate || soft_watched(c)))
             interp_one(c);
         else
             step_code(c);

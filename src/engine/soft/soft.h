@@ -127,6 +127,8 @@ struct soft_cpu {
     jmp_buf exc_jmp; /* where soft_raise returns to: the run loop */
     uint8_t exc_vector, exc_has_error;
     uint32_t exc_error;
+    uint8_t db_hits; /* breakpoints the instruction has met: DR6_HITS. A fault forgets them */
+    bool db_held;    /* traps wait for the instruction after the present one, which loaded SS */
 
     hva_t code_store; /* write into a page holding code, to be told to the cache, or NULL */
     uint8_t code_store_len;
@@ -169,6 +171,20 @@ struct soft_cpu {
 _Noreturn void soft_raise(struct soft_cpu *c, unsigned vector);
 _Noreturn void soft_raise_err(struct soft_cpu *c, unsigned vector, uint32_t error);
 _Noreturn void soft_raise_pf(struct soft_cpu *c, gva_t va, uint32_t error);
+
+/*
+ * Does something look at each access and instruction: breakpoints or the
+ * alignment check? Then nothing may run as translated code.
+ */
+static inline bool alignment_checked(const struct soft_cpu *c)
+{
+    return unlikely(c->st.rflags & X86_AC) && (c->st.cr0 & X86_CR0_AM) && c->st.cpl == 3;
+}
+
+static inline bool soft_watched(const struct soft_cpu *c)
+{
+    return (c->st.dr[7] & DR7_ENABLES) || alignment_checked(c);
+}
 
 /* ---- Linear memory (mmu.c) -------------------------------------------- */
 /*
@@ -275,6 +291,18 @@ insn_fn interp_far_call, interp_far_jmp, interp_far_ret, interp_mov_cr, interp_m
 enum int_kind { INT_EXT, INT_EXC, INT_SOFT /* INT n, INT3, INTO: gate DPL is checked */ };
 void interp_deliver(struct soft_cpu *c, unsigned vector, enum int_kind kind, bool has_error,
                     uint32_t error);
+
+/* ---- Debugging (interp_debug.c) ----------------------------------------- */
+
+/* Before the instruction at RIP is fetched, if DR7 enables anything: raises #DB for a breakpoint on it. */
+void debug_fetch(struct soft_cpu *c);
+
+/*
+ * After an instruction that began with `flags` at `rip`: RF, and #DB for a
+ * single step and for db_hits. Needed if any of these, RF, TF in `flags` and
+ * DR7's enables, is set.
+ */
+void debug_done(struct soft_cpu *c, const struct insn *in, uint64_t flags, uint64_t rip);
 
 /* INIT and SIPI as seen by the CPU. */
 void interp_sipi(struct soft_cpu *c, unsigned start_page);
