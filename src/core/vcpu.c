@@ -40,6 +40,12 @@ void vcpu_post(struct vcpu *vcpu, uint32_t events)
     vcpu->vm->engine->kick(vcpu);
 }
 
+void vcpu_post_nmi(struct vcpu *vcpu)
+{
+    atomic_fetch_add(&vcpu->nmis, 1);
+    vcpu_post(vcpu, VCPU_EV_NMI);
+}
+
 void vcpu_sleep(struct vcpu *vcpu)
 {
     for (;;) {

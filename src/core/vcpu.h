@@ -19,7 +19,7 @@ struct msr_state;
 
 /* Posted to a vCPU by other threads, consumed by the engine between instructions. */
 #define VCPU_EV_INTR (1u << 0) /* the local APIC may have a vector; ask vcpu_intr_pending */
-#define VCPU_EV_NMI  (1u << 1)
+#define VCPU_EV_NMI  (1u << 1) /* how many: vcpu->nmis */
 #define VCPU_EV_INIT (1u << 2)
 #define VCPU_EV_SIPI (1u << 3) /* start page in vcpu->sipi_vector */
 #define VCPU_EV_STOP (1u << 4) /* leave run() with VCPU_EXIT_STOP */
@@ -44,6 +44,7 @@ struct vcpu {
     struct msr_state *msrs;
     void *engine;            /* the engine's own */
     _Atomic uint32_t events; /* VCPU_EV_* */
+    _Atomic uint32_t nmis;   /* posted since the engine last took them */
     _Atomic uint32_t sipi_vector;
     _Atomic uint32_t sleeping; /* futex word: 1 while the thread sleeps in vcpu_sleep */
     struct vcpu_exit exit;
@@ -51,6 +52,9 @@ struct vcpu {
 
 /* Post events and make the vCPU notice soon. Any thread, idempotent. */
 void vcpu_post(struct vcpu *vcpu, uint32_t events);
+
+/* The same for an NMI. Two that come together must not become one: a CPU takes one and holds the next. */
+void vcpu_post_nmi(struct vcpu *vcpu);
 
 /* Sleep until any event is posted. Only the vCPU's own thread. */
 void vcpu_sleep(struct vcpu *vcpu);

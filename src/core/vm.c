@@ -200,6 +200,7 @@ static int vm_load(struct vm *vm, struct err *err)
         }
         vm->engine->set(&vm->vcpus[i], st);
         atomic_store(&vm->vcpus[i].events, 0);
+        atomic_store(&vm->vcpus[i].nmis, 0);
     }
     vm_all_mem_written(vm);
 out:

@@ -24,16 +24,19 @@
 #include <string.h>
 
 #include "core/vm.h"
+#include "x86/lapic.h"
+#include "x86/msr.h"
 
 #define BIT(n) (1u << (n))
 
 enum { EAX, EBX, ECX, EDX };
 
-#define MAX_BASIC    0x16u
-#define MAX_EXTENDED 0x80000008u
-#define HV_BASE      0x40000000u
-#define HV_MAX       0x40000010u
-#define HV_END       0x4fffffffu
+#define MAX_BASIC     0x16u
+#define LIMITED_BASIC 3u
+#define MAX_EXTENDED  0x80000008u
+#define HV_BASE       0x40000000u
+#define HV_MAX        0x40000010u
+#define HV_END        0x4fffffffu
 
 /* ---- Features ----------------------------------------------------------- */
 
@@ -92,7 +95,9 @@ static const struct {
 #define F1_ECX_XSAVE   BIT(26)
 #define F1_ECX_OSXSAVE BIT(27)
 #define F1_ECX_AVX     BIT(28)
+#define F1_EDX_APIC    BIT(9)
 #define F1_EDX_HTT     BIT(28)
+#define X1_EDX_NX      BIT(20)
 
 /* Each makes no sense without AVX, which needs XSAVE. */
 #define F1_ECX_NEED_AVX (BIT(12) /* FMA */ | BIT(29) /* F16C */)
@@ -245,9 +250,20 @@ static void put_text(uint32_t *out, const char *text, size_t size)
     memcpy(out, text, size);
 }
 
+static uint64_t misc_enable(const struct vcpu *vcpu)
+{
+    return vcpu->msrs ? msr_misc_enable(vcpu->msrs) : 0;
+}
+
+/* Boot loaders of old systems ask for the limit, which these need. */
+static uint32_t max_basic(const struct vcpu *vcpu)
+{
+    return misc_enable(vcpu) & MISC_ENABLE_LIMIT_CPUID ? LIMITED_BASIC : MAX_BASIC;
+}
+
 static void leaf_vendor(const struct query *q, uint32_t out[4])
 {
-    out[EAX] = MAX_BASIC;
+    out[EAX] = max_basic(q->vcpu);
     put_text(&out[EBX], "Genu", 4);
     put_text(&out[EDX], "ineI", 4);
     put_text(&out[ECX], "ntel", 4);
@@ -263,6 +279,8 @@ static void leaf_features(const struct query *q, uint32_t out[4])
         out[ECX] |= F1_ECX_OSXSAVE;
     if (q->vcpu->vm->cfg.cpus > 1)
         out[EDX] |= F1_EDX_HTT;
+    if (q->vcpu->lapic && !lapic_is_on(q->vcpu->lapic))
+        out[EDX] &= ~F1_EDX_APIC;
 }
 
 /* One descriptor: "see leaf 4". */
@@ -430,6 +448,8 @@ static void leaf_ext_features(const struct query *q, uint32_t out[4])
 {
     out[ECX] = feature(q, F_X1_ECX);
     out[EDX] = feature(q, F_X1_EDX);
+    if (misc_enable(q->vcpu) & MISC_ENABLE_NO_XD)
+        out[EDX] &= ~X1_EDX_NX;
 }
 
 static void leaf_brand(const struct query *q, uint32_t out[4])
@@ -483,19 +503,21 @@ static const struct {
 };
 
 /* Beyond the highest leaf of its range a query answers as the highest basic leaf does (SDM). */
-static uint32_t leaf_in_range(uint32_t leaf)
+static uint32_t leaf_in_range(const struct vcpu *vcpu, uint32_t leaf)
 {
+    uint32_t max = max_basic(vcpu);
+
     if (leaf >= HV_BASE && leaf <= HV_END)
         return leaf;
     if (leaf & BIT(31))
-        return leaf <= MAX_EXTENDED ? leaf : MAX_BASIC;
-    return leaf <= MAX_BASIC ? leaf : MAX_BASIC;
+        return leaf <= MAX_EXTENDED ? leaf : max;
+    return leaf <= max ? leaf : max;
 }
 
 void cpuid_get(const struct vcpu *vcpu, const struct x86_state *st, uint32_t leaf, uint32_t subleaf,
                uint32_t out[4])
 {
-    struct query q = {vcpu, st, leaf_in_range(leaf), subleaf};
+    struct query q = {vcpu, st, leaf_in_range(vcpu, leaf), subleaf};
 
     pthread_once(&host_once, host_query);
     memset(out, 0, 4 * sizeof(out[0]));

@@ -183,7 +183,7 @@ bool lapic_accept(struct lapic *l, struct lapic_message msg)
             irr_set(l, msg.vector, msg.level);
         return true;
     case MODE_NMI:
-        vcpu_post(l->vcpu, VCPU_EV_NMI);
+        vcpu_post_nmi(l->vcpu);
         return true;
     case MODE_INIT:
         vcpu_post(l->vcpu, VCPU_EV_INIT);

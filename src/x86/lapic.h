@@ -35,6 +35,9 @@ bool lapic_has_msr(uint32_t msr);
 int lapic_msr_read(struct lapic *lapic, uint32_t msr, uint64_t *val);
 int lapic_msr_write(struct lapic *lapic, uint32_t msr, uint64_t val);
 
+/* Has the guest left it on in IA32_APIC_BASE? CPUID shows no APIC otherwise (SDM 10.4.3). */
+bool lapic_is_on(const struct lapic *lapic);
+
 /* MMIO page. claims: is gpa in this APIC's enabled xAPIC page? */
 bool lapic_claims(const struct lapic *lapic, gpa_t gpa);
 uint64_t lapic_mmio_read(struct lapic *lapic, uint64_t off, unsigned size);

@@ -137,6 +137,11 @@ static bool reg_write(struct lapic *l, unsigned reg, uint32_t val)
     }
 }
 
+bool lapic_is_on(const struct lapic *l)
+{
+    return lapic_is_enabled(l);
+}
+
 bool lapic_claims(const struct lapic *l, gpa_t gpa)
 {
     uint64_t base = l->base;

@@ -260,7 +260,9 @@ static const struct msr_desc table[] = {
     {MSR_MCG_CAP, 1, REG_NONE, .read_only = true},
     {MSR_MCG_STATUS, 1, REG_MCG_STATUS, .writable = 7},
     {MSR_MISC_ENABLE, 1, REG_MISC_ENABLE, MISC_ENABLE_RESET,
-     .writable = BIT64(0) | BIT64(3) /* thermal control */ | BIT64(16) /* SpeedStep */},
+     .writable = BIT64(0) | BIT64(3) /* thermal control */ | BIT64(16) /* SpeedStep */ |
+                 BIT64(18) /* MONITOR, which is not there either way */ | MISC_ENABLE_LIMIT_CPUID |
+                 BIT64(23) /* no task priority messages */ | MISC_ENABLE_NO_XD},
     {MSR_DEBUGCTL, 1, REG_DEBUGCTL, .writable = 3 /* LBR, BTF */},
     {MSR_MTRRCAP, 1, REG_NONE, MTRR_CAP, .read_only = true},
     {MSR_MTRR_PHYSBASE0, 2 * MTRR_VARIABLE, REG_MTRR_VAR, .writable = ~0ull, .set = mtrr_var_set},
@@ -302,6 +304,11 @@ void msr_state_reset(struct msr_state *ms)
             ms->reg[table[i].reg + n] = table[i].value;
     }
     mtrr_reset(ms);
+}
+
+uint64_t msr_misc_enable(const struct msr_state *ms)
+{
+    return ms->reg[REG_MISC_ENABLE];
 }
 
 int msr_read(struct msr_state *ms, uint32_t msr, uint64_t *val)

@@ -13,4 +13,9 @@ void msr_state_reset(struct msr_state *ms);
 int msr_read(struct msr_state *ms, uint32_t msr, uint64_t *val); /* -1: #GP */
 int msr_write(struct msr_state *ms, uint32_t msr, uint64_t val);
 
+/* IA32_MISC_ENABLE's bits that CPUID follows (SDM volume 4, table 2-2). The vCPU's own thread. */
+#define MISC_ENABLE_LIMIT_CPUID (1ull << 22)
+#define MISC_ENABLE_NO_XD       (1ull << 34)
+uint64_t msr_misc_enable(const struct msr_state *ms);
+
 #endif

@@ -26,4 +26,4 @@ def directed(tests, cpus):
 
 
 CASES = [Case(f"directed {tests}, {cpus} CPUs", directed, tests, cpus)
-         for tests, cpus in (("smc,paging,tlb,irq", 1), ("irq,smp,litmus", 2), ("smp,litmus", 4))]
+         for tests, cpus in (("smc,paging,tlb,irq,debug", 1), ("irq,smp,litmus", 2), ("smp,litmus", 4))]

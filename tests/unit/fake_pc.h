@@ -95,6 +95,12 @@ void vcpu_post(struct vcpu *vcpu, uint32_t events)
     atomic_fetch_or(&vcpu->events, events);
 }
 
+void vcpu_post_nmi(struct vcpu *vcpu)
+{
+    vcpu->nmis++;
+    vcpu_post(vcpu, VCPU_EV_NMI);
+}
+
 void vm_request(struct vm *vm, enum vm_request req)
 {
     atomic_fetch_or(&vm->requests, req);

@@ -39,6 +39,7 @@ struct fake {
     uint16_t port;
     unsigned pio_n;
     bool umip; /* offered in CPUID */
+    bool no_nx;
 };
 
 static struct fake *f; /* of the running test */
@@ -179,7 +180,7 @@ void cpuid_get(const struct vcpu *vcpu, const struct x86_state *st, uint32_t lea
     out[0] = leaf;
     out[1] = leaf == 7 ? 1u << 0 | 1u << 7 | 1u << 20 : 0xb;
     out[2] = leaf == 7 ? (f->umip ? 1u << 2 : 0) : 1u << 17 | 1u << 26;
-    out[3] = subleaf;
+    out[3] = leaf == 0x80000001 && !f->no_nx ? 1u << 20 : subleaf;
 }
 
 uint64_t vcpu_pio_read(struct vcpu *vcpu, uint16_t port, unsigned size)

@@ -12,6 +12,8 @@
 
 #include "core/vm.h"
 #include "x86/cpuid.h"
+#include "x86/lapic.h"
+#include "x86/msr.h"
 
 #define BIT(n) (1u << (n))
 
@@ -23,6 +25,20 @@ struct rig {
     struct x86_state st;
     uint32_t r[4];
 };
+
+/* Of the chips whose state CPUID follows; the rig has none unless a test says so. */
+static bool apic_on;
+static uint64_t misc_enable;
+
+bool lapic_is_on(const struct lapic *lapic)
+{
+    return apic_on;
+}
+
+uint64_t msr_misc_enable(const struct msr_state *ms)
+{
+    return misc_enable;
+}
 
 static void rig_init(struct rig *rig, unsigned cpus, unsigned id)
 {
@@ -126,6 +142,26 @@ static void native_features_are_the_hosts(void **state)
         assert_int_equal(
             ask(&rig, native[i].leaf, 0)[native[i].reg] & native[i].mask & ~h[native[i].reg], 0);
     }
+}
+
+static void features_follow_the_chips(void **state)
+{
+    struct rig rig;
+
+    rig_init(&rig, 1, 0);
+    rig.vcpu.lapic = (void *)&rig;
+    rig.vcpu.msrs = (void *)&rig;
+    apic_on = true;
+    assert_int_equal(ask(&rig, 1, 0)[EDX] & BIT(9), BIT(9));
+    apic_on = false;
+    assert_int_equal(ask(&rig, 1, 0)[EDX] & BIT(9), 0);
+    misc_enable = MISC_ENABLE_LIMIT_CPUID;
+    assert_int_equal(ask(&rig, 0, 0)[EAX], 3);
+    assert_int_equal(ask(&rig, 7, 0)[EBX], 0);
+    assert_int_equal(ask(&rig, 0x80000001, 0)[EDX] & BIT(20), BIT(20));
+    misc_enable = MISC_ENABLE_NO_XD;
+    assert_int_equal(ask(&rig, 0, 0)[EAX], 0x16);
+    assert_int_equal(ask(&rig, 0x80000001, 0)[EDX] & BIT(20), 0);
 }
 
 static void osxsave_and_sizes_follow_the_state(void **state)
@@ -254,6 +290,7 @@ int main(void)
         cmocka_unit_test(never_shown),
         cmocka_unit_test(always_shown),
         cmocka_unit_test(native_features_are_the_hosts),
+        cmocka_unit_test(features_follow_the_chips),
         cmocka_unit_test(osxsave_and_sizes_follow_the_state),
         cmocka_unit_test(topology_holds_together),
         cmocka_unit_test(tsc_rate_is_told_consistently),

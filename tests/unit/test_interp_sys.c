@@ -491,6 +491,9 @@ static void model_specific_registers(void **state)
     OK(0xf3, 0x0f, 0xc7, 0xfb); /* rdpid rbx */
     assert_int_equal(RBX, 5);
     assert_int_equal(wrmsr(0xc0000080, X86_EFER_LME | 1u << 12), X86_GP);
+    f->no_nx = true;
+    assert_int_equal(wrmsr(0xc0000080, X86_EFER_LME | X86_EFER_NXE), X86_GP);
+    f->no_nx = false;
     assert_int_equal(wrmsr(0xc0000080, X86_EFER_LME | X86_EFER_NXE), NO_FAULT);
     assert_int_equal(f->flush_all, 1);
     assert_int_equal(rdmsr(0xc0000080), X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE);

@@ -129,7 +129,9 @@ static void misc_enable(void **state)
     assert_int_equal(msr_write(rig->ms, 0x1a0, val & ~1ull), 0);
     assert_int_equal(get(rig->ms, 0x1a0) & 1, 0);
     assert_int_equal(get(rig->other, 0x1a0) & 1, 1);
-    assert_int_equal(msr_write(rig->ms, 0x1a0, val | 1 << 18), -1);
+    assert_int_equal(msr_write(rig->ms, 0x1a0, 0x400c51809), 0); /* all that may be changed */
+    assert_true(msr_misc_enable(rig->ms) == 0x400c51809);
+    assert_int_equal(msr_write(rig->ms, 0x1a0, val | 1 << 17), -1);
     assert_int_equal(msr_write(rig->ms, 0x1a0, val | 1ull << 63), -1);
     msr_state_reset(rig->ms);
     assert_true(get(rig->ms, 0x1a0) == val);

@@ -149,6 +149,15 @@ void op_rdmsr(struct soft_cpu *c, const struct insn *in)
     put_pair(c, val);
 }
 
+static bool nx_offered(struct soft_cpu *c)
+{
+    uint32_t out[4];
+
+    soft_fpu_park(c);
+    cpuid_get(c->vcpu, &c->st, 0x80000001, 0, out);
+    return out[3] >> 20 & 1;
+}
+
 static void efer_write(struct soft_cpu *c, uint64_t val)
 {
     struct x86_state *st = &c->st;
@@ -157,6 +166,8 @@ static void efer_write(struct soft_cpu *c, uint64_t val)
     if (val & ~(uint64_t)(X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE))
         msr_fault(c);
     if ((val ^ old) & X86_EFER_LME && st->cr0 & X86_CR0_PG)
+        msr_fault(c);
+    if (val & ~old & X86_EFER_NXE && !nx_offered(c))
         msr_fault(c);
     st->efer = (val & ~(uint64_t)X86_EFER_LMA) | (old & X86_EFER_LMA);
     if ((val ^ old) & X86_EFER_NXE) {

@@ -129,11 +129,19 @@ static void take_init_sipi(struct soft_cpu *c, uint32_t ev)
         interp_sipi(c, atomic_load(&c->vcpu->sipi_vector));
 }
 
+/* A CPU holds one NMI behind the one it serves; those it is about to take and to hold make two. */
+static void nmis_arrived(struct soft_cpu *c)
+{
+    uint32_t limit = c->st.nmi_blocked ? 1 : 2, n = atomic_exchange(&c->vcpu->nmis, 0);
+
+    c->nmi_pending = (uint8_t)(n < limit - c->nmi_pending ? c->nmi_pending + n : limit);
+}
+
 /* Interrupts and NMIs, if the CPU takes them now. */
 static void take_interrupt(struct soft_cpu *c)
 {
     if (c->nmi_pending && !c->st.nmi_blocked && !c->st.intr_shadow && c->st.run <= X86_HALTED) {
-        c->nmi_pending = 0;
+        c->nmi_pending--;
         c->st.run = X86_RUNNING;
         c->st.nmi_blocked = 1;
         interp_deliver(c, X86_NMI, INT_EXT, false, 0);
@@ -178,7 +186,7 @@ static bool take_events(struct soft_cpu *c, enum vcpu_exit_reason *reason)
     if (ev & (VCPU_EV_INIT | VCPU_EV_SIPI))
         take_init_sipi(c, ev);
     if (ev & VCPU_EV_NMI)
-        c->nmi_pending = 1;
+        nmis_arrived(c);
     take_interrupt(c);
     if (c->st.run == X86_RUNNING)
         return false;

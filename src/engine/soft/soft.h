@@ -142,11 +142,11 @@ struct soft_cpu {
     const uint8_t *chain_site;       /* branch to link to the next block found, or NULL */
     bool careful;                    /* the next block is to be the careful twin */
     bool chain_mem;                  /* it leaves flags in lazy_flags */
-    uint8_t nmi_pending;
-    uint8_t intr_waiting; /* there may be an interrupt that IF or a shadow keeps out */
-    bool no_translate;    /* interpret everything: for tests */
-    int8_t delivering;    /* vector whose delivery is under way, or -1 */
-    struct tlb_set *sets; /* TLB_NSETS of them */
+    uint8_t nmi_pending;             /* NMIs to take: up to two, one while another is served */
+    uint8_t intr_waiting;            /* there may be an interrupt that IF or a shadow keeps out */
+    bool no_translate;               /* interpret everything: for tests */
+    int8_t delivering;               /* vector whose delivery is under way, or -1 */
+    struct tlb_set *sets;            /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */
     uint32_t *wfill;                       /* per guest page: where its write entry is (tlb.c) */
     uint64_t set_clock;                    /* for choosing the set to give up */

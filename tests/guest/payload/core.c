@@ -10,7 +10,7 @@
 #define PM_HZ     3579545ul
 
 unsigned cpus = 1;
-uint64_t tsc_per_ms;
+uint64_t tsc_per_ms, user_flags;
 struct cpu cpu[MAX_CPUS];
 extern uint64_t gdt[], start_info;
 extern uint8_t trap_entries[], trap_iret[], try_recover[], ap_start[], ap_end[];
@@ -273,7 +273,7 @@ unsigned try(call_fn *fn, uint64_t arg)
 
 unsigned try_user(uint64_t fn, uint64_t arg)
 {
-    uint64_t what[3] = {fn, arg, USER_VA + PAGE};
+    uint64_t what[4] = {fn, arg, USER_VA + PAGE, user_flags | 0x202};
 
     return try(user_enter, (uint64_t)what);
 }
@@ -480,8 +480,8 @@ static void test_run(const struct test *t)
 
 static void boot_main(void)
 {
-    static const struct test *const groups[] = {smc_tests, paging_tests, tlb_tests,
-                                                irq_tests, smp_tests,    litmus_tests};
+    static const struct test *const groups[] = {smc_tests,   paging_tests, tlb_tests,   irq_tests,
+                                                debug_tests, smp_tests,    litmus_tests};
     const char *line = (const char *)(uintptr_t) * (uint64_t *)(start_info + 24);
     const char *n = argument(line, "cpus="), *list = argument(line, "tests=");
     const char *ms = argument(line, "ms=");

@@ -249,6 +249,45 @@ static void nmi_blocked(void)
     trap_set(2, NULL);
 }
 
+/* Two NMIs at once, from here and from another CPU: the second waits for the first, it is not lost. */
+static volatile uint64_t pair_asked, pair_sent;
+static volatile bool pair_stop;
+
+static void nmi_count(struct frame *f)
+{
+    nmis++;
+}
+
+static void pair_sender(unsigned id)
+{
+    while (!pair_stop)
+        if (pair_asked > pair_sent) {
+            ipi(0, ICR_NMI);
+            pair_sent++;
+        }
+}
+
+static void nmi_pair(void)
+{
+    begin(2, nmi_count);
+    pair_asked = pair_sent = 0;
+    pair_stop = false;
+    cpu_start(1, pair_sender);
+    for (uint64_t n = 1; more(n, 100000); n++) {
+        nmis = 0;
+        pair_asked = n;
+        ipi(0, ICR_NMI);
+        for (uint64_t t = rdtsc(); nmis < 2 && rdtsc() - t < 5000 * tsc_per_ms;)
+            pause();
+        EXPECT(nmis == 2, "%u NMIs of 2 in round %lu", nmis, n);
+        while (pair_sent != n)
+            pause();
+    }
+    pair_stop = true;
+    cpu_wait(1);
+    trap_set(2, NULL);
+}
+
 /* An NMI wakes a CPU that halts with interrupts off. */
 static volatile bool halted, awake;
 
@@ -467,6 +506,7 @@ const struct test irq_tests[] = {
     {"irq-single-step", single_step},
     {"irq-hlt", hlt_wakes},
     {"irq-nmi-blocked", nmi_blocked},
+    {"irq-nmi-pair", nmi_pair, 2},
     {"irq-nmi-wakes", nmi_wakes, 2},
     {"irq-priorities", priorities},
     {"irq-timer-once", timer_once},

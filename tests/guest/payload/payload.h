@@ -19,8 +19,8 @@ struct test {
     void (*run)(void);
     unsigned cpus; /* it takes at least; 0: one */
 };
-extern const struct test smc_tests[], paging_tests[], tlb_tests[], irq_tests[], smp_tests[],
-    litmus_tests[];
+extern const struct test smc_tests[], paging_tests[], tlb_tests[], irq_tests[], debug_tests[],
+    smp_tests[], litmus_tests[];
 
 extern unsigned cpus; /* running */
 
@@ -82,6 +82,7 @@ unsigned try(call_fn *fn, uint64_t arg);
 unsigned try_user(uint64_t fn, uint64_t arg);
 /* Who gets a vector instead; NULL: nobody. */
 void trap_set(unsigned vector, trap_fn *fn);
+extern uint64_t user_flags; /* EFLAGS for level 3, besides IF */
 uint64_t call_on(uint64_t fn, uint64_t arg, uint64_t stack);
 extern uint8_t user_page[], user_read[], user_write[];
 

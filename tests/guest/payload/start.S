@@ -161,10 +161,10 @@ try_recover:
 
 /* uint64_t user_call(uint64_t fn, uint64_t arg, uint64_t stack): level 3; only a trap comes back. */
     .globl user_enter
-user_enter: /* rdi: struct { fn, arg, stack } */
+user_enter: /* rdi: struct { fn, arg, stack, flags } */
     push $SEL_USER_DATA
     push 16(%rdi)
-    push $0x202
+    push 24(%rdi)
     push $SEL_USER_CODE
     push (%rdi)
     mov 8(%rdi), %rdi
