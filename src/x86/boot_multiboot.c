@@ -2,11 +2,13 @@
 /*
  * Multiboot for ELF kernels: Multiboot Specification version 0.6.96, section
  * 3.1 for the header in the file, 3.2 for the state at the entry and 3.3 for
- * the information handed over.
+ * the information handed over. Such kernels come from PCs with a BIOS, and some
+ * go back to real mode: they find its interrupt table, and its timer ticking.
  */
 #include <errno.h>
 
 #include "x86/boot_priv.h"
+#include "x86/platform.h"
 
 #define SEARCH       8192 /* the header lies in the file's first bytes, aligned to four */
 #define HEADER_MAGIC 0x1badb002
@@ -135,14 +137,104 @@ static int write_info(const struct boot_image *img, struct mem *mem, struct err 
     return boot_write(mem, BOOT_START_INFO, mbi, sizeof(mbi), err);
 }
 
+/* ---- What a BIOS leaves behind ------------------------------------------ */
+
+#define VECTORS      256
+#define VECTOR_IRQ0  0x08
+#define VECTOR_IRQ8  0x70
+#define FIRMWARE     BOOT_EBDA /* reserved in the memory map, 1 KiB */
+#define IRET_AT      0
+#define TIMER_AT     0x10
+#define MASTER_AT    0x30
+#define SLAVE_AT     0x40
+#define START_AT     0x50
+#define FIRMWARE_LEN 0xa0
+
+/* Real mode. The timer's handler counts at 0x46c, in the BIOS data area. */
+static const uint8_t iret_code[] = {0xcf};
+static const uint8_t timer_code[] = {0x1e, 0x50, 0x31, 0xc0,           0x8e,
+                                     0xd8, /* push ds; push ax; xor ax, ax; mov ds, ax */
+                                     0x66, 0xff, 0x06, 0x6c,           0x04, /* inc dword [0x46c] */
+                                     0xb0, 0x20, 0xe6, PIO_PIC_MASTER, 0x58,
+                                     0x1f, 0xcf}; /* mov al, 20h; out; pop ax; pop ds; iret */
+static const uint8_t master_code[] = {0x50, 0xb0, 0x20, 0xe6, PIO_PIC_MASTER, 0x58, 0xcf};
+static const uint8_t slave_code[] = {0x50, 0xb0,           0x20, 0xe6, PIO_PIC_SLAVE,
+                                     0xe6, PIO_PIC_MASTER, 0x58, 0xcf};
+
+/* The 8259 pair at its vectors, all but the timer masked; the timer at 18.2 Hz. */
+static const struct {
+    uint8_t port, val;
+} set_up[] = {
+    {PIO_PIC_MASTER, 0x11},
+    {PIO_PIC_MASTER + 1, VECTOR_IRQ0},
+    {PIO_PIC_MASTER + 1, 4},
+    {PIO_PIC_MASTER + 1, 1},
+    {PIO_PIC_SLAVE, 0x11},
+    {PIO_PIC_SLAVE + 1, VECTOR_IRQ8},
+    {PIO_PIC_SLAVE + 1, 2},
+    {PIO_PIC_SLAVE + 1, 1},
+    {PIO_PIC_MASTER + 1, 0xfa},
+    {PIO_PIC_SLAVE + 1, 0xff},
+    {PIO_PIT + 3, 0x36},
+    {PIO_PIT, 0},
+    {PIO_PIT, 0},
+};
+
+_Static_assert(START_AT + 4 * ARRAY_SIZE(set_up) + 10 <= FIRMWARE_LEN, "room for the code");
+_Static_assert(FIRMWARE + FIRMWARE_LEN <= 0xa0000, "room in the reserved range");
+
+static uint32_t handler_of(unsigned vector)
+{
+    unsigned at = IRET_AT;
+
+    if (vector == VECTOR_IRQ0)
+        at = TIMER_AT;
+    else if (vector - VECTOR_IRQ0 < 8)
+        at = MASTER_AT;
+    else if (vector - VECTOR_IRQ8 < 8)
+        at = SLAVE_AT;
+    return FIRMWARE >> 4 << 16 | at;
+}
+
+/*
+ * Handlers, interrupt table, and the code that runs first, in the state the
+ * kernel is to be entered in: sets up the timer and goes to `entry`. It is
+ * guest code because the chips may be inside an engine.
+ */
+static int write_firmware(struct mem *mem, uint32_t entry, struct err *err)
+{
+    uint8_t code[FIRMWARE_LEN] = {0}, ivt[4 * VECTORS], *p = code + START_AT;
+    int ret;
+
+    memcpy(code + IRET_AT, iret_code, sizeof(iret_code));
+    memcpy(code + TIMER_AT, timer_code, sizeof(timer_code));
+    memcpy(code + MASTER_AT, master_code, sizeof(master_code));
+    memcpy(code + SLAVE_AT, slave_code, sizeof(slave_code));
+    for (unsigned i = 0; i < ARRAY_SIZE(set_up); i++) {
+        *p++ = 0xb0; /* mov al, val */
+        *p++ = set_up[i].val;
+        *p++ = 0xe6; /* out port, al */
+        *p++ = set_up[i].port;
+    }
+    *p++ = 0xb8; /* mov eax, magic */
+    boot_put32(p, ENTRY_MAGIC);
+    p[4] = 0xe9; /* jmp entry */
+    boot_put32(p + 5, entry - (uint32_t)(FIRMWARE + (uint64_t)(p + 9 - code)));
+    for (unsigned i = 0; i < VECTORS; i++)
+        boot_put32(ivt + 4 * i, handler_of(i));
+    ret = boot_write(mem, FIRMWARE, code, sizeof(code), err);
+    return ret ? ret : boot_write(mem, 0, ivt, sizeof(ivt), err);
+}
+
 int boot_multiboot_enter(const struct boot_image *img, struct mem *mem, struct x86_state *st,
                          struct err *err)
 {
     int ret;
 
-    if ((ret = write_cmdline(img, mem, err)) < 0 || (ret = write_info(img, mem, err)) < 0)
+    if ((ret = write_cmdline(img, mem, err)) < 0 || (ret = write_info(img, mem, err)) < 0 ||
+        (ret = write_firmware(mem, (uint32_t)img->elf.entry, err)) < 0)
         return ret;
-    st->gpr[X86_RAX] = ENTRY_MAGIC;
+    st->rip = FIRMWARE + START_AT;
     st->gpr[X86_RBX] = BOOT_START_INFO;
     return 0;
 }

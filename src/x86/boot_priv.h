@@ -110,7 +110,11 @@ extern const struct boot_format boot_elf;
 /* Is there a Multiboot header in this ELF file? An error when it asks for what there isn't. */
 int boot_multiboot_find(const struct boot_image *img, bool *found, struct err *err);
 
-/* Write the Multiboot information and the command line, and put what the entry expects in st's registers. */
+/*
+ * Write the Multiboot information, the command line and what a BIOS leaves
+ * behind, and point st at code that goes to the kernel's entry with what that
+ * expects in its registers.
+ */
 int boot_multiboot_enter(const struct boot_image *img, struct mem *mem, struct x86_state *st,
                          struct err *err);
 
