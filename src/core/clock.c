@@ -189,7 +189,7 @@ int clock_init(struct clock *clock, struct err *err)
     pthread_condattr_t attr;
     uint64_t tsc = 0;
 
-    *clock = (struct clock){0};
+    memset(clock, 0, sizeof(*clock));
     pthread_once(&host_tsc_once, host_tsc_find);
     if (!khz_sane(host_tsc_khz)) {
         err_set(err, -ENODEV, "the host's time stamp counter does not run at a steady rate");
@@ -224,6 +224,11 @@ void clock_fini(struct clock *clock)
     pthread_cond_destroy(&clock->wake);
     pthread_mutex_destroy(&clock->lock);
     *clock = (struct clock){0};
+}
+
+void clock_reset_tsc(struct clock *clock)
+{
+    atomic_store(&clock->tsc_offset, -__rdtsc());
 }
 
 uint64_t clock_now_ns(const struct clock *clock)

@@ -2,12 +2,13 @@
 /*
  * Guest time. One clock a VM: nanoseconds of CLOCK_MONOTONIC since the VM was
  * made, and timers on it, served by one thread. The guest TSC is the host's
- * plus an offset and runs at tsc_khz.
+ * plus an offset, runs at tsc_khz, and starts at 0 with each reset.
  */
 #ifndef LODGE_CORE_CLOCK_H
 #define LODGE_CORE_CLOCK_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/err.h"
 #include "base/types.h"
@@ -17,12 +18,12 @@ struct clock {
     pthread_cond_t wake;
     pthread_t thread;
     bool started, stop;
-    struct vtimer *armed;   /* sorted by deadline */
-    struct vtimer *running; /* callback under way */
-    uint64_t wait_ns;       /* when the thread wakes by itself; 0: it is not asleep */
-    uint64_t epoch_ns;      /* CLOCK_MONOTONIC at guest time 0 */
-    uint64_t tsc_khz;       /* of host and guest TSC alike */
-    uint64_t tsc_offset;    /* guest TSC = host TSC + tsc_offset */
+    struct vtimer *armed;        /* sorted by deadline */
+    struct vtimer *running;      /* callback under way */
+    uint64_t wait_ns;            /* when the thread wakes by itself; 0: it is not asleep */
+    uint64_t epoch_ns;           /* CLOCK_MONOTONIC at guest time 0 */
+    uint64_t tsc_khz;            /* of host and guest TSC alike */
+    _Atomic uint64_t tsc_offset; /* guest TSC = host TSC + tsc_offset */
 };
 
 struct vtimer {
@@ -40,6 +41,9 @@ void clock_tell_tsc_khz(uint64_t khz);
 /* The guest's TSC starts at 0. Measures the host TSC when CPUID does not tell. */
 int clock_init(struct clock *clock, struct err *err);
 void clock_fini(struct clock *clock);
+
+/* A reset: the guest's TSC starts at 0 again; guest time goes on. No vCPU runs, and engines are told afterwards. */
+void clock_reset_tsc(struct clock *clock);
 
 uint64_t clock_now_ns(const struct clock *clock); /* guest time */
 uint64_t clock_tsc(const struct clock *clock);    /* guest TSC now */

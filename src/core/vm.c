@@ -191,6 +191,7 @@ static int vm_load(struct vm *vm, struct err *err)
     if (rc < 0)
         goto out;
     machine_reset(vm);
+    clock_reset_tsc(&vm->clock);
     for (unsigned i = 0; i < vm->cfg.cpus; i++) {
         x86_state_reset(st, i == 0);
         if (i == 0) {

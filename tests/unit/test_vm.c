@@ -39,7 +39,7 @@ static struct {
     int load_result;
     _Atomic uint32_t run[VM_MAX_CPUS]; /* of the last set() */
     _Atomic uint64_t rip[VM_MAX_CPUS];
-    _Atomic uint64_t written;
+    _Atomic uint64_t written, tsc_offset;
     _Atomic unsigned kicks, step;
 } fake;
 
@@ -297,6 +297,9 @@ static enum vcpu_exit_reason guest_reset(struct vcpu *vcpu)
         return guest_idle(vcpu);
     assert_int_equal(vcpu_msr_read(vcpu, 0x2ff, &val), 0);
     assert_int_equal(val, 0xc06);
+    /* The TSC began at 0 with this reset. */
+    assert_true(fake.loads == 1 || vcpu->vm->clock.tsc_offset < fake.tsc_offset);
+    fake.tsc_offset = vcpu->vm->clock.tsc_offset;
     if (fake.loads == 3)
         return guest_poweroff(vcpu);
     assert_int_equal(vcpu_msr_write(vcpu, 0x2ff, 0), 0);
