@@ -100,6 +100,8 @@ struct x86_dtr {
 #define X86_CR4_UMIP       (1u << 11)
 #define X86_CR4_FSGSBASE   (1u << 16)
 #define X86_CR4_PCIDE      (1u << 17)
+#define X86_CR4_PKE        (1u << 22)
+#define X86_CR3_PGD        0x000ffffffffff000ull /* the top-level page table's address */
 #define X86_CR4_OSXSAVE    (1u << 18)
 #define X86_CR4_SMEP       (1u << 20)
 #define X86_CR4_SMAP       (1u << 21)

@@ -93,13 +93,23 @@ void dt_native_on_alarm(void (*fn)(void));
 void dt_native_on_trap(bool (*fn)(void *context));
 
 /* guest.c */
+struct soft_counters;
+enum dt_way {
+    DT_WAY_INTERP,
+    DT_WAY_TRANSLATED,
+    DT_WAY_AGAIN, /* linked by now */
+    DT_WAY_VIEW,  /* translated code that reaches memory through a view */
+    DT_WAYS
+};
 int dt_guest_init(void);
 void dt_guest_fini(void);
 /* Have another thread make the vCPU leave translated code all the time, until dt_guest_fini. */
 int dt_guest_stress(void);
 /* Leave translated code at random instructions: leave.c. */
 void dt_guest_leave(void);
-void dt_guest_run(const struct dt_case *k, bool translate, struct dt_result *res);
+/* What went on in views so far. */
+const struct soft_counters *dt_guest_counters(void);
+void dt_guest_run(const struct dt_case *k, enum dt_way way, struct dt_result *res);
 /* The registers and memory of the vCPU, which is not running. */
 void dt_guest_state(struct dt_result *res);
 /* Interpret the case, calling `fn` before each instruction until it returns false or there is an exception. */
@@ -120,7 +130,6 @@ bool dt_leave_taken(void);
 unsigned dt_leave_check(const struct dt_case *k, unsigned *bad, bool print);
 
 /* report.c */
-enum dt_way { DT_WAY_INTERP, DT_WAY_TRANSLATED, DT_WAY_AGAIN /* linked by now */, DT_WAYS };
 /* Does the result of a way differ from the host's? Prints what differs when `print` is set. */
 bool dt_differs(const struct dt_case *k, const struct dt_result *host, const struct dt_result *got,
                 enum dt_way way, bool print);

@@ -14,6 +14,8 @@
 #include "engine/soft/fpu.h"
 #include "engine/soft/run.h"
 #include "engine/soft/soft.h"
+#include "engine/soft/tlb.h"
+#include "engine/soft/view.h"
 
 #define KERNEL    0xffff800000000000ull /* supervisor: the first 2 MiB of guest memory */
 #define PML4      0x1000
@@ -347,15 +349,30 @@ static void set_state(const struct dt_case *k)
     soft_mode_changed(g.c);
 }
 
+/* The guest's only address space gets a view as a long-running process would; after that it is only switched on. */
+static void use_view(bool on)
+{
+    g.c->no_views = !on;
+    for (unsigned i = 0; on && i < 1000 && !g.c->set->direct; i++)
+        view_tick(g.c);
+    view_enter(g.c);
+}
+
+const struct soft_counters *dt_guest_counters(void)
+{
+    return &g.c->counters;
+}
+
 /* Returns whether the code changed. */
-static bool put_case(const struct dt_case *k, bool translate)
+static bool put_case(const struct dt_case *k, enum dt_way way)
 {
     bool code_new = put_code(k);
 
     for (unsigned i = 0; i < DT_RW_PAGES; i++)
         memcpy(rw_page(i), k->mem + i * PAGE_SIZE, PAGE_SIZE);
     set_state(k);
-    g.c->no_translate = !translate;
+    use_view(way == DT_WAY_VIEW && !k->mode32);
+    g.c->no_translate = way == DT_WAY_INTERP;
     g.ticks = 0;
     return code_new;
 }
@@ -369,11 +386,11 @@ void dt_guest_state(struct dt_result *res)
         memcpy(res->mem + i * PAGE_SIZE, rw_page(i), PAGE_SIZE);
 }
 
-void dt_guest_run(const struct dt_case *k, bool translate, struct dt_result *res)
+void dt_guest_run(const struct dt_case *k, enum dt_way way, struct dt_result *res)
 {
     struct vcpu *vcpu = &g.vm->vcpus[0];
     enum vcpu_exit_reason reason;
-    bool code_new = put_case(k, translate);
+    bool code_new = put_case(k, way), translate = way != DT_WAY_INTERP;
 
     if (g.leaving && !translate) { /* the first of a case: every block is to be made anew */
         vm_mem_written(g.vm, CODE_GPA, DT_CODE_SIZE);
@@ -399,7 +416,7 @@ void dt_guest_steps(const struct dt_case *k, bool (*fn)(uint64_t rip))
 {
     struct soft_cpu *c = g.c;
 
-    put_case(k, false);
+    put_case(k, DT_WAY_INTERP);
     if (signals_enter(c))
         return;
     if (!_setjmp(c->exc_jmp))

@@ -211,14 +211,16 @@ static void die(int sig)
     _exit(3);
 }
 
+/* The engine gives a signal that is not its own back to who had it before: nobody. */
 static void to_engine(int sig, siginfo_t *info, ucontext_t *uc)
 {
-    greg_t before = uc->uc_mcontext.gregs[REG_RIP];
+    struct sigaction now;
 
     for (unsigned i = 0; i < ARRAY_SIZE(caught); i++)
         if (caught[i] == sig && nat.engine[i].sa_sigaction && (nat.engine[i].sa_flags & SA_SIGINFO))
             nat.engine[i].sa_sigaction(sig, info, uc);
-    if (uc->uc_mcontext.gregs[REG_RIP] == before)
+    sigaction(sig, NULL, &now);
+    if (now.sa_handler == SIG_DFL)
         die(sig);
 }
 

@@ -12,6 +12,7 @@
 #include "engine/soft/emit.h"
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/tlb.h"
+#include "engine/soft/view.h"
 
 #define THUNK_MAX_CODE 1024
 #define MAX_BLOCKS     (CACHE_SIZE / 160)
@@ -122,6 +123,8 @@ static void page_protect(struct soft_cpu *c, uint64_t page)
         struct soft_cpu *o = svm->cpus[i];
         unsigned n;
 
+        if (o)
+            view_drop_writes(o, svm->vm->mem.map + (page << PAGE_SHIFT));
         if (!o || !tlb_drop_writes(o, svm->vm->mem.map + (page << PAGE_SHIFT)) || o == c)
             continue;
         n = atomic_load(&o->nrecheck);
@@ -178,7 +181,8 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful)
+struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off,
+                         enum block_kind kind)
 {
     struct soft_vm *svm = c->svm;
     struct cache *k = &svm->cache;
@@ -189,7 +193,7 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
     start = now_ns();
     for (int tries = 0; tries < 2; tries++) {
         pthread_mutex_lock(&k->lock);
-        b = cache_find(k, phys, careful);
+        b = cache_find(k, phys, kind);
         if (!b) {
             /*
              * Mark the whole page first: a write entry made from here on is refused, one made before is dropped, and
@@ -200,7 +204,7 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
 
             if (!before)
                 page_protect(c, pn);
-            b = translate_block(c, page, off, careful, &full);
+            b = translate_block(c, page, off, kind, &full);
             if (b) {
                 if (unlikely(k->made))
                     k->made(k->made_arg, b);

@@ -144,16 +144,15 @@ static void emit_branch_operand(struct translation *t)
 {
     const struct insn *in = &t->in[t->cur];
 
+    flags_keep(t);
     if (in->opnd[0].kind == OPND_MEM) {
         struct ea ea = ea_of(t, in);
 
         emit_check(t, &ea, 8, ACC_READ);
         emit_rm(&t->e, true, 0x8b, T0, T1, T0, 1, 0);
     } else if (in->opnd[0].reg == T0 || in->opnd[0].reg == T1) {
-        flags_keep(t);
         emit_load(&t->e, T0, GPR_OFF(in->opnd[0].reg));
     } else {
-        flags_keep(t);
         emit_mov(&t->e, T0, in->opnd[0].reg);
     }
 }

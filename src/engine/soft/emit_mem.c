@@ -3,6 +3,7 @@
 /* Host code for reaching guest memory: flags kept out of the way, addresses, soft TLB checks, windows. */
 #include "engine/soft/tlb.h"
 #include "engine/soft/translate.h"
+#include "engine/soft/view.h"
 
 #define INDEX_MASK ((TLB_ENTRIES - 1) << 4)
 
@@ -67,6 +68,7 @@ void emit_address(struct translation *t, const struct ea *ea)
 {
     struct emit *e = &t->e;
     unsigned base = ea->base;
+    int32_t seg_base;
 
     if (base == T1 || ea->index == T1)
         emit_load(e, T1, GPR_OFF(T1));
@@ -77,10 +79,16 @@ void emit_address(struct translation *t, const struct ea *ea)
         base = T0;
     }
     emit_rm(e, ea->addr_size == 8, 0x8d, T0, base, ea->index, ea->scale, (int32_t)ea->disp);
-    if (ea->seg == X86_FS || ea->seg == X86_GS) /* add T0, gs:base */
-        emit_gs(e, true, 0x03, T0,
-                CPU_OFF(st.seg) + ea->seg * (int32_t)sizeof(struct x86_seg) +
-                    (int32_t)offsetof(struct x86_seg, base));
+    if (ea->seg != X86_FS && ea->seg != X86_GS)
+        return;
+    seg_base = CPU_OFF(st.seg) + ea->seg * (int32_t)sizeof(struct x86_seg) +
+               (int32_t)offsetof(struct x86_seg, base);
+    if (t->kind == BLOCK_DIRECT) {
+        emit_load(e, T1, seg_base);
+        emit_lea(e, T0, T0, T1, 1, 0);
+    } else {
+        emit_gs(e, true, 0x03, T0, seg_base); /* add T0, gs:base */
+    }
 }
 
 struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from, uint32_t arg)
@@ -95,6 +103,37 @@ struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from,
     return s;
 }
 
+/* rorx reg, src, by */
+static void emit_rorx(struct emit *e, unsigned reg, unsigned src, unsigned by)
+{
+    emit_8(e, 0xc4);
+    emit_8(e, (reg >= 8 ? 0 : 0x80) | 0x40 | (src >= 8 ? 0 : 0x20) | 3);
+    emit_8(e, 0xfb);
+    emit_8(e, 0xf0);
+    emit_8(e, 0xc0 | (reg & 7) << 3 | (src & 7));
+    emit_8(e, by);
+}
+
+/* into = what leads from a guest address in the region of `addr` to its place in the view. EFLAGS are kept. */
+static void emit_region(struct translation *t, unsigned into, unsigned addr)
+{
+    struct emit *e = &t->e;
+
+    emit_rorx(e, into, addr, VIEW_REGION_SHIFT);
+    emit_8(e, 0x45); /* movzx into, into's low byte */
+    emit_8(e, 0x0f);
+    emit_8(e, 0xb6);
+    emit_8(e, 0xc0 | (into & 7) << 3 | (into & 7));
+    emit_8(e, 0x65); /* mov into, gs:[view_table + into * 8] */
+    emit_8(e, 0x4e);
+    emit_8(e, 0x8b);
+    emit_8(e, 0x04 | (into & 7) << 3);
+    emit_8(e, 0xc5 | (into & 7) << 3);
+    emit_32(e, (uint32_t)CPU_OFF(view_table));
+    if (into == T1)
+        t->t1_slot = -1;
+}
+
 void emit_check(struct translation *t, const struct ea *ea, unsigned size, enum mem_access acc)
 {
     struct emit *e = &t->e;
@@ -103,16 +142,16 @@ void emit_check(struct translation *t, const struct ea *ea, unsigned size, enum 
     const uint8_t *retry;
     struct stub *s;
 
+    if (t->kind == BLOCK_DIRECT) {
+        emit_address(t, ea);
+        emit_region(t, T1, T0);
+        return;
+    }
     flags_keep(t);
     t->t1_slot = -1;
     retry = emit_here(e);
     emit_address(t, ea);
-    emit_8(e, 0xc4); /* rorx T1, T0, 8 */
-    emit_8(e, 0x43);
-    emit_8(e, 0xfb);
-    emit_8(e, 0xf0);
-    emit_8(e, 0xc0 | (T1 & 7) << 3 | (T0 & 7));
-    emit_8(e, 8);
+    emit_rorx(e, T1, T0, 8);
     emit_8(e, 0x41); /* and T1d, mask */
     emit_8(e, 0x81);
     emit_8(e, 0xe0 | (T1 & 7));
@@ -151,6 +190,38 @@ static void window_open(struct translation *t, const struct window *w)
     emit_store(e, CPU_OFF(window[w->slot]), T0);
 }
 
+/* Only a base register that is where the guest has it, and a displacement? */
+static bool is_simple(const struct ea *ea)
+{
+    return ea->base < 16 && ea->base != T0 && ea->base != T1 && ea->index == INSN_NOREG &&
+           ea->addr_size == 8 && ea->seg != X86_FS && ea->seg != X86_GS;
+}
+
+/* emit_locate through the view. */
+static struct loc locate_direct(struct translation *t, const struct ea *ea, unsigned size,
+                                enum mem_access acc, unsigned keep, bool flags)
+{
+    const struct window *w = t->use[t->cur] < 0 ? NULL : &t->windows[t->use[t->cur]];
+    unsigned reg = keep & 1u << T1 ? T0 : T1;
+
+    if (flags && t->flags == FLAGS_MEM)
+        flags_to_host(t); /* takes T0 */
+    if (w && w->first == t->cur) {
+        emit_region(t, reg, ea->base);
+        emit_store(&t->e, CPU_OFF(window[w->slot]), reg);
+    } else if (w && (reg != T1 || t->t1_slot != w->slot)) {
+        emit_load(&t->e, reg, CPU_OFF(window[w->slot]));
+    } else if (!w && is_simple(ea)) {
+        emit_region(t, reg, ea->base);
+    } else if (!w) {
+        emit_check(t, ea, size, acc);
+        return keep ? collapse_into(t, keep & 1u << T0 ? T1 : T0) : (struct loc){T1, T0, 0};
+    }
+    if (w && reg == T1)
+        t->t1_slot = (int8_t)w->slot;
+    return (struct loc){ea->base, (uint8_t)reg, (int32_t)ea->disp};
+}
+
 struct loc emit_locate(struct translation *t, const struct ea *ea, unsigned size,
                        enum mem_access acc, unsigned keep, bool flags)
 {
@@ -158,6 +229,8 @@ struct loc emit_locate(struct translation *t, const struct ea *ea, unsigned size
     unsigned reg = keep & 1u << T1 ? T0 : T1;
     bool opens = w && w->first == t->cur;
 
+    if (t->kind == BLOCK_DIRECT)
+        return locate_direct(t, ea, size, acc, keep, flags);
     if (!w) {
         struct loc at = {T1, T0, 0};
 

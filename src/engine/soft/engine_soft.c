@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/soft/run.h"
 #include "engine/soft/tlb.h"
+#include "engine/soft/view.h"
 
 /* Host features that translated code and the interpreter's thunks rely on. */
 static int soft_probe(struct err *err)
@@ -38,10 +39,13 @@ static int soft_vm_init(struct vm *vm, struct err *err)
         return err_set(err, -ENOMEM, "no memory for the software engine");
     svm->vm = vm;
     vm->engine_data = svm;
-    r = signals_init(err);
+    svm->view_writes = calloc(vm->mem.size >> PAGE_SHIFT, sizeof(*svm->view_writes));
+    r = svm->view_writes ? signals_init(err)
+                         : err_set(err, -ENOMEM, "no memory for the software engine");
     if (!r)
         r = cache_init(svm, err);
     if (r) {
+        free(svm->view_writes);
         free(svm);
         vm->engine_data = NULL;
     }
@@ -55,6 +59,7 @@ static void soft_vm_fini(struct vm *vm)
     if (!svm)
         return;
     cache_fini(svm);
+    free(svm->view_writes);
     free(svm);
     vm->engine_data = NULL;
 }
@@ -66,6 +71,7 @@ static void soft_vcpu_fini(struct vcpu *vcpu)
     if (!c)
         return;
     c->svm->cpus[vcpu->id] = NULL;
+    views_fini(c);
     tlb_fini(c);
     signals_free(c);
     free(c->dcache);
@@ -100,6 +106,8 @@ static int soft_vcpu_init(struct vcpu *vcpu, struct err *err)
     if (!c->dcache)
         r = err_set(err, r, "no memory for a virtual CPU");
     else
+        r = views_init(c, err);
+    if (!r && c->views)
         r = tlb_init(c, err);
     if (r) {
         soft_vcpu_fini(vcpu);

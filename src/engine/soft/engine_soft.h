@@ -31,6 +31,8 @@ struct soft_vm {
     struct soft_cpu *cpus[VM_MAX_CPUS];
     _Atomic uint32_t bus_lock;
     struct cache cache;
+    _Atomic uint16_t *view_writes;    /* per guest page: how many views can write it */
+    _Atomic unsigned view_runs;       /* mappings in views */
     uint64_t declines[DECLINE_COUNT]; /* instructions left to the interpreter; under cache.lock */
 };
 

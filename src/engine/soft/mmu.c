@@ -195,3 +195,43 @@ int mmu_walk(struct soft_cpu *c, gva_t va, enum mem_access acc, enum tlb_mode mo
     while (r == WALK_AGAIN);
     return r == WALK_OK ? 0 : -1;
 }
+
+struct peek mmu_peek(struct soft_cpu *c, gva_t va)
+{
+    const struct mem *mem = &c->svm->vm->mem;
+    struct peek p = {.rights = PTE_W | PTE_U};
+    gpa_t table = c->st.cr3 & PTE_ADDR;
+
+    for (unsigned level = 4; level > 1; level--) {
+        unsigned idx = (unsigned)(va >> (PAGE_SHIFT + 9 * (level - 1))) & 511;
+        hva_t at = mem_hva(mem, table + idx * 8, 8);
+        uint64_t pte = at ? pte_load(&paging_4l, at) : 0;
+        bool leaf = level < 4 && (pte & PTE_PS);
+
+        if (!(pte & PTE_P) || reserved_bits(&c->st, &paging_4l, level, pte, leaf))
+            return p;
+        p.rights &= pte;
+        if (leaf) {
+            if (level == 2)
+                p.big = pte;
+            return p;
+        }
+        table = pte & PTE_ADDR;
+    }
+    p.table = (const uint64_t *)mem_hva(mem, table, PAGE_SIZE);
+    return p;
+}
+
+enum peek_rights mmu_peek_page(struct soft_cpu *c, const struct peek *p, unsigned i, gpa_t *gpa)
+{
+    uint64_t pte = p->table ? __atomic_load_n(&p->table[i], __ATOMIC_RELAXED) : p->big;
+
+    if (!(pte & PTE_P) || !(pte & PTE_A) || !(pte & p->rights & PTE_U))
+        return PEEK_NONE;
+    if (p->table && reserved_bits(&c->st, &paging_4l, 1, pte, true))
+        return PEEK_NONE;
+    *gpa = pte & PTE_ADDR;
+    if (!p->table)
+        *gpa = (*gpa & ~0x1fffffull) | (gpa_t)i << PAGE_SHIFT;
+    return (pte & p->rights & PTE_W) && (pte & PTE_D) ? PEEK_WRITE : PEEK_READ;
+}

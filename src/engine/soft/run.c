@@ -10,6 +10,7 @@
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/fpu.h"
 #include "engine/soft/tlb.h"
+#include "engine/soft/view.h"
 
 void soft_kick(struct soft_cpu *c)
 {
@@ -161,6 +162,8 @@ static void take_interrupt(struct soft_cpu *c)
         return;
     c->st.run = X86_RUNNING;
     c->counters.irq++;
+    if (c->st.cpl == 3)
+        view_tick(c);
     interp_deliver(c, (unsigned)vector, INT_EXT, false, 0);
 }
 
@@ -356,16 +359,16 @@ static void after_code(struct soft_cpu *c)
 }
 
 /* The block at RIP, whose page is at `page`; NULL: interpret. */
-static struct block *find_block(struct soft_cpu *c, const uint8_t *page, bool careful)
+static struct block *find_block(struct soft_cpu *c, const uint8_t *page, enum block_kind kind)
 {
     unsigned off = c->st.rip & ~PAGE_MASK;
     struct block *b =
-        cache_find(&c->svm->cache, (uint64_t)(page - c->svm->vm->mem.map) + off, careful);
+        cache_find(&c->svm->cache, (uint64_t)(page - c->svm->vm->mem.map) + off, kind);
 
     if (b)
         return b;
     soft_fpu_park(c);
-    return cache_make(c, page, off, careful);
+    return cache_make(c, page, off, kind);
 }
 
 /* Enter a target into the jump cache; the one it displaces moves to the second table. */
@@ -385,7 +388,7 @@ static void step_code(struct soft_cpu *c)
 {
     const uint8_t *site = c->chain_site, *page;
     struct block *b;
-    bool careful = c->careful;
+    enum block_kind kind = c->set->direct ? BLOCK_DIRECT : c->careful ? BLOCK_CAREFUL : BLOCK_SOFT;
 
     c->chain_site = NULL;
     c->careful = false;
@@ -395,7 +398,7 @@ static void step_code(struct soft_cpu *c)
         site = NULL;
     }
     page = tlb_fetch_page(c, c->st.rip);
-    b = page ? find_block(c, page, careful) : NULL;
+    b = page ? find_block(c, page, kind) : NULL;
     if (!b) {
         interp_one(c);
         return;
@@ -409,7 +412,7 @@ static void step_code(struct soft_cpu *c)
         interp_one(c);
         return;
     }
-    if (!careful)
+    if (kind != BLOCK_CAREFUL)
         jc_enter(c->set, c->st.rip, b->entry_mem);
     if (enter_code(c, b->entry_mem))
         after_code(c);

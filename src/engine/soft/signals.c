@@ -18,8 +18,10 @@
 
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/run.h"
+#include "engine/soft/view.h"
 
 #define ALT_STACK_SIZE 65536
+#define PF_WRITE       2 /* of the page fault error code */
 
 static _Thread_local struct soft_cpu *current;
 
@@ -33,12 +35,21 @@ static void not_ours(int sig)
     sigaction(sig, &previous[sig], NULL);
 }
 
+/* 0 when the processor did not say: a non-canonical address, a misaligned operand. */
+static uintptr_t fault_address(const siginfo_t *info)
+{
+    bool known = info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR;
+
+    return known ? (uintptr_t)info->si_addr : 0;
+}
+
 static void on_fault(int sig, siginfo_t *info, void *context)
 {
     struct soft_cpu *c = current;
     greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
     const uint8_t *pc = (const uint8_t *)regs[REG_RIP];
     const struct recover *rec;
+    const struct block *b;
     const struct cache *k;
 
     if (!c || !atomic_load(&c->in_code) || info->si_code <= 0) {
@@ -56,10 +67,14 @@ static void on_fault(int sig, siginfo_t *info, void *context)
         regs[REG_RIP] = (greg_t)k->glue.exit_mem;
         return;
     }
-    if (!cache_block_at(k, pc, &rec)) {
+    b = cache_block_at(k, pc, &rec);
+    if (!b) {
         not_ours(sig);
         return;
     }
+    if (b->kind == BLOCK_DIRECT && sig == SIGSEGV &&
+        view_fault(c, fault_address(info), regs[REG_ERR] & PF_WRITE))
+        return;
     c->exit_arg = (uint32_t)EXIT_INTERP << EXIT_KIND_SHIFT | (rec->guest_off & EXIT_OFFSET);
     regs[REG_RIP] = (greg_t)(rec->flags_host ? k->glue.exit_host : k->glue.exit_mem);
 }

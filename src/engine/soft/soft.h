@@ -29,6 +29,9 @@ struct tlb_entry {
     _Atomic(hva_t) page; /* host address of the page */
 };
 
+#define VIEW_REGION_SHIFT 39 /* view.h */
+#define VIEW_TABLE        256
+
 #define TLB_ENTRIES   4096
 #define TLB_INDEX(va) (((va) >> PAGE_SHIFT) & (TLB_ENTRIES - 1))
 
@@ -53,6 +56,7 @@ struct jc_entry {
 enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC /* SMAP off or EFLAGS.AC */, TLB_NMODES };
 
 struct tlb_set; /* tlb.h */
+struct views;   /* view.c */
 struct soft_vm;
 
 enum mem_access { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };
@@ -81,7 +85,13 @@ enum mem_access { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };
     X(irq, "interrupts delivered")                                                                 \
     X(exception, "exceptions delivered")                                                           \
     X(fpu_load, "vector state loads")                                                              \
-    X(halt, "halts")
+    X(halt, "halts")                                                                               \
+    X(view_on, "address spaces given a view")                                                      \
+    X(view_off, "views given up")                                                                  \
+    X(view_fill, "mappings added to views")                                                        \
+    X(view_slow, "faults in views left to the interpreter")                                        \
+    X(view_check, "views compared with the page tables after a flush")                             \
+    X(view_drop, "mappings changed or taken out of views")
 
 struct soft_counters {
 #define X(name, text) uint64_t name;
@@ -145,6 +155,7 @@ struct soft_cpu {
     uint8_t nmi_pending;             /* NMIs to take: up to two, one while another is served */
     uint8_t intr_waiting;            /* there may be an interrupt that IF or a shadow keeps out */
     bool no_translate;               /* interpret everything: for tests */
+    bool no_views;                   /* the same */
     int8_t delivering;               /* vector whose delivery is under way, or -1 */
     struct tlb_set *sets;            /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */
@@ -157,6 +168,9 @@ struct soft_cpu {
     uint64_t
         recheck[RECHECK_MAX];  /* pages whose write entry another vCPU took away: cache_recheck */
     _Atomic unsigned nrecheck; /* filled under cache.lock */
+    struct views *views;       /* view.c */
+    uint64_t
+        view_table[VIEW_TABLE]; /* by bits 39..46 of a guest address: host minus guest address */
     uint8_t bounce[256] __attribute__((aligned(64)));
 };
 

@@ -7,6 +7,7 @@
 
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/host_mem.h"
+#include "engine/soft/view.h"
 
 static void fill_ones(void *p, size_t bytes)
 {
@@ -92,6 +93,11 @@ static bool evicted_maybe(struct tlb_set *s, gva_t page)
     return (*evicted_word(s, page, &bit) & bit) != 0;
 }
 
+void tlb_set_flush_jc(struct tlb_set *s)
+{
+    jc_clear(s);
+}
+
 static void jc_drop_page(struct tlb_set *s, gva_t page)
 {
     for (unsigned i = 0; s->jc_used && i < JC_TOTAL; i++)
@@ -111,6 +117,7 @@ static void set_clear(struct tlb_set *s)
     table_clear(s->rd, TLB_ENTRIES);
     table_clear(s->wr, TLB_ENTRIES);
     s->nlog = 0;
+    s->flushes++;
     fetch_clear(s);
 }
 
@@ -124,6 +131,7 @@ static void set_clear_nonglobal(struct tlb_set *s)
     for (unsigned i = 0; i < s->nlog; i++)
         entry_clear(s->log[i] & TLB_LOG_WRITE ? s->wr : s->rd, s->log[i] & (TLB_ENTRIES - 1));
     s->nlog = 0;
+    s->flushes++;
     if (s->fetch_local)
         fetch_clear(s);
 }
@@ -214,6 +222,8 @@ void tlb_switch(struct soft_cpu *c)
             c->pcid_sets[m] = NULL;
     }
     c->set = set_for_mode(c, tlb_present_mode(c));
+    if (c->set->mode == TLB_USER)
+        view_enter(c);
     atomic_store_explicit(&c->jc, c->set->jc, memory_order_relaxed);
 }
 
@@ -269,6 +279,7 @@ void tlb_flush_page(struct soft_cpu *c, gva_t va)
             jc_drop_page(s, va);
         }
     }
+    view_flush_page(c, va);
     c->counters.tlb_flush_page++;
 }
 

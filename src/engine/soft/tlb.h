@@ -30,6 +30,8 @@ struct tlb_set {
     uint16_t pcid; /* TLB_NO_PCID: free */
     uint8_t mode;  /* enum tlb_mode */
     uint64_t last_use;
+    uint32_t flushes; /* how often entries were forgotten */
+    bool direct;      /* `jc` leads to blocks of kind DIRECT */
 };
 
 /* Result of a page walk. */
@@ -38,6 +40,20 @@ struct walk {
     bool global;
     uint32_t error; /* #PF error code when the walk failed */
 };
+
+/* The page table, or large page, that covers the 2 MiB around an address. */
+struct peek {
+    const uint64_t *table; /* 512 entries, in guest memory, or NULL */
+    uint64_t big;          /* or the entry of a large page, or 0 */
+    uint64_t rights;       /* W and U gathered above, as in an entry */
+};
+
+/* Look without setting A or D. Four-level paging only. */
+struct peek mmu_peek(struct soft_cpu *c, gva_t va);
+
+/* What user code may do with one of the 512 pages without a change of A or D. *gpa: where it is. */
+enum peek_rights { PEEK_NONE, PEEK_READ, PEEK_WRITE };
+enum peek_rights mmu_peek_page(struct soft_cpu *c, const struct peek *p, unsigned i, gpa_t *gpa);
 
 /* Translate with A/D updates as the access would make them. 0, or -1 with error set. */
 int mmu_walk(struct soft_cpu *c, gva_t va, enum mem_access acc, enum tlb_mode mode, struct walk *w);
@@ -56,6 +72,9 @@ void soft_code_stored(struct soft_cpu *c);
 
 /* Forget the write entries for one host page in this CPU's sets: it will hold code. Any thread. Were there any? */
 bool tlb_drop_writes(struct soft_cpu *c, hva_t page);
+
+/* Forget the set's translated-code addresses. */
+void tlb_set_flush_jc(struct tlb_set *s);
 
 /* Forget all translated-code addresses in the jump caches. */
 void tlb_flush_jc(struct soft_cpu *c);

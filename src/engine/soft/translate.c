@@ -221,6 +221,7 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
     b->entry_host = emit_here(e) - 5;
     for (t->cur = 0; t->cur < t->ninsn; t->cur++) {
         enum insn_class k = t->klass[t->cur];
+        enum flags_at before;
 
         t->taken_live = t->target_live[t->cur];
         rec[t->cur].host_off = (uint32_t)(emit_here(e) - b->code);
@@ -231,20 +232,23 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
         if ((t->in[t->cur].flags & INSN_SIMD) && !t->simd_checked && k != CLASS_INTERP &&
             k != CLASS_INTERP_END)
             emit_fpu_check(t);
+        before = t->flags;
         if (class_ends_block(k))
             emit_end(t, k);
         else
             emit_insn(t, k);
         if ((t->in[t->cur].gpr_read | t->in[t->cur].gpr_write) & 1u << T1)
             t->t1_slot = -1; /* its guest register was there */
-        rec[t->cur].flags_host = t->flags == FLAGS_HOST && !t->in[t->cur].fl_write;
+        rec[t->cur].flags_host = t->kind == BLOCK_DIRECT
+                                     ? before == FLAGS_HOST
+                                     : t->flags == FLAGS_HOST && !t->in[t->cur].fl_write;
     }
     if (end == CLASS_NOP)
         emit_goto(t, t->end, t->ninsn ? t->live[t->ninsn - 1] : X86_ARITH, false);
 }
 
-struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, bool careful,
-                              bool *full)
+struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off,
+                              enum block_kind kind, bool *full)
 {
     struct cache *k = &c->svm->cache;
     struct translation t;
@@ -266,7 +270,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.peeked = 0;
     end = decode_line(&t, c->svm);
     find_liveness(&t, end);
-    t.careful = careful;
+    t.kind = kind;
     windows_find(&t);
 
     b = &k->blocks[k->nblocks];
@@ -278,7 +282,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->len = (uint16_t)(t.end - off);
     b->live_in = t.live_in != 0;
     b->valid = 1;
-    b->careful = careful;
+    b->kind = (uint8_t)kind;
     b->peeked = t.peeked;
     emit_body(&t, b, rec, end);
     b->code_len = (uint32_t)(emit_here(&t.e) - b->code);

@@ -63,8 +63,8 @@ struct translation {
     struct window windows[BLOCK_MAX_INSNS];
     unsigned nwindows;
     int8_t use[BLOCK_MAX_INSNS]; /* the window an instruction's access goes through, or -1 */
-    bool careful;                /* no windows */
-    bool cross_page;             /* the last instruction is for the interpreter to fetch */
+    enum block_kind kind;
+    bool cross_page; /* the last instruction is for the interpreter to fetch */
     bool simd_checked;
     int8_t t1_slot; /* the window whose difference T1 holds, or -1 */
     unsigned cur;   /* instruction being emitted */

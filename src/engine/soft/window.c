@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* build: simd-ok */
 /*
- * Which memory accesses of a block can share a soft TLB check: those off one
- * base register whose value changes between them by known amounts only (stack
- * pushes and pops, fields of a structure).
+ * Which memory accesses of a block can share a soft TLB check, or the look-up of a region: those off base registers
+ * whose values differ by known amounts (stack pushes and pops, fields of a structure, copies of a pointer).
  */
 #include <Zydis/Zydis.h>
 
@@ -14,26 +13,30 @@
 #define WINDOW_MAX   512 /* bytes; more would often lie in two pages */
 #define WINDOW_SLOTS ARRAY_SIZE(((struct soft_cpu *)NULL)->window)
 
-/* A base register's value: unknown, but the same one plus `off` as long as `epoch` stays. */
+/* A register's value: an unknown one, `line`, plus `off`. */
 struct value {
-    uint16_t epoch;
+    uint16_t line;
     int32_t off;
 };
 
-/* One instruction's access, its place relative to the epoch's value. */
+struct values {
+    struct value reg[16];
+    uint16_t lines; /* unknown values so far */
+};
+
+/* One instruction's access, its place relative to the line's value. */
 struct access {
     bool usable;
     uint8_t base;
     enum mem_access acc;
-    uint16_t epoch;
+    uint16_t line;
     int32_t reg_off; /* the register's own offset then */
     int32_t lo, hi;
 };
 
-static void clobber(struct value *v, unsigned reg)
+static void clobber(struct values *v, unsigned reg)
 {
-    v[reg].epoch++;
-    v[reg].off = 0;
+    v->reg[reg] = (struct value){.line = v->lines++};
 }
 
 /* GPRs written without being explicit operands. */
@@ -65,15 +68,21 @@ static unsigned hidden_writes(const struct insn *in)
     }
 }
 
-/* reg = reg + constant, or 0 when the instruction is not that. */
-static bool known_step(const struct insn *in, unsigned *reg, int64_t *by)
+/* Is the instruction dst = src + constant? */
+static bool known_step(const struct insn *in, unsigned *dst, unsigned *src, int64_t *by)
 {
     if (!in->nopnd || in->opnd[0].kind != OPND_GPR || in->opnd[0].size != 8)
         return false;
-    *reg = in->opnd[0].reg;
-    if (in->op == M(LEA) && in->mem_base == *reg && in->mem_index == INSN_NOREG &&
+    *dst = *src = in->opnd[0].reg;
+    *by = 0;
+    if (in->op == M(LEA) && in->mem_base < 16 && in->mem_index == INSN_NOREG &&
         in->addr_size == 8) {
+        *src = in->mem_base;
         *by = in->mem_disp;
+        return true;
+    }
+    if (in->op == M(MOV) && in->nopnd == 2 && in->opnd[1].kind == OPND_GPR) {
+        *src = in->opnd[1].reg;
         return true;
     }
     if ((in->op == M(ADD) || in->op == M(SUB)) && in->nopnd == 2 && in->opnd[1].kind == OPND_IMM) {
@@ -83,32 +92,37 @@ static bool known_step(const struct insn *in, unsigned *reg, int64_t *by)
     return false;
 }
 
-static void step(struct value *v, unsigned reg, int64_t by)
+static void step(struct values *v, unsigned dst, unsigned src, int64_t by)
 {
-    int64_t off = v[reg].off + by;
+    int64_t off;
 
+    if (by > 1 << 20 || by < -(1 << 20)) {
+        clobber(v, dst);
+        return;
+    }
+    off = v->reg[src].off + by;
     if (off > 1 << 20 || off < -(1 << 20))
-        clobber(v, reg);
+        clobber(v, dst);
     else
-        v[reg].off = (int32_t)off;
+        v->reg[dst] = (struct value){v->reg[src].line, (int32_t)off};
 }
 
 /* What the instruction does to the registers. */
-static void follow(struct value *v, const struct insn *in, enum insn_class k)
+static void follow(struct values *v, const struct insn *in, enum insn_class k)
 {
-    unsigned reg, written = in->gpr_write | hidden_writes(in);
+    unsigned dst, src, written = in->gpr_write | hidden_writes(in);
     int64_t by;
 
     switch (k) {
     case CLASS_PUSH:
-        step(v, X86_RSP, -8);
+        step(v, X86_RSP, X86_RSP, -8);
         return;
     case CLASS_POP:
-        step(v, X86_RSP, 8);
+        step(v, X86_RSP, X86_RSP, 8);
         clobber(v, in->opnd[0].reg);
         return;
     case CLASS_LEAVE:
-        clobber(v, X86_RSP);
+        step(v, X86_RSP, X86_RBP, 8);
         clobber(v, X86_RBP);
         return;
     case CLASS_INTERP:
@@ -118,8 +132,8 @@ static void follow(struct value *v, const struct insn *in, enum insn_class k)
     default:
         break;
     }
-    if (known_step(in, &reg, &by)) {
-        step(v, reg, by);
+    if (known_step(in, &dst, &src, &by)) {
+        step(v, dst, src, by);
         return;
     }
     for (unsigned r = 0; r < 16; r++)
@@ -127,7 +141,7 @@ static void follow(struct value *v, const struct insn *in, enum insn_class k)
             clobber(v, r);
 }
 
-static void access_set(struct access *a, const struct value *v, unsigned base, int64_t disp,
+static void access_set(struct access *a, const struct values *v, unsigned base, int64_t disp,
                        unsigned size, enum mem_access acc)
 {
     if (base >= 16 || base == T0 || base == T1 || disp > 1 << 20 || disp < -(1 << 20))
@@ -135,13 +149,13 @@ static void access_set(struct access *a, const struct value *v, unsigned base, i
     a->usable = true;
     a->base = (uint8_t)base;
     a->acc = acc;
-    a->epoch = v[base].epoch;
-    a->reg_off = v[base].off;
-    a->lo = v[base].off + (int32_t)disp;
+    a->line = v->reg[base].line;
+    a->reg_off = v->reg[base].off;
+    a->lo = a->reg_off + (int32_t)disp;
     a->hi = a->lo + (int32_t)size;
 }
 
-static void find_access(const struct translation *t, unsigned i, const struct value *v,
+static void find_access(const struct translation *t, unsigned i, const struct values *v,
                         struct access *a)
 {
     const struct insn *in = &t->in[i];
@@ -170,12 +184,16 @@ static void find_access(const struct translation *t, unsigned i, const struct va
     }
 }
 
-static bool serves(const struct window *w, const struct access *opener, const struct access *a)
+static bool serves(const struct translation *t, const struct window *w, const struct access *opener,
+                   const struct access *a)
 {
     int32_t lo = opener->reg_off + w->lo, hi = opener->reg_off + w->hi;
 
-    return a->usable && a->base == opener->base && a->epoch == opener->epoch && a->lo >= lo &&
-           a->hi <= hi && (a->acc == ACC_READ || w->acc == ACC_WRITE);
+    if (!a->usable || a->line != opener->line)
+        return false;
+    if (t->kind == BLOCK_DIRECT) /* a region and what surrounds it is larger than any distance */
+        return true;
+    return a->lo >= lo && a->hi <= hi && (a->acc == ACC_READ || w->acc == ACC_WRITE);
 }
 
 /*
@@ -193,8 +211,12 @@ static unsigned plan(const struct translation *t, const struct access *acc, unsi
         const struct access *b = &acc[j];
         int32_t l, h;
 
-        if (!b->usable || b->base != a->base || b->epoch != a->epoch)
+        if (!b->usable || b->line != a->line)
             continue;
+        if (t->kind == BLOCK_DIRECT) {
+            uses++;
+            continue;
+        }
         if (a->acc == ACC_READ && b->acc == ACC_WRITE)
             break;
         l = b->lo < lo ? b->lo : lo;
@@ -212,20 +234,22 @@ static unsigned plan(const struct translation *t, const struct access *acc, unsi
 
 void windows_find(struct translation *t)
 {
-    struct value v[16] = {0};
+    struct values v = {.lines = 16};
     struct access acc[BLOCK_MAX_INSNS];
     int8_t open[WINDOW_SLOTS];
     unsigned next = 0;
 
     t->nwindows = 0;
+    for (unsigned r = 0; r < 16; r++)
+        v.reg[r].line = (uint16_t)r;
     for (unsigned s = 0; s < WINDOW_SLOTS; s++)
         open[s] = -1;
     for (unsigned i = 0; i < t->ninsn; i++) {
-        find_access(t, i, v, &acc[i]);
-        follow(v, &t->in[i], t->klass[i]);
+        find_access(t, i, &v, &acc[i]);
+        follow(&v, &t->in[i], t->klass[i]);
         t->use[i] = -1;
     }
-    for (unsigned i = 0; i < t->ninsn && !t->careful; i++) {
+    for (unsigned i = 0; i < t->ninsn && t->kind != BLOCK_CAREFUL; i++) {
         struct window *w = &t->windows[t->nwindows];
 
         if (t->klass[i] == CLASS_INTERP)
@@ -235,7 +259,7 @@ void windows_find(struct translation *t)
             continue;
         for (unsigned s = 0; s < WINDOW_SLOTS && t->use[i] < 0; s++)
             if (open[s] >= 0 &&
-                serves(&t->windows[open[s]], &acc[t->windows[open[s]].first], &acc[i]))
+                serves(t, &t->windows[open[s]], &acc[t->windows[open[s]].first], &acc[i]))
                 t->use[i] = open[s];
         if (t->use[i] >= 0 || plan(t, acc, i, w) < 2)
             continue;

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Views: a guest address space laid out in the host's, so that user code reaches its memory through the host's MMU
+ * instead of soft TLB checks.
+ *
+ * A guest's user half is 47 bits wide, as wide as all that a host process has. So it is taken in regions of 512 GiB,
+ * of which a process uses two or three: each region in use gets a stretch of host addresses, and view_table says by
+ * bits 39 to 46 of a guest address how to get from there to the host's. In other regions the sum is an address that
+ * the host's processor refuses. Around each stretch lie guards wider than any displacement. In it, guest pages are
+ * mapped one by one out of guest memory with the rights the guest's page tables give, when they are first touched:
+ * what is not there faults on the host, and is then mapped, or left to the interpreter to fault properly.
+ *
+ * A view is a TLB, and is kept in step like one: INVLPG has the page looked up again, and a flush has all of them
+ * compared with the page tables before user code runs next. Pages that hold translated code are not writable.
+ *
+ * To map a page costs as much as a thousand soft TLB checks, so only an address space that keeps running user code
+ * gets a view, and loses it if it faults too often. Each vCPU has views of its own. Another vCPU's thread may take
+ * away the right to write a page, which it does under the owner's lock; nothing else is shared.
+ */
+#ifndef LODGE_SOFT_VIEW_H
+#define LODGE_SOFT_VIEW_H
+
+#include "engine/soft/soft.h"
+
+/* Nothing is reserved yet. */
+int views_init(struct soft_cpu *c, struct err *err);
+void views_fini(struct soft_cpu *c);
+
+/* The soft TLB set for user code was chosen: make view_table fit, and the set's jump cache. The FPU may be live. */
+void view_enter(struct soft_cpu *c);
+
+/* An interrupt arrived in user code: counts towards getting or losing a view. The FPU is parked. */
+void view_tick(struct soft_cpu *c);
+
+/*
+ * Translated code faulted at a host address (0: not known). Called by the signal handler; true: the access will now
+ * succeed, or fault elsewhere.
+ */
+bool view_fault(struct soft_cpu *c, uintptr_t host, bool write);
+
+/* INVLPG, in whichever address space. */
+void view_flush_page(struct soft_cpu *c, gva_t va);
+
+/* Take away the right to write a page from this CPU's views. Any thread; cache.lock is held. */
+void view_drop_writes(struct soft_cpu *c, const uint8_t *page);
+
+#endif
