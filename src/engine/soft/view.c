@@ -26,9 +26,11 @@
 #define MAX_RUNS 40000
 
 /* Ticks come every few milliseconds of user code. */
+#ifndef TICKS_ON         /* tests have views come sooner and stay longer */
 #define TICKS_ON     5   /* that many get a view */
 #define TICKS_AGAIN  -64 /* after a view was lost */
 #define EVENTS_LIMIT 800 /* four times the faults a tick that cost more than a view gains */
+#endif
 
 /* 2 MiB of the address space in which something is mapped. */
 struct chunk {
