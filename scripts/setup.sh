@@ -27,6 +27,8 @@ ninja-build ninja
 pkg-config pkg-config
 libzydis-dev /usr/include/Zydis/Zydis.h
 libjansson-dev /usr/include/jansson.h
+zlib1g-dev /usr/include/zlib.h
+libzstd-dev /usr/include/zstd.h
 scdoc scdoc
 END
         ;;

@@ -83,6 +83,7 @@ struct block {
 /* Formats built in, NULL-terminated. */
 extern const struct block_ops *const block_formats[];
 extern const struct block_ops block_raw;
+extern const struct block_ops block_qcow2;
 
 /*
  * Open an image. Without cfg->format the suffix of its name decides, else it

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A process that writes is killed at a random moment; then nothing it had flushed may be missing. */
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "qcow2test.h"
+
+#define SECTORS 16384
+#define WRITERS 3
+
+/* In memory shared with the child, so that it tells what the child had come to. */
+struct shared {
+    struct sector sector[SECTORS];
+    _Atomic uint32_t ready, next_state;
+    _Atomic uint64_t flushes, writes;
+};
+
+struct run {
+    struct test *t;
+    struct shape shape;
+    struct qcow2_config cfg;
+    char path[256], base[256];
+    struct shared *m;
+    uint32_t sectors; /* of the disk */
+};
+
+struct writer {
+    pthread_t thread;
+    struct run *run;
+    struct test t;
+    struct qcow2 *q;
+    unsigned n;
+};
+
+/* Sectors in runs of eight belong to one writer after the other. */
+static uint32_t own_sector(struct writer *w)
+{
+    return (uint32_t)(below(&w->t, w->run->sectors / 8 / WRITERS) * WRITERS + w->n) * 8;
+}
+
+static void state_add(struct sector *s, uint32_t state)
+{
+    uint32_t n = atomic_load(&s->submitted);
+
+    s->state[n % STATES] = state;
+    atomic_store(&s->submitted, n + 1);
+}
+
+/* All that was done before it began is safe when the flush is over. */
+static void flush(struct run *run, struct qcow2 *q, uint32_t *done)
+{
+    for (uint32_t i = 0; i < run->sectors; i++)
+        done[i] = atomic_load(&run->m->sector[i].done);
+    if (qcow2_flush(q))
+        bad("flush failed");
+    for (uint32_t i = 0; i < run->sectors; i++) {
+        uint32_t safe = atomic_load(&run->m->sector[i].safe);
+
+        while (safe < done[i] &&
+               !atomic_compare_exchange_weak(&run->m->sector[i].safe, &safe, done[i]))
+            ;
+    }
+    atomic_fetch_add(&run->m->flushes, 1);
+}
+
+static void write_some(struct writer *w, uint32_t first, uint32_t count)
+{
+    uint32_t state = atomic_fetch_add(&w->run->m->next_state, 1);
+    struct sector *s = &w->run->m->sector[first];
+    uint64_t what = below(&w->t, 20);
+    uint8_t buf[8 * 512];
+    struct iovec iov = {buf, count * 512};
+    int r;
+
+    for (uint32_t i = 0; i < count; i++) {
+        sector_fill(buf + i * 512, first + i, state);
+        state_add(&s[i], what < 18 ? state : 0);
+    }
+    if (what < 18)
+        r = qcow2_writev(w->q, &iov, 1, first * 512ull, count * 512);
+    else
+        r = qcow2_write_zeroes(w->q, first * 512ull, count * 512, what & 1);
+    if (r)
+        bad("write failed: %s", strerror(-r));
+    for (uint32_t i = 0; i < count; i++)
+        atomic_store(&s[i].done, atomic_load(&s[i].submitted));
+    atomic_fetch_add(&w->run->m->writes, 1);
+}
+
+static void *writer(void *opaque)
+{
+    struct writer *w = opaque;
+    uint32_t *done = malloc(SECTORS * sizeof(*done));
+
+    if (!done)
+        bad("no memory");
+    for (;;) {
+        uint32_t first = own_sector(w), skip = (uint32_t)below(&w->t, 8);
+        uint32_t count = 1 + (uint32_t)below(&w->t, 8 - skip);
+        bool full = false;
+
+        for (uint32_t i = 0; i < 8; i++) {
+            struct sector *s = &w->run->m->sector[first + i];
+
+            full |= atomic_load(&s->submitted) - atomic_load(&s->safe) > STATES - 4;
+        }
+        if (full || !below(&w->t, 40))
+            flush(w->run, w->q, done);
+        write_some(w, first + skip, count);
+    }
+    return NULL;
+}
+
+static void child(struct run *run)
+{
+    struct writer w[WRITERS];
+    struct err err = {0};
+    struct qcow2 *q;
+
+    if (qcow2_open(&q, &run->cfg, &err))
+        bad("%s cannot be opened: %s", run->path, err.what);
+    atomic_store(&run->m->ready, 1);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        w[i] = (struct writer){.run = run, .t = *run->t, .q = q, .n = i};
+        w[i].t.random = rnd(run->t);
+        if (pthread_create(&w[i].thread, NULL, writer, &w[i]))
+            bad("no thread");
+    }
+    for (;;)
+        pause();
+}
+
+/* ---- Afterwards ------------------------------------------------------------------------------- */
+
+static void verify_sector(struct run *run, const uint8_t *buf, uint32_t i)
+{
+    struct sector *s = &run->m->sector[i];
+    uint32_t state = sector_state(buf, i), n = atomic_load(&s->submitted);
+    uint32_t from = atomic_load(&s->safe) - 1;
+
+    for (uint32_t k = from; k < n; k++) {
+        if (s->state[k % STATES] != state)
+            continue;
+        /* What was found stays: it is on the disk now. */
+        s->state[0] = state;
+        atomic_store(&s->submitted, 1);
+        atomic_store(&s->done, 1);
+        atomic_store(&s->safe, 1);
+        return;
+    }
+    bad("%s: sector %u is in state %#x, not one of the %u from %#x to %#x", shape_text(&run->shape),
+        i, state, n - from, s->state[from % STATES], s->state[(n - 1) % STATES]);
+}
+
+static void verify(struct run *run)
+{
+    struct qcow2_config cfg = run->cfg;
+    struct err err = {0};
+    uint8_t buf[64 * 512];
+    struct qcow2 *q;
+
+    if (!run->shape.lazy)
+        must_be_clean(&run->cfg, true, shape_text(&run->shape));
+    /* With lazy refcounts it is the next one to write who puts them right. */
+    cfg.read_only = !run->shape.lazy;
+    if (qcow2_open(&q, &cfg, &err))
+        bad("%s cannot be opened: %s", run->path, err.what);
+    for (uint32_t i = 0; i < run->sectors; i += 64) {
+        struct iovec iov = {buf, sizeof(buf)};
+
+        if (qcow2_readv(q, &iov, 1, i * 512ull, sizeof(buf)))
+            bad("%s: cannot read sector %u", run->path, i);
+        for (uint32_t k = 0; k < 64; k++)
+            verify_sector(run, buf + k * 512, i + k);
+    }
+    qcow2_close(q);
+    if (run->shape.lazy)
+        must_be_clean(&run->cfg, false, shape_text(&run->shape));
+}
+
+static void make_images(struct run *run)
+{
+    struct qcow2_create c = {.path = run->path, .replace = true};
+    struct err err = {0};
+    uint8_t buf[512];
+
+    shape_choose(run->t, &run->shape);
+    if (run->shape.backing == BACKING_QCOW2)
+        run->shape.backing = BACKING_RAW;
+    run->sectors = run->shape.cluster_bits < 12 ? SECTORS / 8 : SECTORS;
+    for (uint32_t i = 0; i < run->sectors; i++) {
+        run->m->sector[i] = (struct sector){.submitted = 1, .done = 1, .safe = 1};
+        run->m->sector[i].state[0] = run->shape.backing ? 1 : 0;
+    }
+    atomic_store(&run->m->next_state, 2);
+    if (run->shape.backing) {
+        FILE *f = fopen(run->base, "w");
+
+        for (uint32_t i = 0; i < run->sectors; i++) {
+            sector_fill(buf, i, 1);
+            if (!f || !fwrite(buf, sizeof(buf), 1, f))
+                bad("cannot write %s", run->base);
+        }
+        fclose(f);
+        c.backing = "base";
+        c.backing_fmt = "raw";
+    }
+    c.size = run->sectors * 512ull;
+    c.cluster_bits = run->shape.cluster_bits;
+    c.version = run->shape.version;
+    c.lazy_refcounts = run->shape.lazy;
+    if (qcow2_create(&c, &err))
+        bad("cannot create %s: %s", run->path, err.what);
+}
+
+static void kill_one(struct run *run)
+{
+    uint64_t us = 200 + below(run->t, 1ull << (10 + below(run->t, 9)));
+    struct timespec wait = {0, (long)us * 1000};
+    pid_t pid;
+
+    atomic_store(&run->m->ready, 0);
+    pid = fork();
+    if (pid < 0)
+        bad("cannot fork");
+    if (!pid)
+        child(run);
+    while (!atomic_load(&run->m->ready))
+        if (waitpid(pid, NULL, WNOHANG) == pid)
+            bad("the writer has ended");
+    nanosleep(&wait, NULL);
+    if (kill(pid, SIGKILL) || waitpid(pid, NULL, 0) != pid)
+        bad("cannot kill the writer");
+    rnd(run->t);
+    verify(run);
+}
+
+int test_kill(struct test *t)
+{
+    struct run run = {.t = t};
+
+    run.m = mmap(NULL, sizeof(*run.m), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (run.m == MAP_FAILED)
+        bad("no memory");
+    snprintf(run.path, sizeof(run.path), "%s/image", t->dir);
+    snprintf(run.base, sizeof(run.base), "%s/base", t->dir);
+    run.cfg.path = run.path;
+    for (uint64_t i = 0; i < t->count; i++) {
+        if (i % 10 == 0)
+            make_images(&run);
+        kill_one(&run);
+        if (t->verbose)
+            printf("%llu %s\n", (unsigned long long)i, shape_text(&run.shape));
+    }
+    printf("killed %llu times after %llu writes and %llu flushes, nothing flushed was lost\n",
+           (unsigned long long)t->count, (unsigned long long)run.m->writes,
+           (unsigned long long)run.m->flushes);
+    munmap(run.m, sizeof(*run.m));
+    return 0;
+}
