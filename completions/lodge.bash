@@ -16,13 +16,14 @@ _lodge()
         return
     fi
     case $verb:$prev in
-    run:--kernel | run:--initrd)
+    run:--kernel | run:--initrd | run:--disk)
         compopt -o filenames
         COMPREPLY=($(compgen -f -- "$cur"))
         return
         ;;
     run:--engine) words="auto soft kvm" ;;
     run:--cpu) words="host x86-64-v1 x86-64-v2 x86-64-v3" ;;
+    run:--rng) words="on off" ;;
     run:--console) words="stdio none" ;;
     run:--escape) words="^] ctrl-a none" ;;
     run:--cpus | run:-c) words="1 2 4 8" ;;
@@ -30,6 +31,7 @@ _lodge()
     run:--name | run:--append) return ;;
     run:*)
         words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
+            --disk --rng
             --console --escape --no-reboot --test-devices --stats -q --quiet -h --help"
         ;;
     doctor:--format) words="text json" ;;

@@ -208,7 +208,7 @@ static int run_vm(struct session *s, struct err *err)
 {
     const struct run_opts *o = s->opts;
     bool stdio = !strcmp(o->console, "stdio");
-    const struct vm_config cfg = {
+    struct vm_config cfg = {
         .name = o->name,
         .cpu = cpu_model(o->cpu),
         .cpus = o->cpus,
@@ -219,6 +219,8 @@ static int run_vm(struct session *s, struct err *err)
         .engine = s->engine,
         .serial_in = console_input(s->console),
         .serial_out = stdio ? STDOUT_FILENO : -1,
+        .disks = o->disks.count,
+        .rng = !strcmp(o->rng, "on"),
         .no_reboot = o->no_reboot,
         .test_devices = o->test_devices,
         .stats = o->stats,
@@ -226,8 +228,10 @@ static int run_vm(struct session *s, struct err *err)
     enum vm_end end = VM_END_FAILED;
     struct vm *vm;
     char *stats = NULL;
-    int r = vm_new(&vm, &cfg, err);
+    int r;
 
+    memcpy(cfg.disk, o->disks.disk, sizeof(cfg.disk));
+    r = vm_new(&vm, &cfg, err);
     if (r)
         return r;
     say_start(s);
@@ -280,6 +284,13 @@ static int run_session(struct session *s, struct err *err)
     return r;
 }
 
+static int run_checked(struct session *s, struct err *err)
+{
+    int r = check_all(s, err);
+
+    return r ? r : run_session(s, err);
+}
+
 int verb_run(const struct verb *verb, int argc, char **argv)
 {
     struct run_opts opts;
@@ -288,17 +299,20 @@ int verb_run(const struct verb *verb, int argc, char **argv)
     int nargs, r = verb_parse(verb, &opts, sizeof(opts), argc, argv, &nargs);
 
     if (r >= 0)
-        return r;
-    if (run_opts_check(&opts, &err))
-        return verb_usage(verb, &err);
+        goto out;
+    if (run_opts_check(&opts, &err)) {
+        r = verb_usage(verb, &err);
+        goto out;
+    }
     log_set_level(opts.quiet ? LOG_ERROR : LOG_WARN);
     /* A reader that went away ends the output, not the guest. */
     signal(SIGPIPE, SIG_IGN);
-    r = check_all(&s, &err);
-    if (!r)
-        r = run_session(&s, &err);
-    if (r >= 0)
-        return r;
-    err_report(&err);
-    return CLI_FAILED;
+    r = run_checked(&s, &err);
+    if (r < 0) {
+        err_report(&err);
+        r = CLI_FAILED;
+    }
+out:
+    run_opts_fini(&opts);
+    return r;
 }

@@ -5,6 +5,14 @@
 
 #include "base/err.h"
 #include "base/types.h"
+#include "core/vm.h"
+
+/* --disk, as often as it is given; the strings are in `text`, which run_opts_fini frees. */
+struct run_disks {
+    unsigned count;
+    struct vm_disk disk[VM_MAX_DISKS];
+    char *text[VM_MAX_DISKS];
+};
 
 struct run_opts {
     const char *name; /* NULL: not given */
@@ -13,9 +21,14 @@ struct run_opts {
     unsigned cpus;
     uint64_t memory;
     int escape; /* control byte, -1: none */
+    struct run_disks disks;
+    const char *rng;
     bool no_reboot, test_devices, stats, quiet;
     char name_buf[32]; /* for a name that was not given */
 };
+
+/* Free what parsing has allocated. */
+void run_opts_fini(struct run_opts *opts);
 
 /* Fill in a name, round memory up to whole pages; -EINVAL for wrong usage. */
 int run_opts_check(struct run_opts *opts, struct err *err);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "cli/engines.h"
@@ -8,11 +10,85 @@
 #include "cli/run.h"
 #include "cli/verb.h"
 #include "core/vm.h"
+#include "dev/virtio/blk.h"
 
 /* A distribution kernel is placed at 16 MiB and unpacks itself there. */
 #define MEMORY_MIN MIB(32)
 
 #define FIELD(f) .field = offsetof(struct run_opts, f)
+
+/* ---- --disk FILE[,WORD]... ----------------------------------------------------------- */
+
+/* Cut the word at the front off *rest, up to a comma; two commas stand for one in it. NULL: there is none left. */
+static char *next_word(char **rest)
+{
+    char *word = *rest, *to = word, *from;
+
+    if (!word)
+        return NULL;
+    for (from = word; *from && !(from[0] == ',' && from[1] != ','); from++) {
+        *to++ = *from;
+        from += *from == ',';
+    }
+    *rest = *from ? from + 1 : NULL;
+    *to = '\0';
+    return word;
+}
+
+static int disk_word(struct vm_disk *disk, char *word, struct err *err)
+{
+    char *value = strchr(word, '=');
+
+    if (!strcmp(word, "ro")) {
+        disk->read_only = true;
+        return 0;
+    }
+    if (value)
+        *value++ = '\0';
+    if (value && !strcmp(word, "format")) {
+        disk->format = value;
+        return 0;
+    }
+    if (value && !strcmp(word, "serial")) {
+        disk->serial = value;
+        if (strlen(value) <= VIRTIO_BLK_SERIAL)
+            return 0;
+        return err_set(err, -EINVAL, "the serial number of a disk has at most %d characters: '%s'",
+                       VIRTIO_BLK_SERIAL, value);
+    }
+    err_set(err, -EINVAL, "--disk does not know '%s'", word);
+    err_next(err, "After the file: ro, serial=TEXT, format=raw|qcow2. A comma in a file's name is "
+                  "written twice.");
+    return -EINVAL;
+}
+
+static int opt_disk(const struct opt_desc *opt, const char *val, void *field, struct err *err)
+{
+    struct run_disks *disks = field;
+    struct vm_disk *disk = &disks->disk[disks->count];
+    char *rest, *word;
+    int r = 0;
+
+    if (disks->count == VM_MAX_DISKS)
+        return err_set(err, -EINVAL, "a guest has at most %d disks", VM_MAX_DISKS);
+    rest = disks->text[disks->count] = strdup(val);
+    if (!rest)
+        return err_set(err, -EINVAL, "no memory for --disk");
+    disks->count++;
+    disk->path = next_word(&rest);
+    if (!disk->path[0])
+        return err_set(err, -EINVAL, "--disk needs the name of a file");
+    while (!r && (word = next_word(&rest)))
+        r = disk_word(disk, word, err);
+    return r;
+}
+
+void run_opts_fini(struct run_opts *o)
+{
+    for (unsigned i = 0; i < o->disks.count; i++)
+        free(o->disks.text[i]);
+    o->disks.count = 0;
+}
 
 const struct opt_desc run_opts[] = {
     {.name = "name",
@@ -68,6 +144,18 @@ const struct opt_desc run_opts[] = {
      .parse = opt_string,
      FIELD(append),
      .help = "kernel command line"},
+    {.name = "disk",
+     .arg = "FILE[,ro][,serial=TEXT][,format=raw|qcow2]",
+     .parse = opt_disk,
+     FIELD(disks),
+     .help = "a disk image or block device as a disk; may be repeated"},
+    {.name = "rng",
+     .arg = "on|off",
+     .parse = opt_choice,
+     .choices = "on|off",
+     .def = "on",
+     FIELD(rng),
+     .help = "a source of random numbers for the guest"},
     {.name = "console",
      .arg = "stdio|none",
      .parse = opt_choice,

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "core/devices.h"
 #include "core/irq.h"
 #include "dev/pci/pci.h"
 #include "dev/serial.h"
@@ -34,6 +35,7 @@ struct machine {
     struct testdev *test; /* with cfg.test_devices */
     struct pci_bus pci;
     struct pci_device pci_host;
+    struct devices *devices;
     unsigned built; /* parts[] made so far */
     pthread_mutex_t isa_lock;
     uint32_t isa_levels;  /* what the devices drive */
@@ -49,6 +51,7 @@ struct machine_part {
     int (*init)(struct machine *m, struct err *err);
     void (*fini)(struct machine *m); /* also after a failed init */
     void (*reset)(struct machine *m);
+    void (*pause)(struct machine *m), (*resume)(struct machine *m); /* see machine_pause */
     bool irqchip; /* not made where the engine has its own */
 };
 
@@ -357,6 +360,32 @@ static void part_pci_reset(struct machine *m)
     pci_bus_reset(&m->pci);
 }
 
+static int part_devices_init(struct machine *m, struct err *err)
+{
+    return devices_new(&m->devices, m->vm, &m->pci, err);
+}
+
+static void part_devices_fini(struct machine *m)
+{
+    devices_free(m->devices);
+    m->devices = NULL;
+}
+
+static void part_devices_reset(struct machine *m)
+{
+    devices_reset(m->devices);
+}
+
+static void part_devices_pause(struct machine *m)
+{
+    devices_pause(m->devices);
+}
+
+static void part_devices_resume(struct machine *m)
+{
+    devices_resume(m->devices);
+}
+
 /* ---- Test devices ---------------------------------------------------------- */
 
 static void test_exit(void *opaque, unsigned status)
@@ -408,6 +437,8 @@ static const struct machine_part parts[] = {
     {"acpipm", part_acpipm_init, part_acpipm_fini, part_acpipm_reset},
     {"com1", part_com1_init, part_com1_fini, part_com1_reset},
     {"pci", part_pci_init, part_pci_fini, part_pci_reset},
+    {"devices", part_devices_init, part_devices_fini, part_devices_reset, part_devices_pause,
+     part_devices_resume},
     {"test", part_test_init, part_test_fini, part_test_reset},
 };
 
@@ -453,14 +484,31 @@ void machine_free(struct vm *vm)
     vm->machine = NULL;
 }
 
+void machine_pause(struct vm *vm)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++)
+        if (parts[i].pause)
+            parts[i].pause(vm->machine);
+}
+
+void machine_resume(struct vm *vm)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++)
+        if (parts[i].resume)
+            parts[i].resume(vm->machine);
+}
+
+/* Nothing that a device still has under way may interrupt the guest that comes. */
 void machine_reset(struct vm *vm)
 {
+    machine_pause(vm);
     if (vm->engine->irqchip)
         vm->engine->irqchip->reset(vm);
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
         if (parts[i].reset && part_wanted(vm->machine, &parts[i]))
             parts[i].reset(vm->machine);
     }
+    machine_resume(vm);
 }
 
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data)

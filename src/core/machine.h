@@ -17,6 +17,10 @@ void machine_free(struct vm *vm); /* idempotent */
 /* Hardware reset of every part; no vCPU runs. */
 void machine_reset(struct vm *vm);
 
+/* Between the two, devices neither touch memory nor send messages; they may drive their lines. No vCPU runs. */
+void machine_pause(struct vm *vm);
+void machine_resume(struct vm *vm);
+
 /*
  * Move the interrupt controllers and the timer chip from one engine to
  * another: taken from the old one, made under the new one, given once its

@@ -52,11 +52,15 @@ int vm_move(struct vm *vm, const struct engine_ops *to, struct err *err)
     if (!s || !s->cpus) {
         err_set(err, rc, "no memory for the guest's state");
     } else {
+        /* Devices tell the engine of what they write to memory. After a failure they stay as they are. */
+        machine_pause(vm);
         rc = move_out(vm, s, err);
         if (!rc) {
             vm->engine = to;
             rc = move_in(vm, s, err);
         }
+        if (!rc)
+            machine_resume(vm);
     }
     if (s)
         free(s->cpus);

@@ -40,21 +40,29 @@ static int vm_check_config(const struct vm_config *cfg, struct err *err)
         err_set(err, -EINVAL, "%u CPUs were asked for", cfg->cpus);
         return err_next(err, "Give a number from 1 to %d.", VM_MAX_CPUS);
     }
+    if (cfg->disks > VM_MAX_DISKS)
+        return err_set(err, -EINVAL, "a guest has at most %d disks", VM_MAX_DISKS);
     return 0;
 }
 
 /* The caller's strings need not outlive vm_new. */
+static bool string_copy(const char **s)
+{
+    if (*s)
+        *s = strdup(*s);
+    else
+        return true;
+    return *s;
+}
+
 static int vm_copy_strings(struct vm_config *cfg)
 {
-    const char **strings[] = {&cfg->name, &cfg->kernel, &cfg->initrd, &cfg->cmdline};
-    bool ok = true;
+    bool ok = string_copy(&cfg->name) & string_copy(&cfg->kernel) & string_copy(&cfg->initrd) &
+              string_copy(&cfg->cmdline);
 
-    for (unsigned i = 0; i < ARRAY_SIZE(strings); i++) {
-        if (!*strings[i])
-            continue;
-        *strings[i] = strdup(*strings[i]);
-        ok = ok && *strings[i];
-    }
+    for (unsigned i = 0; i < cfg->disks; i++)
+        ok &= string_copy(&cfg->disk[i].path) & string_copy(&cfg->disk[i].format) &
+              string_copy(&cfg->disk[i].serial);
     return ok ? 0 : -ENOMEM;
 }
 
@@ -64,6 +72,11 @@ static void vm_free_strings(struct vm_config *cfg)
     free((char *)cfg->kernel);
     free((char *)cfg->initrd);
     free((char *)cfg->cmdline);
+    for (unsigned i = 0; i < cfg->disks; i++) {
+        free((char *)cfg->disk[i].path);
+        free((char *)cfg->disk[i].format);
+        free((char *)cfg->disk[i].serial);
+    }
 }
 
 static int vm_new_vcpus(struct vm *vm, struct err *err)
@@ -187,10 +200,11 @@ static int vm_load(struct vm *vm, struct err *err)
 
     if (!st)
         return err_set(err, -ENOMEM, "no memory for the CPU state");
+    /* First the devices: what they still have under way would go into the new guest's memory. */
+    machine_reset(vm);
     rc = vm_clear_memory(vm, err);
     if (rc < 0)
         goto out;
-    machine_reset(vm);
     clock_reset_tsc(&vm->clock);
     for (unsigned i = 0; i < vm->cfg.cpus; i++) {
         x86_state_reset(st, i == 0);

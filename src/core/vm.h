@@ -20,6 +20,15 @@ struct machine;
 /* What CPUID shows: all that host and engine have, or a level that every engine gives alike (x86/cpuid.c). */
 enum cpu_model { CPU_HOST, CPU_V1, CPU_V2, CPU_V3 };
 
+#define VM_MAX_DISKS 16
+
+struct vm_disk {
+    const char *path;
+    const char *format; /* NULL: see block/block.h */
+    const char *serial; /* NULL: none */
+    bool read_only;
+};
+
 struct vm_config {
     const char *name;
     enum cpu_model cpu;
@@ -28,6 +37,9 @@ struct vm_config {
     const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
     const struct engine_ops *engine;
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
+    struct vm_disk disk[VM_MAX_DISKS];
+    unsigned disks;
+    bool rng; /* virtio-rng */
     bool no_reboot;
     bool test_devices; /* dev/testdev.h */
     bool stats;

@@ -17,6 +17,7 @@ import bad_input
 import boot
 import console
 import directed
+import disk
 import nested
 
 
@@ -43,7 +44,7 @@ def main():
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
-                 nested.CASES):
+                 disk.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:

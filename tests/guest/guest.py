@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Start guests and watch their consoles. Shared by the scripts in this folder."""
+import gzip
 import os
 import re
 import signal
@@ -32,6 +33,35 @@ def kernel(name):
 def initramfs(profile="test"):
     out = CACHE / f"initramfs-{profile}.cpio.gz"
     script("initramfs.sh", out, profile)
+    return str(out)
+
+
+# In the order in which they depend on each other; what a kernel has built in it has no file for.
+VIRTIO = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
+          "rng-core", "virtio-rng", "virtio_blk")
+
+
+def initramfs_with_modules(name, modules=VIRTIO):
+    """The test initramfs with modules of the kernel `name`, which its init loads."""
+    base = Path(initramfs())
+    out = CACHE / f"initramfs-test-{name}-{len(modules)}.cpio.gz"
+    if out.exists() and out.stat().st_mtime > base.stat().st_mtime:
+        return str(out)
+    tree = Path(script("modules.sh", name))
+    found = {path.name.split(".")[0]: path for path in tree.rglob("*.ko*")}
+    with tempfile.TemporaryDirectory() as temp:
+        (Path(temp) / "modules").mkdir()
+        for number, module in enumerate(modules):
+            if module in found:
+                target = Path(temp) / "modules" / f"{number:02}-{module}.ko"
+                target.write_bytes(found[module].read_bytes())
+        files = "\n".join(sorted(str(p.relative_to(temp)) for p in Path(temp).rglob("*")))
+        more = subprocess.run(["cpio", "-o", "-H", "newc", "-R", "0:0", "--quiet"], cwd=temp,
+                              input=files.encode(), stdout=subprocess.PIPE, check=True).stdout
+    # The kernel unpacks one archive after the other.
+    part = out.with_suffix(f".{os.getpid()}")
+    part.write_bytes(base.read_bytes() + gzip.compress(more))
+    part.rename(out)
     return str(out)
 
 

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/devices.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "block/block.h"
+#include "dev/virtio/blk.h"
+#include "dev/virtio/pci.h"
+#include "dev/virtio/rng.h"
+
+/* Fixed, so that a device keeps its address when others come and go. */
+#define SLOT_RNG   2
+#define SLOT_DISKS 10
+
+#define MAX_DEVICES     (VM_MAX_DISKS + 1)
+#define MAX_DISK_QUEUES 8
+
+struct disk {
+    struct block *block;
+    struct virtio_blk blk;
+};
+
+struct devices {
+    struct virtio_memory memory;
+    struct pci_bus *bus;
+    struct virtio_device rng;
+    struct disk disk[VM_MAX_DISKS];
+    struct virtio_pci transport[MAX_DEVICES];
+    unsigned count; /* of transports */
+};
+
+static void memory_written(void *opaque, gpa_t gpa, uint64_t len)
+{
+    vm_mem_written(opaque, gpa, len);
+}
+
+static int plug(struct devices *d, struct virtio_device *dev, unsigned slot, struct err *err)
+{
+    int code = virtio_pci_init(&d->transport[d->count], dev, d->bus, slot, err);
+
+    if (!code)
+        d->count++;
+    return code;
+}
+
+static int add_rng(struct devices *d, struct err *err)
+{
+    int code = virtio_rng_init(&d->rng, &d->memory, err);
+
+    return code ? code : plug(d, &d->rng, SLOT_RNG, err);
+}
+
+static int add_disk(struct devices *d, const struct vm_config *cfg, unsigned n, struct err *err)
+{
+    const struct vm_disk *want = &cfg->disk[n];
+    const struct block_config image = {
+        .path = want->path, .format = want->format, .read_only = want->read_only};
+    unsigned queues = cfg->cpus < MAX_DISK_QUEUES ? cfg->cpus : MAX_DISK_QUEUES;
+    struct disk *disk = &d->disk[n];
+    int code = block_open(&disk->block, &image, err);
+
+    if (!code)
+        code = virtio_blk_init(&disk->blk, &d->memory, disk->block, queues, want->serial, err);
+    return code ? code : plug(d, &disk->blk.dev, SLOT_DISKS + n, err);
+}
+
+int devices_new(struct devices **out, struct vm *vm, struct pci_bus *bus, struct err *err)
+{
+    struct devices *d = calloc(1, sizeof(*d));
+    int code = 0;
+
+    if (!d)
+        return err_set(err, -ENOMEM, "no memory for the guest's devices");
+    d->memory = (struct virtio_memory){&vm->mem, memory_written, vm};
+    d->bus = bus;
+    if (vm->cfg.rng)
+        code = add_rng(d, err);
+    for (unsigned n = 0; !code && n < vm->cfg.disks; n++)
+        code = add_disk(d, &vm->cfg, n, err);
+    if (code < 0) {
+        devices_free(d);
+        return code;
+    }
+    *out = d;
+    return 0;
+}
+
+void devices_free(struct devices *d)
+{
+    if (!d)
+        return;
+    while (d->count)
+        virtio_pci_fini(&d->transport[--d->count]);
+    virtio_fini(&d->rng);
+    for (unsigned n = 0; n < VM_MAX_DISKS; n++) {
+        virtio_fini(&d->disk[n].blk.dev);
+        block_close(d->disk[n].block);
+    }
+    free(d);
+}
+
+void devices_reset(struct devices *d)
+{
+    for (unsigned n = 0; n < d->count; n++)
+        virtio_pci_reset(&d->transport[n]);
+}
+
+void devices_pause(struct devices *d)
+{
+    for (unsigned n = 0; n < d->count; n++)
+        virtio_pause(d->transport[n].dev);
+}
+
+void devices_resume(struct devices *d)
+{
+    for (unsigned n = 0; n < d->count; n++)
+        virtio_resume(d->transport[n].dev);
+}

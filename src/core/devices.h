@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The virtio devices of a VM, as its configuration asks for them. */
+#ifndef LODGE_CORE_DEVICES_H
+#define LODGE_CORE_DEVICES_H
+
+#include "core/vm.h"
+
+struct devices;
+struct pci_bus;
+
+/* Open images, make the devices and put them on the bus. On failure nothing is held. */
+int devices_new(struct devices **devices, struct vm *vm, struct pci_bus *bus, struct err *err);
+void devices_free(struct devices *devices); /* waits for what is under way; NULL is fine */
+
+/* No vCPU runs during these. */
+void devices_reset(struct devices *devices);
+void devices_pause(struct devices *devices); /* see machine_pause */
+void devices_resume(struct devices *devices);
+
+#endif

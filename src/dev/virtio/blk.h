@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* virtio-blk (virtio 1.2, 5.2) on a disk image. */
+#ifndef LODGE_DEV_VIRTIO_BLK_H
+#define LODGE_DEV_VIRTIO_BLK_H
+
+#include "block/block.h"
+#include "dev/virtio/virtio.h"
+
+#define VIRTIO_BLK_SERIAL 20 /* longest serial number; shorter ones are padded with zeroes */
+
+struct virtio_blk {
+    struct virtio_device dev;
+    struct block *block;
+    char serial[VIRTIO_BLK_SERIAL];
+};
+
+/* `block` stays the caller's and open until virtio_fini(&blk->dev). serial may be NULL. */
+int virtio_blk_init(struct virtio_blk *blk, const struct virtio_memory *memory, struct block *block,
+                    unsigned queues, const char *serial, struct err *err);
+
+#endif

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "dev/virtio/virtio.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+/* ---- The thread --------------------------------------------------------------------- */
+
+void virtio_notify(struct virtio_device *dev)
+{
+    const uint64_t one = 1;
+
+    while (write(dev->kick_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+/* One turn over all queues; true: again. */
+static bool serve_all(struct virtio_device *dev)
+{
+    bool more = false;
+
+    for (unsigned q = 0; q < dev->nqueues && atomic_load(&dev->running); q++)
+        if (dev->queue[q].ready)
+            more |= dev->ops->process(dev, q);
+    return more && atomic_load(&dev->running);
+}
+
+static void *device_thread(void *opaque)
+{
+    struct virtio_device *dev = opaque;
+    uint64_t count;
+    bool more;
+
+    while (!atomic_load(&dev->stop)) {
+        if (read(dev->kick_fd, &count, sizeof(count)) < 0 && errno != EINTR)
+            break;
+        /* Who holds the device kicks it again when it lets go. */
+        do {
+            pthread_mutex_lock(&dev->io_lock);
+            more = !atomic_load(&dev->held) && serve_all(dev);
+            pthread_mutex_unlock(&dev->io_lock);
+        } while (more);
+    }
+    return NULL;
+}
+
+/*
+ * Keep the thread out until io_release: it looks at `held` under io_lock, so
+ * after this it is not in `process` and will not be. Holds nest.
+ */
+static void io_hold(struct virtio_device *dev)
+{
+    atomic_fetch_add(&dev->held, 1);
+    pthread_mutex_lock(&dev->io_lock);
+    pthread_mutex_unlock(&dev->io_lock);
+}
+
+static void io_release(struct virtio_device *dev)
+{
+    atomic_fetch_sub(&dev->held, 1);
+    virtio_notify(dev);
+}
+
+static void drain(struct virtio_device *dev)
+{
+    if (dev->ops->drain)
+        dev->ops->drain(dev);
+}
+
+void virtio_pause(struct virtio_device *dev)
+{
+    io_hold(dev);
+    drain(dev);
+}
+
+void virtio_resume(struct virtio_device *dev)
+{
+    io_release(dev);
+}
+
+/* ---- Status and features ---------------------------------------------------------------- */
+
+static void reset_locked(struct virtio_device *dev)
+{
+    io_hold(dev);
+    atomic_store(&dev->running, false);
+    drain(dev);
+    for (unsigned q = 0; q < dev->nqueues; q++) {
+        virtq_stop(&dev->queue[q]);
+        dev->queue[q].size = dev->queue_size;
+    }
+    dev->driver_features = 0;
+    if (dev->ops->reset)
+        dev->ops->reset(dev);
+    atomic_store(&dev->status, 0);
+    io_release(dev);
+}
+
+void virtio_reset(struct virtio_device *dev)
+{
+    pthread_mutex_lock(&dev->lock);
+    reset_locked(dev);
+    pthread_mutex_unlock(&dev->lock);
+}
+
+static uint32_t half(uint64_t features, uint32_t select)
+{
+    return select < 2 ? (uint32_t)(features >> 32 * select) : 0;
+}
+
+uint32_t virtio_features_read(struct virtio_device *dev, uint32_t select)
+{
+    return half(dev->features, select);
+}
+
+uint32_t virtio_driver_features_read(struct virtio_device *dev, uint32_t select)
+{
+    uint32_t val;
+
+    pthread_mutex_lock(&dev->lock);
+    val = half(dev->driver_features, select);
+    pthread_mutex_unlock(&dev->lock);
+    return val;
+}
+
+/* Once they were accepted they stay. */
+void virtio_driver_features_write(struct virtio_device *dev, uint32_t select, uint32_t val)
+{
+    pthread_mutex_lock(&dev->lock);
+    if (select < 2 && !(atomic_load(&dev->status) & VIRTIO_FEATURES_OK)) {
+        dev->driver_features &= ~(0xffffffffull << 32 * select);
+        dev->driver_features |= (uint64_t)val << 32 * select;
+    }
+    pthread_mutex_unlock(&dev->lock);
+}
+
+static bool features_acceptable(const struct virtio_device *dev)
+{
+    return !(dev->driver_features & ~dev->features) && virtio_has(dev, VIRTIO_F_VERSION_1);
+}
+
+static void start_locked(struct virtio_device *dev)
+{
+    io_hold(dev);
+    if (dev->ops->start)
+        dev->ops->start(dev);
+    atomic_store(&dev->running, !(atomic_load(&dev->status) & VIRTIO_NEEDS_RESET));
+    io_release(dev);
+}
+
+/* The driver sets bits one after the other (3.1.1); it clears none but all. */
+void virtio_status_write(struct virtio_device *dev, uint8_t val)
+{
+    uint8_t old, set;
+
+    pthread_mutex_lock(&dev->lock);
+    if (!val) {
+        reset_locked(dev);
+        pthread_mutex_unlock(&dev->lock);
+        return;
+    }
+    old = atomic_load(&dev->status);
+    set = val & ~old & ~VIRTIO_NEEDS_RESET;
+    if ((set & VIRTIO_FEATURES_OK) && !features_acceptable(dev))
+        set &= ~VIRTIO_FEATURES_OK;
+    if ((set & VIRTIO_DRIVER_OK) && !((old | set) & VIRTIO_FEATURES_OK))
+        set &= ~VIRTIO_DRIVER_OK;
+    atomic_fetch_or(&dev->status, set);
+    if (set & VIRTIO_DRIVER_OK)
+        start_locked(dev);
+    pthread_mutex_unlock(&dev->lock);
+}
+
+void virtio_queue_enable_locked(struct virtio_device *dev, unsigned n)
+{
+    struct virtq *q = &dev->queue[n];
+
+    if (q->enabled)
+        return;
+    q->enabled = true;
+    io_hold(dev);
+    if (virtq_start(q, virtio_has(dev, VIRTIO_F_EVENT_IDX), virtio_has(dev, VIRTIO_F_INDIRECT)) < 0)
+        virtio_break(dev, "a queue's size or addresses cannot be right");
+    io_release(dev);
+}
+
+/* ---- What devices use ----------------------------------------------------------------- */
+
+void virtio_break(struct virtio_device *dev, const char *why)
+{
+    uint8_t old = atomic_fetch_or(&dev->status, VIRTIO_NEEDS_RESET);
+
+    atomic_store(&dev->running, false);
+    if (old & VIRTIO_NEEDS_RESET)
+        return;
+    log_once(LOG_WARN, "a guest's driver broke its %s device, which waits for a reset: %s",
+             dev->ops->name, why);
+    if ((old & VIRTIO_DRIVER_OK) && dev->transport)
+        dev->transport->config_interrupt(dev->transport_opaque);
+}
+
+void virtio_config_changed(struct virtio_device *dev)
+{
+    atomic_fetch_add(&dev->generation, 1);
+    if ((atomic_load(&dev->status) & VIRTIO_DRIVER_OK) && dev->transport)
+        dev->transport->config_interrupt(dev->transport_opaque);
+}
+
+void virtio_push(struct virtio_device *dev, unsigned q, uint16_t head, uint32_t len)
+{
+    if (virtq_push(&dev->queue[q], head, len) && dev->transport)
+        dev->transport->queue_interrupt(dev->transport_opaque, q);
+}
+
+bool virtio_serve(struct virtio_device *dev, unsigned n, unsigned budget,
+                  bool (*serve)(struct virtio_device *dev, unsigned q, struct virtq_chain *chain))
+{
+    struct virtq *q = &dev->queue[n];
+
+    virtq_spare_notify(q);
+    while (budget) {
+        int got = virtq_pop(q, dev->chain);
+
+        if (got < 0) {
+            virtio_break(dev, q->malformed);
+            return false;
+        }
+        if (!got) {
+            if (!virtq_want_notify(q))
+                return false;
+            virtq_spare_notify(q);
+            budget--;
+            continue;
+        }
+        budget--;
+        if (!serve(dev, n, dev->chain)) {
+            virtio_break(dev, "a request has not the parts it must have");
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- Making --------------------------------------------------------------------------- */
+
+static int thread_start(struct virtio_device *dev, struct err *err)
+{
+    sigset_t all, old;
+    int rc;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    rc = pthread_create(&dev->thread, NULL, device_thread, dev);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc)
+        return err_set(err, -rc, "cannot start a thread for a %s device: %s", dev->ops->name,
+                       strerror(rc));
+    pthread_setname_np(dev->thread, dev->ops->name);
+    dev->thread_started = true;
+    return 0;
+}
+
+int virtio_init(struct virtio_device *dev, const struct virtio_config *cfg, struct err *err)
+{
+    int code;
+
+    memset(dev, 0, sizeof(*dev));
+    dev->ops = cfg->ops;
+    dev->type = cfg->type;
+    dev->memory = cfg->memory;
+    dev->features = cfg->features | VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT;
+    dev->queue_size = cfg->queue_size;
+    pthread_mutex_init(&dev->lock, NULL);
+    pthread_mutex_init(&dev->io_lock, NULL);
+    dev->kick_fd = eventfd(0, EFD_CLOEXEC);
+    dev->queue = calloc(cfg->queues, sizeof(*dev->queue));
+    dev->chain = malloc(sizeof(*dev->chain));
+    if (dev->kick_fd < 0)
+        code = err_set(err, -errno, "cannot make an eventfd for a %s device: %s", cfg->ops->name,
+                       strerror(errno));
+    else if (!dev->queue || !dev->chain)
+        code = err_set(err, -ENOMEM, "no memory for a %s device", cfg->ops->name);
+    else
+        code = 0;
+    for (unsigned q = 0; !code && q < cfg->queues; q++) {
+        virtq_init(&dev->queue[q], &dev->memory);
+        dev->queue[q].size = cfg->queue_size;
+        dev->nqueues = q + 1;
+    }
+    if (!code)
+        code = thread_start(dev, err);
+    if (code < 0)
+        virtio_fini(dev);
+    return code;
+}
+
+void virtio_fini(struct virtio_device *dev)
+{
+    if (!dev->ops)
+        return;
+    atomic_store(&dev->running, false);
+    atomic_store(&dev->stop, true);
+    if (dev->thread_started) {
+        virtio_notify(dev);
+        pthread_join(dev->thread, NULL);
+        drain(dev);
+    }
+    for (unsigned q = 0; q < dev->nqueues; q++)
+        virtq_fini(&dev->queue[q]);
+    free(dev->queue);
+    free(dev->chain);
+    if (dev->kick_fd >= 0)
+        close(dev->kick_fd);
+    pthread_mutex_destroy(&dev->io_lock);
+    pthread_mutex_destroy(&dev->lock);
+    memset(dev, 0, sizeof(*dev));
+}

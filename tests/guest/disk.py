@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests with disks and random numbers: what they write is there, what is there they read."""
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+
+from guest import Case, Place, check, initramfs_with_modules, kernel, lodge_command
+
+from boot import DONE, INIT, ends_well
+
+MIB = 1 << 20
+
+
+def new_image(place, name, mib, filled=True):
+    path = place.path / name
+    with open(path, "wb") as file:
+        if filled:
+            file.write(os.urandom(mib * MIB))
+        else:
+            file.truncate(mib * MIB)
+    return path
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def command(test, cpus, disks, append=""):
+    extra = [word for disk in disks for word in ("--disk", str(disk))]
+    return lodge_command(kernel("cloud"), initramfs_with_modules("cloud"),
+                         f"lodge.test={test} {append}".strip(), cpus, "256M", extra)
+
+
+def said(run, what):
+    """What the guest printed about it."""
+    return run.wait_line(rf"LODGE-TEST {what} (.*)$", 0)[1][1]
+
+
+def finish(run, place, images):
+    run.wait_line(DONE)
+    for image in images:
+        check(image.exists(), f"{image} is gone")
+    status = run.wait_exit()
+    check(status == 0, f"exit status is not 0: {run.describe()}")
+    check(run.stderr() == "", f"unexpected messages: {run.stderr()}")
+
+
+def disk(cpus, append, message):
+    """Reads, writes of many kinds at once, a discard, a file system; interrupts of the wanted kind."""
+    with Place() as place:
+        image = new_image(place, "disk,image", 64)
+        other = new_image(place, "other", 32, False)
+        before = md5(image)
+        disks = (f"{str(image).replace(',', ',,')},serial=lodge-1", other)
+        with place.run(command("disk", cpus, disks, append)) as run:
+            finish(run, place, (image, other))
+            seen = said(run, "disk")
+            check(f"sectors={64 * 2048} ro=0 serial=lodge-1 queues={cpus} cache=write back" in seen, seen)
+            check(said(run, "disk before").split()[0] == before, "the guest reads something else")
+            check(said(run, "disk after").split()[0] == md5(image) != before,
+                  "what the guest wrote is not in the image")
+            check(said(run, "disk files") == "same", "a file came back changed")
+            counts = [sum(map(int, re.findall(r"(?<= )\d+(?= )", line)))
+                      for line in re.findall(r"LODGE-TEST interrupts \d+:(.*)", run.stdout())
+                      if message in line and "config" not in line]
+            check(sum(counts) > 100, f"no {message} interrupts: {run.stdout()}")
+        if shutil.which("e2fsck"):
+            done = subprocess.run(["e2fsck", "-fn", other], capture_output=True, text=True)
+            check(done.returncode == 0, f"e2fsck finds fault: {done.stdout}")
+
+
+def read_only():
+    with Place() as place:
+        image = new_image(place, "image", 8)
+        image.chmod(0o400)
+        before = md5(image)
+        with place.run(command("disk", 1, [f"{image},ro"])) as run:
+            finish(run, place, [image])
+            check("ro=1" in said(run, "disk"), run.stdout())
+            check(said(run, "disk before").split()[0] == before, "the guest reads something else")
+            check("disk was written" not in run.stdout(), "a read-only disk took a write")
+            check(md5(image) == before, "a read-only image has changed")
+
+
+def random_numbers():
+    with Place() as place, place.run(command("random", 1, [])) as run:
+        run.wait_line(DONE)
+        check("virtio" in said(run, "rng"), run.stdout())
+        sums = set(re.findall(r"LODGE-TEST random (\w{32})", run.stdout()))
+        check(len(sums) == 2, f"random numbers repeat or are missing: {run.stdout()}")
+        ends_well(run, place)
+
+
+def reset_with_disk():
+    """A reset in the middle of writing; the disk works for the next kernel."""
+    with Place() as place:
+        image = new_image(place, "image", 16, False)
+        with place.run(command("disk-reboot", 2, [image])) as run:
+            run.wait_line(INIT)
+            run.wait_line(INIT, count=2)
+            run.wait_line("LODGE-TEST disk busy", count=3)
+            check(run.process.poll() is None, run.describe())
+            run.process.terminate()
+            check(run.wait_exit(20) == 128 + 15, f"status after SIGTERM: {run.describe()}")
+
+
+def one_writer():
+    """Two guests, or QEMU's programs, do not write to one image."""
+    with Place() as place:
+        image = new_image(place, "image", 8, False)
+        with place.run(command("idle10", 1, [image])) as first:
+            first.wait_line(INIT)
+            with place.run(command("boot", 1, [image])) as second:
+                check(second.wait_exit() == 1, second.describe())
+                check("in use" in second.stderr(), second.stderr())
+            if shutil.which("qemu-io"):
+                done = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", image],
+                                      capture_output=True, text=True)
+                check(done.returncode != 0 and "lock" in done.stderr, done.stderr)
+
+
+def refused(option, *words):
+    with Place() as place:
+        new_image(place, "cwd/empty", 0)
+        qcow = new_image(place, "cwd/looks", 1, False)
+        with open(qcow, "r+b") as file:
+            file.write(b"QFI\xfb\0\0\0\3")
+        before = set(place.path.rglob("*"))
+        with place.run(command("boot", 1, [option])) as run:
+            check(run.wait_exit(20) in (1, 2), run.describe())
+            for word in words:
+                check(word in run.stderr(), f"no '{word}' in: {run.stderr()}")
+            check(run.stderr().count("lodge:") == 1, run.stderr())
+        check(set(place.path.rglob("*")) <= before | {place.path / "runtime" / "lodge"},
+              f"left behind: {place.left()}")
+
+
+CASES = [
+    Case("disk with 1 CPUs", disk, 1, "", "PCI-MSI"),
+    Case("disk with 2 CPUs", disk, 2, "", "PCI-MSI"),
+    Case("disk without MSI-X", disk, 2, "pci=nomsi", "IO-APIC"),
+    Case("disk that is read-only", read_only),
+    Case("disk across a reset", reset_with_disk),
+    Case("disk in use elsewhere", one_writer),
+    Case("random numbers", random_numbers),
+    Case("bad disk: no such file", refused, "nowhere", "nowhere", "No such file"),
+    Case("bad disk: empty file", refused, "empty", "empty"),
+    Case("bad disk: a folder", refused, "/", "/"),
+    Case("bad disk: unknown word", refused, "empty,rw", "'rw'"),
+    Case("bad disk: unknown format", refused, "empty,format=vhs", "vhs"),
+    Case("bad disk: long serial number", refused, "empty,serial=" + 21 * "x", "20"),
+]
