@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/core/vm.c src/core/move.c src/core/vcpu.c src/core/machine.c src/core/mem.c src/core/bus.c
- *       src/core/clock.c src/base/err.c src/base/log.c src/x86/state.c src/x86/msr.c src/x86/pic.c
+/* unit: src/core/ src/base/err.c src/base/log.c src/x86/state.c src/x86/msr.c src/x86/pic.c
  *       src/x86/ioapic.c src/x86/lapic.c src/x86/lapic_regs.c src/x86/lapic_ipi.c
- *       src/x86/lapic_timer.c src/x86/pit.c src/x86/rtc.c src/x86/acpipm.c src/dev/serial.c
- *        src/dev/testdev.c src/dev/pci/pci.c src/dev/pci/msix.c src/core/devices.c
- *       src/dev/virtio/virtio.c src/dev/virtio/queue.c src/dev/virtio/pci.c src/dev/virtio/blk.c
- *       src/dev/virtio/rng.c src/block/block.c src/block/formats.c src/block/raw.c src/block/lock.c */
+ *       src/x86/lapic_timer.c src/x86/pit.c src/x86/rtc.c src/x86/acpipm.c src/dev/ src/block/ */
 /*
  * The life of a VM and the wiring of its machine, with the real devices, an
  * engine whose "guest code" is a C function, and a loader that loads nothing.
