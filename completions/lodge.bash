@@ -22,7 +22,7 @@ _lodge()
         return
         ;;
     run:--engine) words="auto soft kvm" ;;
-    run:--cpu) words="host x86-64-v1 x86-64-v2 x86-64-v3" ;;
+    run:--cpu) words="host x86-64-v1 x86-64-v2 x86-64-v3 max" ;;
     run:--rng) words="on off" ;;
     run:--console) words="stdio none" ;;
     run:--escape) words="^] ctrl-a none" ;;

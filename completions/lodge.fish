@@ -12,7 +12,7 @@ complete -c lodge -s h -l help -d 'Print help'
 set -l run -n '__fish_seen_subcommand_from run'
 complete -c lodge $run -l name -x -d 'Name of the guest'
 complete -c lodge $run -l engine -x -a 'auto soft kvm' -d 'How guest code is executed'
-complete -c lodge $run -l cpu -x -a 'host x86-64-v1 x86-64-v2 x86-64-v3' \
+complete -c lodge $run -l cpu -x -a 'host x86-64-v1 x86-64-v2 x86-64-v3 max' \
     -d 'Processor shown to the guest'
 complete -c lodge $run -s c -l cpus -x -d 'Number of CPUs'
 complete -c lodge $run -s m -l memory -x -a '256M 512M 1G 2G 4G' -d 'Memory'

@@ -91,11 +91,18 @@ static int check_memory(uint64_t memory, struct err *err)
     return -ENOMEM;
 }
 
-/* "host" or "x86-64-vN": the option table has seen to that. */
+/* The option table has seen to it that the name is one of these. */
 static enum cpu_model cpu_model(const char *name)
 {
-    return strcmp(name, "host") ? (enum cpu_model)(CPU_V1 + (name[strlen(name) - 1] - '1'))
-                                : CPU_HOST;
+    static const char *const names[] = {
+        [CPU_HOST] = "host",    [CPU_V1] = "x86-64-v1", [CPU_V2] = "x86-64-v2",
+        [CPU_V3] = "x86-64-v3", [CPU_MAX] = "max",
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+        if (!strcmp(name, names[i]))
+            return (enum cpu_model)i;
+    return CPU_HOST;
 }
 
 /* All that can fail without a VM. */

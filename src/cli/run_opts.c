@@ -106,11 +106,11 @@ const struct opt_desc run_opts[] = {
     {.name = "cpu",
      .arg = "MODEL",
      .parse = opt_choice,
-     .choices = "host|x86-64-v1|x86-64-v2|x86-64-v3",
+     .choices = "host|x86-64-v1|x86-64-v2|x86-64-v3|max",
      .def = "host",
      FIELD(cpu),
-     .help = "processor shown to the guest: host, or a level that\nevery engine gives: x86-64-v1, "
-             "-v2, -v3"},
+     .help = "processor shown to the guest: host, max, or a level that\nevery engine gives: "
+             "x86-64-v1, -v2, -v3"},
     {.name = "cpus",
      .letter = 'c',
      .arg = "N",

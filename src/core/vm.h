@@ -17,8 +17,11 @@
 struct engine_ops;
 struct machine;
 
-/* What CPUID shows: all that host and engine have, or a level that every engine gives alike (x86/cpuid.c). */
-enum cpu_model { CPU_HOST, CPU_V1, CPU_V2, CPU_V3 };
+/*
+ * What CPUID shows: what host and engine have and do well; a level that every
+ * engine gives alike; or all there is, whatever it costs (x86/cpuid.c).
+ */
+enum cpu_model { CPU_HOST, CPU_V1, CPU_V2, CPU_V3, CPU_MAX };
 
 #define VM_MAX_DISKS 16
 

@@ -52,11 +52,14 @@ enum feature_word {
     F_COUNT
 };
 
+#define F7_ECX_PKU BIT(3)
+
 static const struct {
     uint32_t leaf, subleaf;
     unsigned reg;
     uint32_t ours;   /* implemented by every engine */
     uint32_t native; /* shown when the host has it */
+    uint32_t max;    /* implemented, but shown only when everything is asked for: it costs speed */
 } features[F_COUNT] = {
     [F_1_ECX] = {1, 0, ECX,
                  .ours = BIT(17) /* PCID */ | BIT(21) /* x2APIC */ | BIT(24) /* TSC deadline */ |
@@ -80,7 +83,8 @@ static const struct {
                  .native = BIT(3) /* BMI1 */ | BIT(5) /* AVX2 */ | BIT(8) /* BMI2 */ |
                            BIT(9) /* ERMS */ | BIT(18) /* RDSEED */ | BIT(19) /* ADX */ |
                            BIT(23) /* CLFLUSHOPT */ | BIT(29) /* SHA */},
-    [F_7_ECX] = {7, 0, ECX, .ours = BIT(22) /* RDPID */},
+    [F_7_ECX] = {7, 0, ECX, .ours = BIT(22) /* RDPID */,
+                 .max = BIT(2) /* UMIP */ | F7_ECX_PKU | BIT(31) /* PKS */},
     [F_7_EDX] = {7, 0, EDX, .ours = BIT(29) /* IA32_ARCH_CAPABILITIES */,
                  .native = BIT(4) /* fast short REP MOVSB */},
     [F_D1_EAX] = {0xd, 1, EAX,
@@ -95,6 +99,7 @@ static const struct {
 #define F1_ECX_XSAVE   BIT(26)
 #define F1_ECX_OSXSAVE BIT(27)
 #define F1_ECX_AVX     BIT(28)
+#define F7_ECX_OSPKE   BIT(4)
 #define F1_EDX_APIC    BIT(9)
 #define F1_EDX_HTT     BIT(28)
 #define X1_EDX_NX      BIT(20)
@@ -105,6 +110,7 @@ static const struct {
 
 #define XSAVE_LEGACY_SIZE 576u
 #define XCR0_AVX          BIT(2)
+#define PKRU_SIZE         8u
 
 struct host {
     uint32_t features[F_COUNT]; /* as shown to guests */
@@ -224,15 +230,20 @@ struct query {
 
 static uint32_t feature(const struct query *q, enum feature_word word)
 {
-    const struct baseline *b = baseline_of(q->vcpu->vm->cfg.cpu);
+    enum cpu_model model = q->vcpu->vm->cfg.cpu;
+    const struct baseline *b = baseline_of(model);
 
+    if (model == CPU_MAX)
+        return host.features[word] | features[word].max;
     return host.features[word] & (b ? b->shown[word] : ~0u);
 }
 
 /* XCR0 as guests may set it. */
 static uint32_t shown_xcr0(const struct query *q)
 {
-    return feature(q, F_1_ECX) & F1_ECX_XSAVE ? host.xcr0 : 0;
+    if (!(feature(q, F_1_ECX) & F1_ECX_XSAVE))
+        return 0;
+    return host.xcr0 | (feature(q, F_7_ECX) & F7_ECX_PKU ? XCR0_PKRU : 0);
 }
 
 /* Bits of the APIC ID that number the CPUs. */
@@ -323,6 +334,8 @@ static void leaf_features7(const struct query *q, uint32_t out[4])
         return;
     out[EBX] = feature(q, F_7_EBX);
     out[ECX] = feature(q, F_7_ECX);
+    if (q->st->cr4 & X86_CR4_PKE)
+        out[ECX] |= F7_ECX_OSPKE;
     out[EDX] = feature(q, F_7_EDX);
 }
 
@@ -343,6 +356,8 @@ static void leaf_topology(const struct query *q, uint32_t out[4])
 
 static uint32_t xsave_size(uint64_t xcr0)
 {
+    if (xcr0 & XCR0_PKRU)
+        return XSAVE_PKRU + PKRU_SIZE;
     return xcr0 & XCR0_AVX ? host.avx_offset + host.avx_size : XSAVE_LEGACY_SIZE;
 }
 
@@ -357,10 +372,14 @@ static void leaf_xsave(const struct query *q, uint32_t out[4])
     } else if (q->subleaf == 1) {
         out[EAX] = feature(q, F_D1_EAX);
         if (out[EAX] & BIT(1)) /* compacted, AVX follows the header at once */
-            out[EBX] = XSAVE_LEGACY_SIZE + (q->st->xcr0 & XCR0_AVX ? host.avx_size : 0);
+            out[EBX] = XSAVE_LEGACY_SIZE + (q->st->xcr0 & XCR0_AVX ? host.avx_size : 0) +
+                       (q->st->xcr0 & XCR0_PKRU ? PKRU_SIZE : 0);
     } else if (q->subleaf == 2 && (shown_xcr0(q) & XCR0_AVX)) {
         out[EAX] = host.avx_size;
         out[EBX] = host.avx_offset;
+    } else if (q->subleaf == 9 && (shown_xcr0(q) & XCR0_PKRU)) {
+        out[EAX] = PKRU_SIZE;
+        out[EBX] = XSAVE_PKRU;
     }
 }
 
@@ -427,7 +446,7 @@ static void leaf_hv_features(const struct query *q, uint32_t out[4])
     out[EAX] = BIT(0) /* clocksource, old MSRs */ | BIT(1) /* no I/O delays */ |
                BIT(3) /* clocksource */ | BIT(24) /* clocksource agrees between CPUs */;
     /* Hypercalls differ between vendors, so a guest that may move gets none. */
-    if (q->vcpu->vm->cfg.cpu == CPU_HOST)
+    if (!baseline_of(q->vcpu->vm->cfg.cpu))
         out[EAX] |= BIT(11); /* send IPI */
 }
 

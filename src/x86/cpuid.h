@@ -7,7 +7,9 @@
 #include "core/vm.h"
 #include "x86/state.h"
 
-#define CPUID_XCR0_MASK 0x7ull /* x87, SSE, AVX */
+#define CPUID_XCR0_MASK 0x7ull /* x87, SSE, AVX: what lives in the host's registers */
+#define XCR0_PKRU       (1u << 9)
+#define XSAVE_PKRU      832u /* where it is in an area in standard format */
 
 /* CPUID.1:EAX and EDX after RESET: family 6, model 0x36, stepping 1 (cpuid.c says why). */
 #define CPUID_SIGNATURE 0x00030661u

@@ -105,6 +105,8 @@ struct x86_dtr {
 #define X86_CR4_OSXSAVE    (1u << 18)
 #define X86_CR4_SMEP       (1u << 20)
 #define X86_CR4_SMAP       (1u << 21)
+#define X86_CR4_PKE        (1u << 22)
+#define X86_CR4_PKS        (1u << 24)
 
 #define X86_EFER_SCE (1u << 0)
 #define X86_EFER_LME (1u << 8)
@@ -157,6 +159,7 @@ struct x86_state {
     uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t pat, tsc_adjust;
+    uint32_t pkru, pkrs; /* rights of protection keys */
     uint32_t run;        /* enum x86_run */
     uint8_t intr_shadow; /* after STI or a load of SS: no interrupt before the next instruction */
     uint8_t nmi_blocked; /* until IRET */

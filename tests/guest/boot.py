@@ -38,6 +38,11 @@ def boots(name, cpus):
         run.wait_line(rf"LODGE-TEST cpu want={cpu} got={cpu} i=2000", 0)
 
 
+def boots_max(cpus):
+    """A kernel makes use of what only this processor shows."""
+    boot("cloud", cpus, test="loop", extra=["--cpu", "max"])
+
+
 def has_memory(mib):
     need_proc()
     available = int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1])
@@ -138,6 +143,7 @@ CASES = [Case(f"boot {name} with {cpus} CPUs", boots, name, cpus)
          for name, cpus in (("cloud", 1), ("cloud", 2), ("cloud", 4), ("amd64", 1), ("amd64", 2),
                             ("amd64", 4), ("backports", 1), ("backports", 2), ("backports", 4))]
 CASES += [
+    Case("boot cloud with 2 CPUs, processor max", boots_max, 2),
     Case("boot amd64 as ELF through PVH with 1 CPUs", pvh, "amd64", 1),
     Case("boot amd64 as ELF through PVH with 2 CPUs", pvh, "amd64", 2),
     Case("128 MiB of memory", has_memory, 128),

@@ -7,7 +7,7 @@ FOLDER is the top of a built tree of https://gitlab.com/kvm-unit-tests/kvm-unit-
 expanded, as that suite's own runner does. With WORDs only tests whose names
 contain one of them run. --tcg runs each under QEMU TCG, too, directly after
 lodge and with the CPU model that the configuration names; lodge shows the
-processor it has. A test has the time the configuration gives it or that
+processor it has, all of it where the configuration says so. A test has the time the configuration gives it or that
 suite's 90 s; --timeout puts a lower bound under that.
 
 A test passes when it writes 0 to the exit port, and is skipped when it says
@@ -52,7 +52,11 @@ class Test:
         self.groups = section.get("groups", "").split()
         self.timeout = float(section.get("timeout", TIMEOUT))
         self.qemu = shlex.split(section.get("qemu_params", section.get("extra_params", "")))
-        self.args = expand(section.get("test_args", ""))
+        self.test_args = section.get("test_args", "")
+
+    def args(self):
+        """The test's arguments as of now: one is the time."""
+        return expand(self.test_args)
 
     def unusable(self, arch, everything):
         """Why it is not run, or None."""
@@ -70,11 +74,16 @@ class Test:
         number, unit = re.fullmatch(r"(\d+)([gGmM]?)", self.qemu[self.qemu.index("-m") + 1]).groups()
         return int(number) * (1024 if unit in ("g", "G") else 1)
 
+    def model(self):
+        """Where the configuration wants all that there is, lodge gives that, too."""
+        return "max" if any(re.match("max|host", word) for word in self.qemu) else "host"
+
     def lodge(self, engine, initrd):
         command = [*PROGRAM, "run", "--quiet", "--no-reboot", "--name", fresh_name(),
-                   "--engine", engine, "--test-devices", "-c", str(self.smp),
+                   "--engine", engine, "--cpu", self.model(), "--test-devices", "-c", str(self.smp),
                    "-m", f"{self.memory()}M", "--kernel", str(self.file), "--initrd", initrd]
-        return command + (["--append", self.args] if self.args else [])
+        args = self.args()
+        return command + (["--append", args] if args else [])
 
     def tcg(self, initrd):
         extra = [word for word in self.qemu if word != "-enable-kvm"]
@@ -88,7 +97,8 @@ class Test:
                    "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-machine", "accel=tcg",
                    "-smp", str(self.smp), "-m", str(self.memory()),
                    "-kernel", str(self.file), "-initrd", initrd, *extra]
-        return command + (["-append", self.args] if self.args else [])
+        args = self.args()
+        return command + (["-append", args] if args else [])
 
 
 def expand(text):

@@ -177,7 +177,7 @@ void cpuid_get(const struct vcpu *vcpu, const struct x86_state *st, uint32_t lea
                uint32_t out[4])
 {
     machine_entered();
-    out[0] = leaf;
+    out[0] = leaf == 0xd ? 7 : leaf;
     out[1] = leaf == 7 ? 1u << 0 | 1u << 7 | 1u << 20 : 0xb;
     out[2] = leaf == 7 ? (f->umip ? 1u << 2 : 0) : 1u << 17 | 1u << 26;
     out[3] = leaf == 0x80000001 && !f->no_nx ? 1u << 20 : subleaf;

@@ -144,6 +144,28 @@ static void native_features_are_the_hosts(void **state)
     }
 }
 
+/* What costs speed is for those who ask for everything. */
+static void all_there_is(void **state)
+{
+    struct rig rig;
+
+    rig_init(&rig, 1, 0);
+    rig.vm.cfg.cpu = CPU_MAX;
+    assert_int_equal(~ask(&rig, 7, 0)[ECX] & (BIT(2) | BIT(3) | BIT(31)), 0);
+    assert_int_equal(ask(&rig, 7, 0)[ECX] & BIT(4) /* OSPKE */, 0);
+    rig.st.cr4 = X86_CR4_PKE;
+    assert_int_equal(ask(&rig, 7, 0)[ECX] & BIT(4), BIT(4));
+    if (!(ask(&rig, 1, 0)[ECX] & BIT(26)))
+        skip();
+    assert_int_equal(ask(&rig, 0xd, 0)[EAX] & XCR0_PKRU, XCR0_PKRU);
+    assert_int_equal(ask(&rig, 0xd, 0)[ECX], XSAVE_PKRU + 8);
+    assert_int_equal(ask(&rig, 0xd, 9)[EAX], 8);
+    assert_int_equal(ask(&rig, 0xd, 9)[EBX], XSAVE_PKRU);
+    assert_int_equal(ask(&rig, 0xd, 0)[EBX], 576);
+    rig.st.xcr0 = 7 | XCR0_PKRU;
+    assert_int_equal(ask(&rig, 0xd, 0)[EBX], XSAVE_PKRU + 8);
+}
+
 static void features_follow_the_chips(void **state)
 {
     struct rig rig;
@@ -290,6 +312,7 @@ int main(void)
         cmocka_unit_test(never_shown),
         cmocka_unit_test(always_shown),
         cmocka_unit_test(native_features_are_the_hosts),
+        cmocka_unit_test(all_there_is),
         cmocka_unit_test(features_follow_the_chips),
         cmocka_unit_test(osxsave_and_sizes_follow_the_state),
         cmocka_unit_test(topology_holds_together),

@@ -296,7 +296,7 @@ int kvm_cpuid_set(struct vcpu *vcpu, struct err *err)
     x86_state_reset(st, true);
     b.intel = host_is_intel(b.host);
     b.deadline = ioctl(k->dev, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-    if (vcpu->vm->cfg.cpu == CPU_HOST)
+    if (vcpu->vm->cfg.cpu == CPU_HOST || vcpu->vm->cfg.cpu == CPU_MAX)
         add_all(&b);
     else
         r = add_baseline(&b, err);

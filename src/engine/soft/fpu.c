@@ -15,9 +15,10 @@
 #include "engine/soft/tlb.h"
 #include "x86/cpuid.h"
 
-#define XS_X87 1u
-#define XS_SSE 2u
-#define XS_AVX 4u
+#define XS_X87  1u
+#define XS_SSE  2u
+#define XS_AVX  4u
+#define XS_PKRU XCR0_PKRU
 
 #define MXCSR_MASKS 0x1f80u
 #define MXCSR_VALID 0xffffu
@@ -154,7 +155,8 @@ static uint16_t live_fsw(struct soft_cpu *c)
 /* May vector code run natively without asking first? Exceptions must all be masked, every component be enabled. */
 static bool fpu_unconditional(struct soft_cpu *c)
 {
-    if ((c->st.cr0 & (X86_CR0_TS | X86_CR0_EM)) || c->st.xcr0 != CPUID_XCR0_MASK ||
+    if ((c->st.cr0 & (X86_CR0_TS | X86_CR0_EM)) ||
+        (c->st.xcr0 & CPUID_XCR0_MASK) != CPUID_XCR0_MASK ||
         (c->st.cr4 & (X86_CR4_OSFXSR | X86_CR4_OSXSAVE)) != (X86_CR4_OSFXSR | X86_CR4_OSXSAVE))
         return false;
     return (live_mxcsr(c) & MXCSR_MASKS) == MXCSR_MASKS && (live_fcw(c) & FCW_MASKS) == FCW_MASKS &&
@@ -520,7 +522,24 @@ static const struct piece pieces[] = {
     {576, 256, XS_AVX},       /* upper halves of YMM0-15 */
 };
 
-#define XSAVE_BYTES 832
+/* Bytes of an area that holds these components. Compacted, what follows AVX moves down where AVX is not. */
+static unsigned area_size(uint32_t components)
+{
+    if (components & XS_PKRU)
+        return XSAVE_PKRU + 8;
+    return components & XS_AVX ? XSAVE_PKRU : 576;
+}
+
+static unsigned compact_pkru(uint64_t components)
+{
+    return components & XS_AVX ? XSAVE_PKRU : 576;
+}
+
+/* XINUSE as the guest sees it. */
+static uint64_t in_use(struct soft_cpu *c)
+{
+    return fpu_area(c)->xstate_bv | (c->st.pkru ? XS_PKRU : 0);
+}
 
 static uint32_t requested(struct soft_cpu *c)
 {
@@ -545,14 +564,16 @@ static void op_xsave(struct soft_cpu *c, const struct insn *in)
 
     require_xsave(c);
     rfbm = requested(c);
-    va = image_address(c, in, rfbm & XS_AVX ? XSAVE_BYTES : 576, 64, ACC_WRITE);
+    va = image_address(c, in, area_size(rfbm), 64, ACC_WRITE);
     soft_fpu_park(c);
     fpu_area(c)->mxcsr_mask = MXCSR_VALID;
     bv = mem_ld(c, va + 512, 8);
     for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++)
         if (pieces[i].components & rfbm)
             mem_st_bytes(c, va + pieces[i].off, c->st.xsave + pieces[i].off, pieces[i].len);
-    mem_st(c, va + 512, 8, (bv & ~(uint64_t)rfbm) | (rfbm & fpu_area(c)->xstate_bv));
+    if (rfbm & XS_PKRU)
+        mem_st(c, va + XSAVE_PKRU, 8, c->st.pkru);
+    mem_st(c, va + 512, 8, (bv & ~(uint64_t)rfbm) | (rfbm & in_use(c)));
 }
 
 static void op_xsavec(struct soft_cpu *c, const struct insn *in)
@@ -562,10 +583,10 @@ static void op_xsavec(struct soft_cpu *c, const struct insn *in)
 
     require_xsave(c);
     rfbm = requested(c);
-    va = image_address(c, in, rfbm & XS_AVX ? XSAVE_BYTES : 576, 64, ACC_WRITE);
+    va = image_address(c, in, area_size(rfbm), 64, ACC_WRITE);
     soft_fpu_park(c);
     fpu_area(c)->mxcsr_mask = MXCSR_VALID;
-    use = rfbm & (uint32_t)fpu_area(c)->xstate_bv;
+    use = rfbm & (uint32_t)in_use(c);
     if ((rfbm & XS_SSE) && fpu_area(c)->mxcsr != MXCSR_MASKS)
         use |= XS_SSE;
     for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++) {
@@ -574,6 +595,8 @@ static void op_xsavec(struct soft_cpu *c, const struct insn *in)
         if (comps & use)
             mem_st_bytes(c, va + pieces[i].off, c->st.xsave + pieces[i].off, pieces[i].len);
     }
+    if (use & XS_PKRU)
+        mem_st(c, va + compact_pkru(rfbm), 8, c->st.pkru);
     mem_st(c, va + 512, 8, use);
     mem_st(c, va + 520, 8, 1ull << 63 | rfbm);
 }
@@ -592,13 +615,13 @@ static void init_piece(struct soft_cpu *c, const struct piece *p)
 
 static void op_xrstor(struct soft_cpu *c, const struct insn *in)
 {
-    uint32_t rfbm;
+    uint32_t rfbm, pkru = 0;
     uint64_t bv, comp, mx;
     gva_t va;
 
     require_xsave(c);
     rfbm = requested(c);
-    va = image_address(c, in, rfbm & XS_AVX ? XSAVE_BYTES : 576, 64, ACC_READ);
+    va = image_address(c, in, area_size(rfbm), 64, ACC_READ);
     bv = mem_ld(c, va + 512, 8);
     comp = mem_ld(c, va + 520, 8);
     if (comp >> 63) {
@@ -611,6 +634,8 @@ static void op_xrstor(struct soft_cpu *c, const struct insn *in)
     if ((mx & ~(uint64_t)MXCSR_VALID) &&
         (comp >> 63 ? rfbm & bv & XS_SSE : rfbm & (XS_SSE | XS_AVX)))
         soft_raise_err(c, X86_GP, 0);
+    if (rfbm & bv & XS_PKRU)
+        pkru = (uint32_t)mem_ld(c, va + (comp >> 63 ? compact_pkru(comp) : XSAVE_PKRU), 4);
     soft_fpu_park(c);
     for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++) {
         const struct piece *p = &pieces[i];
@@ -626,7 +651,11 @@ static void op_xrstor(struct soft_cpu *c, const struct insn *in)
             init_piece(c, p);
     }
     fpu_area(c)->fip = fpu_area(c)->fdp = 0;
-    fpu_area(c)->xstate_bv = (fpu_area(c)->xstate_bv & ~(uint64_t)rfbm) | (bv & rfbm);
+    fpu_area(c)->xstate_bv =
+        (fpu_area(c)->xstate_bv & ~(uint64_t)rfbm) | (bv & rfbm & CPUID_XCR0_MASK);
+    /* Last: the area has been read with the old rights. */
+    if (rfbm & XS_PKRU)
+        soft_set_pkru(c, bv & XS_PKRU ? pkru : 0);
 }
 
 static void op_xgetbv(struct soft_cpu *c, const struct insn *in)
@@ -640,7 +669,7 @@ static void op_xgetbv(struct soft_cpu *c, const struct insn *in)
         break;
     case 1:
         soft_fpu_park(c);
-        v &= fpu_area(c)->xstate_bv;
+        v &= in_use(c);
         break;
     default:
         soft_raise_err(c, X86_GP, 0);

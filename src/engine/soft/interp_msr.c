@@ -12,6 +12,7 @@ enum {
     MSR_SYSENTER_EIP = 0x176,
     MSR_PAT = 0x277,
     MSR_TSC_DEADLINE = 0x6e0,
+    MSR_PKRS = 0x6e1,
     MSR_X2APIC_TPR = 0x808,
     MSR_X2APIC_EOI = 0x80b,
 };
@@ -75,6 +76,25 @@ void op_rdpmc(struct soft_cpu *c, const struct insn *in)
 
 /* ---- MSRs --------------------------------------------------------------- */
 
+static uint32_t cpuid_reg(struct soft_cpu *c, uint32_t leaf, unsigned reg)
+{
+    uint32_t out[4];
+
+    soft_fpu_park(c);
+    cpuid_get(c->vcpu, &c->st, leaf, 0, out);
+    return out[reg];
+}
+
+static bool nx_offered(struct soft_cpu *c)
+{
+    return cpuid_reg(c, 0x80000001, 3) >> 20 & 1;
+}
+
+static bool pks_offered(struct soft_cpu *c)
+{
+    return cpuid_reg(c, 7, 2) >> 31;
+}
+
 /* Registers kept in x86_state that are read and written as they are; `canon`: must be canonical. */
 static uint64_t *plain_msr(struct x86_state *st, uint32_t msr, bool *canon)
 {
@@ -114,6 +134,8 @@ static uint64_t machine_msr_read(struct soft_cpu *c, uint32_t msr)
 {
     uint64_t val;
 
+    if (msr == MSR_PKRS && pks_offered(c))
+        return c->st.pkrs;
     soft_fpu_park(c);
     if (vcpu_msr_read(c->vcpu, msr, &val) != 0)
         msr_fault(c);
@@ -149,15 +171,6 @@ void op_rdmsr(struct soft_cpu *c, const struct insn *in)
     put_pair(c, val);
 }
 
-static bool nx_offered(struct soft_cpu *c)
-{
-    uint32_t out[4];
-
-    soft_fpu_park(c);
-    cpuid_get(c->vcpu, &c->st, 0x80000001, 0, out);
-    return out[3] >> 20 & 1;
-}
-
 static void efer_write(struct soft_cpu *c, uint64_t val)
 {
     struct x86_state *st = &c->st;
@@ -185,8 +198,22 @@ static bool pat_valid(uint64_t pat)
     return true;
 }
 
+static void pkrs_write(struct soft_cpu *c, uint64_t val)
+{
+    uint32_t changed = c->st.pkrs ^ (uint32_t)val;
+
+    if (val >> 32)
+        msr_fault(c);
+    c->st.pkrs = (uint32_t)val;
+    soft_keys_changed(c, &c->system_keys, changed);
+}
+
 static void machine_msr_write(struct soft_cpu *c, uint32_t msr, uint64_t val)
 {
+    if (msr == MSR_PKRS && pks_offered(c)) {
+        pkrs_write(c, val);
+        return;
+    }
     if (msr == MSR_TSC_DEADLINE && val) {
         val -= c->st.tsc_adjust;
         if (!val)
@@ -312,7 +339,8 @@ void op_xsetbv(struct soft_cpu *c, const struct insn *in)
         soft_raise(c, X86_UD);
     require_cpl0(c);
     /* x87 always; AVX only with SSE */
-    if ((uint32_t)st->gpr[X86_RCX] != 0 || val & ~CPUID_XCR0_MASK || !(val & 1) || (val & 6) == 4)
+    if ((uint32_t)st->gpr[X86_RCX] != 0 || val & ~(uint64_t)cpuid_reg(c, 0xd, 0) || !(val & 1) ||
+        (val & 6) == 4)
         soft_raise_err(c, X86_GP, 0);
     soft_fpu_park(c);
     st->xcr0 = val;

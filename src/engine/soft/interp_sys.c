@@ -21,9 +21,10 @@ static _Noreturn void gp0(struct soft_cpu *c)
 #define CR4_BITS                                                                                   \
     (X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE | X86_CR4_PGE |            \
      X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_FSGSBASE |         \
-     X86_CR4_PCIDE | X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP)
+     X86_CR4_PCIDE | X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE | X86_CR4_PKS)
 #define CR4_MMU                                                                                    \
-    (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP)
+    (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP |       \
+     X86_CR4_PKE | X86_CR4_PKS)
 
 /* Entering and leaving long mode with paging: SDM volume 3, 4.1.2 and 9.8.5. */
 static void cr0_paging_check(struct soft_cpu *c, uint64_t val)
@@ -95,6 +96,7 @@ static void cr4_feature_check(struct soft_cpu *c, uint64_t set)
     } need[] = {
         {X86_CR4_PCIDE, 1, 2, 17}, {X86_CR4_OSXSAVE, 1, 2, 26}, {X86_CR4_FSGSBASE, 7, 1, 0},
         {X86_CR4_SMEP, 7, 1, 7},   {X86_CR4_SMAP, 7, 1, 20},    {X86_CR4_UMIP, 7, 2, 2},
+        {X86_CR4_PKE, 7, 2, 3},    {X86_CR4_PKS, 7, 2, 31},
     };
     uint32_t out[4];
 
@@ -441,6 +443,46 @@ void op_invpcid(struct soft_cpu *c, const struct insn *in)
         tlb_flush_all(c);
     else
         tlb_flush_nonglobal(c);
+}
+
+/* ---- Protection keys ---------------------------------------------------- */
+
+void soft_set_pkru(struct soft_cpu *c, uint32_t val)
+{
+    uint32_t changed = c->st.pkru ^ val;
+
+    c->st.pkru = val;
+    soft_keys_changed(c, &c->user_keys, changed);
+}
+
+void soft_keys_changed(struct soft_cpu *c, uint16_t *known, uint32_t changed)
+{
+    for (unsigned key = 0; key < 16; key++) {
+        if ((changed >> (2 * key) & 3) && (*known >> key & 1)) {
+            c->user_keys = c->system_keys = 0;
+            tlb_flush_all(c);
+            return;
+        }
+    }
+}
+
+void op_rdpkru(struct soft_cpu *c, const struct insn *in)
+{
+    if (!(c->st.cr4 & X86_CR4_PKE))
+        soft_raise(c, X86_UD);
+    if ((uint32_t)c->st.gpr[X86_RCX])
+        gp0(c);
+    c->st.gpr[X86_RAX] = c->st.pkru;
+    c->st.gpr[X86_RDX] = 0;
+}
+
+void op_wrpkru(struct soft_cpu *c, const struct insn *in)
+{
+    if (!(c->st.cr4 & X86_CR4_PKE))
+        soft_raise(c, X86_UD);
+    if ((uint32_t)c->st.gpr[X86_RCX] || (uint32_t)c->st.gpr[X86_RDX])
+        gp0(c);
+    soft_set_pkru(c, (uint32_t)c->st.gpr[X86_RAX]);
 }
 
 /* INVD and WBINVD: guest memory is always coherent. */

@@ -336,6 +336,9 @@ static inline bool access_watched(const struct soft_cpu *c)
     return (c->st.dr[7] & DR7_ENABLES) | (c->st.rflags & X86_AC);
 }
 
+/* The rights of protection keys have changed in the bits `changed`; `known` are those of that kind in the TLB. */
+void soft_keys_changed(struct soft_cpu *c, uint16_t *known, uint32_t changed);
+
 /* IF may have been opened: have the run loop look. */
 static inline void flags_written(struct soft_cpu *c, uint64_t old)
 {
@@ -356,7 +359,8 @@ insn_fn op_rdmsr, op_wrmsr, op_rdtsc, op_rdtscp, op_rdpid, op_rdpmc, op_swapgs, 
     op_rdgsbase, op_wrfsbase, op_wrgsbase, op_xsetbv, op_cpuid;
 /* interp_sys.c */
 insn_fn op_cli, op_sti, op_pushf, op_popf, op_hlt, op_lgdt, op_lidt, op_sgdt, op_sidt, op_lmsw,
-    op_smsw, op_clts, op_invd, op_invlpg, op_invpcid, op_stac, op_clac, op_vmcall;
+    op_smsw, op_clts, op_invd, op_invlpg, op_invpcid, op_stac, op_clac, op_vmcall, op_rdpkru,
+    op_wrpkru;
 /* interp_io.c */
 insn_fn op_in, op_out, op_ins, op_outs;
 

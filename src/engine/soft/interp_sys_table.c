@@ -60,6 +60,8 @@ insn_fn *const interp_sys_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     [ZYDIS_MNEMONIC_WBINVD] = op_invd,
     [ZYDIS_MNEMONIC_INVLPG] = op_invlpg,
     [ZYDIS_MNEMONIC_INVPCID] = op_invpcid,
+    [ZYDIS_MNEMONIC_RDPKRU] = op_rdpkru,
+    [ZYDIS_MNEMONIC_WRPKRU] = op_wrpkru,
     [ZYDIS_MNEMONIC_HLT] = op_hlt,
     [ZYDIS_MNEMONIC_VMCALL] = op_vmcall,
 

@@ -19,6 +19,11 @@
 #define PF_U    4u
 #define PF_RSVD 8u
 #define PF_I    16u
+#define PF_PK   32u
+
+#define PTE_KEY(pte) ((pte) >> 59 & 15)
+#define KEY_AD       1u /* no access */
+#define KEY_WD       2u /* no writes */
 
 /* One paging mode: entry width and the levels from the root down. */
 struct paging {
@@ -79,6 +84,29 @@ static bool allowed(const struct x86_state *st, enum mem_access acc, enum tlb_mo
     if (acc == ACC_WRITE && !(rights & PTE_W))
         return mode != TLB_USER && !(st->cr0 & X86_CR0_WP);
     return true;
+}
+
+/*
+ * Does the page's protection key forbid a data access? SDM volume 3, 4.6.2.
+ * Which keys have been looked at is kept: their rights are in the TLB now.
+ */
+static bool key_forbids(struct soft_cpu *c, enum mem_access acc, enum tlb_mode mode,
+                        uint64_t rights, uint64_t pte)
+{
+    const struct x86_state *st = &c->st;
+    bool user_page = rights & PTE_U;
+    unsigned key = PTE_KEY(pte), deny;
+
+    if (!(st->cr4 & (user_page ? X86_CR4_PKE : X86_CR4_PKS)) || acc == ACC_FETCH)
+        return false;
+    if (user_page)
+        c->user_keys |= (uint16_t)(1u << key);
+    else
+        c->system_keys |= (uint16_t)(1u << key);
+    deny = (user_page ? st->pkru : st->pkrs) >> (2 * key) & 3;
+    if (deny & KEY_AD)
+        return true;
+    return (deny & KEY_WD) && acc == ACC_WRITE && (mode == TLB_USER || (st->cr0 & X86_CR0_WP));
 }
 
 static uint32_t fault_code(const struct x86_state *st, enum mem_access acc, enum tlb_mode mode)
@@ -159,6 +187,11 @@ static enum walk_result walk_once(struct soft_cpu *c, gva_t va, enum mem_access 
         if (leaf)
             break;
         table = s->pte & (pg->entry == 4 ? 0xfffff000ull : PTE_ADDR);
+    }
+    if (unlikely(st->cr4 & (X86_CR4_PKE | X86_CR4_PKS)) && pg->levels == 4 &&
+        key_forbids(c, acc, mode, rights, steps[level - 1].pte)) {
+        w->error |= PF_P | PF_PK;
+        return WALK_FAULT;
     }
     if (!allowed(st, acc, mode, rights)) {
         w->error |= PF_P;

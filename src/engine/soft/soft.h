@@ -162,6 +162,7 @@ struct soft_cpu {
     uint32_t *wfill;                       /* per guest page: where its write entry is (tlb.c) */
     uint64_t set_clock;                    /* for choosing the set to give up */
     uint16_t set_pcid;
+    uint16_t user_keys, system_keys; /* protection keys of pages the TLB may know */
     struct soft_counters counters;
     struct thunk_entry thunks[1 << THUNK_BITS];
     struct insn inline_insn; /* the one being interpreted from inside a block */
@@ -246,6 +247,9 @@ void tlb_flush_all(struct soft_cpu *c); /* everything, global entries included *
 void tlb_flush_nonglobal(struct soft_cpu *c);
 void tlb_flush_pcid(struct soft_cpu *c, unsigned pcid); /* non-global entries of one PCID */
 void tlb_flush_page(struct soft_cpu *c, gva_t va);      /* INVLPG */
+
+/* PKRU gets a new value: the TLB forgets what depended on the old one. */
+void soft_set_pkru(struct soft_cpu *c, uint32_t val);
 
 /* ---- Segmentation (interp_seg.c) -------------------------------------- */
 
