@@ -6,7 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from guest import CACHE, PROGRAM, Case, Place, Skip, check, fresh_name, initramfs, kernel, script
+from guest import (CACHE, PROGRAM, Case, Place, Skip, check, fresh_name, initramfs,
+                   initramfs_with_modules, kernel, script)
 
 QEMU = "qemu-system-x86_64"
 INNER = r"LODGE-TEST init cpus=(\d+) .* release=(\S+)"
@@ -53,6 +54,21 @@ def inner_boots(cpus, times=1):
         # The kernel's own counter: without it the guest might have run in some other way.
         check(all(int(exits) > 1000 for _, exits in ends), f"statuses and exits: {ends}")
         check(run.wait_exit(60) == 0, run.describe())
+
+
+def disk_nested(cpus, append, message):
+    """Disk and interrupts through KVM's own controllers."""
+    initrd = initramfs_with_modules("cloud")
+    command = nested_command(f"lodge.cpus={cpus}", "lodge.what=disk", f"lodge.initrd={initrd}",
+                             f"lodge.append={append}", programs=[initrd])
+    with Place() as place, place.run(command) as run:
+        run.wait_line(r"NESTED done", 300)
+        output = run.stdout()
+        check(re.findall(STATUS, output) == [("0", "0")], output)
+        after = re.search(r"LODGE-TEST disk after (\w{32})", output)
+        check(after and f"NESTED image {after[1]}" in output, f"not what the guest wrote: {output}")
+        served = re.findall(rf"LODGE-TEST interrupts.* [1-9]\d+ .*{message}.*", output)
+        check(served, f"no {message} interrupts: {output}")
 
 
 def mover():
@@ -118,6 +134,8 @@ CASES = [
     Case("software engine's state moves", moves_here),
     Case("KVM nested, 1 CPU", inner_boots, 1),
     Case("KVM nested, 2 CPUs", inner_boots, 2),
+    Case("disk under KVM nested, 1 CPU", disk_nested, 1, "", "PCI-MSI"),
+    Case("disk under KVM nested, 2 CPUs, without MSI-X", disk_nested, 2, "pci=nomsi", "IO-APIC"),
     Case("guest moves from KVM to the software engine, nested", moves_nested, 1, "kvm", "soft"),
     Case("guest moves from the software engine to KVM, nested", moves_nested, 1, "soft", "kvm"),
 ]
