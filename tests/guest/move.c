@@ -3,7 +3,7 @@
  * move KERNEL INITRD APPEND CPUS ENGINE ENGINE...: run a guest that changes
  * its engine at each line of its console that starts with LODGE-TEST, as long
  * as there are engines left. Passes its console on; status 0 when it went
- * through all of them and powered off.
+ * through all of them and powered off. With MOVE_DISK=FILE it has a disk.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -108,6 +108,9 @@ int main(int argc, char **argv)
     cfg.cmdline = argv[3];
     cfg.cpus = (unsigned)atoi(argv[4]);
     cfg.engine = engine_named(argv[5]);
+    cfg.rng = true;
+    cfg.disk[0].path = getenv("MOVE_DISK");
+    cfg.disks = cfg.disk[0].path != NULL;
     m.names = argv + 6;
     if (run(&m, &cfg, &err)) {
         err_report(&err);

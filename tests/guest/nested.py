@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Our program under real KVM: inside QEMU, whose emulated processors have SVM."""
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from guest import (CACHE, PROGRAM, Case, Place, Skip, check, fresh_name, initramfs,
+from guest import (CACHE, PROGRAM, Case, Place, Run, Skip, check, fresh_name, initramfs,
                    initramfs_with_modules, kernel, script)
 
 QEMU = "qemu-system-x86_64"
@@ -107,6 +109,23 @@ def moves_here():
         moved(run, 2, ("soft", "soft", "soft"))
 
 
+def moves_with_disk():
+    """Moves while the disk is read and written lose no request and no byte."""
+    engines = ["soft"] * 5
+    with Place() as place:
+        image = place.path / "image"
+        with open(image, "wb") as file:
+            file.write(os.urandom(40 << 20))
+        env = dict(os.environ, MOVE_DISK=str(image))
+        with Run([mover(), kernel("cloud"), initramfs_with_modules("cloud"),
+                  "console=ttyS0 quiet lodge.test=disk", "2", *engines], env=env) as run:
+            check(run.wait_exit(60) == 0, run.describe())
+            check(len(re.findall("MOVE to soft", run.stdout())) == 4, run.stdout())
+            after = re.search(r"LODGE-TEST disk after (\w{32})", run.stdout())
+            check(after and after[1] == hashlib.md5(image.read_bytes()).hexdigest(),
+                  f"not what the guest wrote: {run.stdout()}")
+
+
 def probe_here():
     """What doctor finds step by step is what --engine kvm and --engine auto go by."""
     found = json.loads(subprocess.run([*PROGRAM, "doctor", "--format", "json"], check=True,
@@ -132,6 +151,7 @@ def probe_here():
 CASES = [
     Case("probe of KVM", probe_here),
     Case("software engine's state moves", moves_here),
+    Case("software engine's state moves with a disk", moves_with_disk),
     Case("KVM nested, 1 CPU", inner_boots, 1),
     Case("KVM nested, 2 CPUs", inner_boots, 2),
     Case("disk under KVM nested, 1 CPU", disk_nested, 1, "", "PCI-MSI"),
