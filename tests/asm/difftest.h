@@ -112,8 +112,11 @@ const struct soft_counters *dt_guest_counters(void);
 void dt_guest_run(const struct dt_case *k, enum dt_way way, struct dt_result *res);
 /* The registers and memory of the vCPU, which is not running. */
 void dt_guest_state(struct dt_result *res);
-/* Interpret the case, calling `fn` before each instruction until it returns false or there is an exception. */
-void dt_guest_steps(const struct dt_case *k, bool (*fn)(uint64_t rip));
+/*
+ * Interpret the case, calling `fn` before each instruction until it returns false or there is an exception. False: it
+ * takes too long.
+ */
+bool dt_guest_steps(const struct dt_case *k, bool (*fn)(uint64_t rip));
 
 /*
  * leave.c: translated code is left at random instructions, by breakpoints put where the recovery tables of blocks say

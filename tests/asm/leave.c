@@ -201,8 +201,8 @@ unsigned dt_leave_check(const struct dt_case *k, unsigned *bad, bool print)
     for (unsigned i = 0; i < l.nleft; i++)
         l.left[i].found = false;
     l.undefined = 0;
-    if (l.nleft)
-        dt_guest_steps(k, on_step);
+    if (l.nleft && !dt_guest_steps(k, on_step))
+        l.nleft = 0;
     for (unsigned i = 0; i < l.nleft; i++) {
         const struct left *e = &l.left[i];
 

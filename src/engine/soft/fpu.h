@@ -6,19 +6,22 @@
 #include "engine/soft/soft.h"
 
 /*
- * The thread sanitizer has C code call run-time functions that use vector registers, -mgeneral-regs-only or not (an
- * atomic release store does). Under it the guest's vector state is in them only while code of the translation cache
- * runs; what enters that, and what is called from it, moves the state. Elsewhere st.xsave has it even while fpu_live
- * is set. Functions that run with the guest's registers are FPU_BARE: not instrumented.
+ * -mgeneral-regs-only keeps the compiler from vector registers, but not the functions it has called: the sanitizers'
+ * (an atomic release store under TSan), and memcpy and its kin, which are inlined only when optimizing without ASan.
+ * In such builds the guest's vector state is in the registers only while code of the translation cache runs; what
+ * enters that, and what is called from it, moves the state. Elsewhere st.xsave has it even while fpu_live is set.
+ * Functions that run with the guest's registers are FPU_BARE: not instrumented.
  */
 #ifdef __has_feature
-#define FPU_CLANG_TSAN __has_feature(thread_sanitizer)
+#define FPU_SANITIZED (__has_feature(thread_sanitizer) || __has_feature(address_sanitizer))
+#elif defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define FPU_SANITIZED 1
 #else
-#define FPU_CLANG_TSAN 0
+#define FPU_SANITIZED 0
 #endif
-#if defined(__SANITIZE_THREAD__) || FPU_CLANG_TSAN
+#if FPU_SANITIZED || !defined(__OPTIMIZE__)
 #define FPU_IN_CODE_ONLY 1
-#define FPU_BARE         __attribute__((no_sanitize("thread")))
+#define FPU_BARE         __attribute__((no_sanitize("thread"), no_sanitize("address")))
 #else
 #define FPU_IN_CODE_ONLY 0
 #define FPU_BARE
