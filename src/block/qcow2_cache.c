@@ -248,9 +248,10 @@ static int l1_write(struct qcow2 *q)
 
 /* ---- Commits (docs/qcow2.md, "Order of writes") ----------------------------------------- */
 
+/* What is repaired is written, lazy or not. */
 static bool refcounts_lag(const struct qcow2 *q)
 {
-    return (q->compat & COMPAT_LAZY) && (q->incompat & INCOMPAT_DIRTY);
+    return !q->inspect && (q->compat & COMPAT_LAZY) && (q->incompat & INCOMPAT_DIRTY);
 }
 
 /* What could not be made durable may be gone from the kernel's cache, so there is no second try. */

@@ -564,7 +564,7 @@ static void check_fini(struct checking *k)
 int qcow2_check(struct qcow2 *q, enum qcow2_repair repair, struct qcow2_check *c, struct err *err)
 {
     struct checking k = {.q = q, .c = c};
-    uint64_t file_size, compat = q->compat;
+    uint64_t file_size;
     int r;
 
     *c = (struct qcow2_check){.say = c->say,
@@ -580,10 +580,8 @@ int qcow2_check(struct qcow2 *q, enum qcow2_repair repair, struct qcow2_check *c
     if (!r && !k.table)
         r = -ENOMEM;
     pthread_mutex_lock(&q->lock);
-    q->compat &= ~COMPAT_LAZY; /* what is repaired is written, lazy or not */
     if (!r)
         r = check_locked(&k, repair);
-    q->compat = compat;
     pthread_mutex_unlock(&q->lock);
     c->end <<= q->cluster_bits;
     check_fini(&k);
