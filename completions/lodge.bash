@@ -12,7 +12,7 @@ _lodge()
         prev=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     if [[ $COMP_CWORD -eq 1 ]]; then
-        COMPREPLY=($(compgen -W "run doctor help version --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "run image doctor help version --help --version" -- "$cur"))
         return
     fi
     case $verb:$prev in
@@ -34,12 +34,51 @@ _lodge()
             --disk --rng
             --console --escape --no-reboot --test-devices --stats -q --quiet -h --help"
         ;;
+    image:*)
+        _lodge_image
+        return
+        ;;
     doctor:--format) words="text json" ;;
     doctor:*) words="--format -h --help" ;;
-    help:*) words="run doctor help version" ;;
+    help:*) words="run image doctor help version" ;;
     version:*) words="-h --help" ;;
     esac
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}
+
+# Uses cur and prev of _lodge.
+_lodge_image()
+{
+    local words= files=
+
+    if [[ $COMP_CWORD -eq 2 ]]; then
+        COMPREPLY=($(compgen -W "create info check resize convert -h --help" -- "$cur"))
+        return
+    fi
+    case ${COMP_WORDS[2]}:$prev in
+    create:--type | create:-t | create:--backing-type | create:-B | resize:--type | resize:-t)
+        words="qcow2 raw"
+        ;;
+    *:--cluster-size) words="4K 64K 2M" ;;
+    *:--format) words="table json" ;;
+    check:--repair | check:-r) words="leaks all" ;;
+    convert:--from | convert:--to) words="raw qcow2 vmdk vdi vhdx" ;;
+    create:--backing | create:-b) files=yes ;;
+    create:*)
+        words="-t --type -b --backing -B --backing-type --cluster-size --lazy-refcounts -f --force"
+        files=yes
+        ;;
+    info:*) words="--format" files=yes ;;
+    check:*) words="-r --repair --format" files=yes ;;
+    resize:*) words="-t --type --shrink" files=yes ;;
+    convert:*) words="--from --to --cluster-size -f --force -q --quiet" files=yes ;;
+    esac
+    [[ $words == -* ]] && words="$words -h --help"
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    if [[ $files ]]; then
+        compopt -o filenames
+        COMPREPLY+=($(compgen -f -- "$cur"))
+    fi
 }
 
 complete -F _lodge lodge

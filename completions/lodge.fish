@@ -3,6 +3,7 @@
 
 complete -c lodge -f
 complete -c lodge -n __fish_use_subcommand -a run -d 'Run a guest in the foreground until it ends'
+complete -c lodge -n __fish_use_subcommand -a image -d 'Make, check and convert disk images'
 complete -c lodge -n __fish_use_subcommand -a doctor -d 'Say which engines this host can use'
 complete -c lodge -n __fish_use_subcommand -a help -d 'Explain lodge or one of its verbs'
 complete -c lodge -n __fish_use_subcommand -a version -d 'Print the version'
@@ -30,4 +31,22 @@ complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \
     -d 'How to print the findings'
-complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run doctor help version'
+complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run image doctor help version'
+
+set -l image -n '__fish_seen_subcommand_from image'
+set -l image_verbs create info check resize convert
+complete -c lodge -n "__fish_seen_subcommand_from image; and not __fish_seen_subcommand_from $image_verbs" \
+    -a "$image_verbs"
+complete -c lodge -n "__fish_seen_subcommand_from image; and __fish_seen_subcommand_from $image_verbs" -F
+complete -c lodge $image -s t -l type -x -a 'qcow2 raw' -d 'Format'
+complete -c lodge $image -s b -l backing -r -F -d 'Image it stands on'
+complete -c lodge $image -s B -l backing-type -x -a 'qcow2 raw' -d 'Format of that image'
+complete -c lodge $image -l cluster-size -x -a '4K 64K 2M' -d 'Unit of allocation'
+complete -c lodge $image -l lazy-refcounts -d 'Write reference counts at the end only'
+complete -c lodge $image -s f -l force -d 'Overwrite an existing file'
+complete -c lodge $image -l format -x -a 'table json' -d 'How to print'
+complete -c lodge $image -s r -l repair -x -a 'leaks all' -d 'What to repair'
+complete -c lodge $image -l shrink -d 'Let the disk get smaller'
+complete -c lodge $image -l from -x -a 'raw qcow2 vmdk vdi vhdx' -d 'Format of the source'
+complete -c lodge $image -l to -x -a 'raw qcow2 vmdk vdi vhdx' -d 'Format of the target'
+complete -c lodge $image -s q -l quiet -d 'Show no progress'

@@ -45,6 +45,7 @@ libclang-rt-14-dev /usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86
 clang-format clang-format
 libcmocka-dev /usr/include/cmocka.h
 qemu-system-x86 qemu-system-x86_64
+qemu-utils qemu-img
 END
         ;;
     compare)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* lodge help, and the text every verb's --help shares. */
 #include <stdio.h>
+#include <string.h>
 
 #include "cli/verb.h"
 
@@ -12,6 +13,13 @@ void verb_help(const struct verb *verb)
            verb->summary);
     if (verb->about)
         printf("\n%s", verb->about);
+    if (verb->sub) {
+        printf("\nVerbs:\n");
+        for (const struct verb *v = verb->sub; v->name; v++)
+            printf("  %-10s%s\n", v->name + strlen(verb->name) + 1, v->summary);
+        printf("\n`lodge %s VERB --help` tells more about one.\n", verb->name);
+        return;
+    }
     printf("\nOptions:\n");
     opts_print_help(verb->opts ? verb->opts : no_opts, stdout);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/image.h"
 #include "cli/verb.h"
 
 const struct verb verbs[] = {
@@ -17,6 +18,11 @@ const struct verb verbs[] = {
               "stops it. Sizes are like 512M, 2GiB or 1.5G; a plain number is MiB.\n",
      .opts = run_opts,
      .run = verb_run},
+    {.name = "image",
+     .args = "VERB [ARGUMENT]...",
+     .summary = "Make, look at, check, resize and convert disk images",
+     .sub = image_verbs,
+     .run = verb_image},
     {.name = "doctor",
      .args = "[OPTION]...",
      .summary = "Say which engines this host can use, and why not the others",

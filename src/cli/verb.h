@@ -15,7 +15,8 @@ struct verb {
     const char *summary; /* one line */
     const char *about;   /* more, for --help; NULL: nothing */
     const struct opt_desc *opts;
-    unsigned max_args; /* positional arguments it takes */
+    unsigned max_args;      /* positional arguments it takes */
+    const struct verb *sub; /* verbs of its own, which come next; ends like `verbs`; NULL: none */
     int (*run)(const struct verb *verb, int argc, char **argv);
 };
 
@@ -46,6 +47,8 @@ int verb_run(const struct verb *verb, int argc, char **argv);
 int verb_doctor(const struct verb *verb, int argc, char **argv);
 int verb_help_main(const struct verb *verb, int argc, char **argv);
 int verb_version(const struct verb *verb, int argc, char **argv);
+
+int verb_image(const struct verb *verb, int argc, char **argv);
 
 extern const struct opt_desc run_opts[];
 extern const struct opt_desc doctor_opts[];

@@ -7,6 +7,8 @@
  *   kill     a writing process is killed, nothing flushed may be lost (--count times)
  *   power    every crash between two writes, with any of the unflushed sectors lost
  *            (--count workloads)
+ *   on       operations on the --image that is there; what must be on the disk
+ *            then is left in twin.raw of the --dir
  */
 #include "qcow2test.h"
 
@@ -123,22 +125,26 @@ static const struct {
 } tests[] = {{"random", test_random, 20000},
              {"threads", test_threads, 20000},
              {"kill", test_kill, 20},
-             {"power", test_power, 5}};
+             {"power", test_power, 5},
+             {"on", test_on, 2000}};
 
 static int usage(void)
 {
     fprintf(stderr,
-            "usage: qcow2test random|threads|kill|power [--count N] [--seed N] [--dir DIR]\n"
-            "    [--cluster-bits N] [--version N] [--backing 0|1|2] [--lazy 0|1] [-v]\n");
+            "usage: qcow2test random|threads|kill|power|on [--count N] [--seed N] [--dir DIR]\n"
+            "    [--cluster-bits N] [--version N] [--backing 0|1|2] [--lazy 0|1] [--image FILE] "
+            "[-v]\n");
     return 2;
 }
 
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"count", 1, NULL, 'c'},        {"seed", 1, NULL, 's'},    {"dir", 1, NULL, 'd'},
-        {"cluster-bits", 1, NULL, 'b'}, {"version", 1, NULL, 'V'}, {"backing", 1, NULL, 'B'},
-        {"lazy", 1, NULL, 'l'},         {"verbose", 0, NULL, 'v'}, {NULL}};
+        {"count", 1, NULL, 'c'},   {"seed", 1, NULL, 's'},
+        {"dir", 1, NULL, 'd'},     {"cluster-bits", 1, NULL, 'b'},
+        {"version", 1, NULL, 'V'}, {"backing", 1, NULL, 'B'},
+        {"lazy", 1, NULL, 'l'},    {"verbose", 0, NULL, 'v'},
+        {"image", 1, NULL, 'i'},   {NULL}};
     struct test t = {.seed = 1, .cluster_bits = -1, .version = -1, .backing = -1, .lazy = -1};
     char dir[] = "/tmp/lodge-qcow2test-XXXXXX", command[64];
     int opt, r = -1;
@@ -165,6 +171,9 @@ int main(int argc, char **argv)
             break;
         case 'l':
             t.lazy = atoi(optarg);
+            break;
+        case 'i':
+            t.image = optarg;
             break;
         case 'v':
             t.verbose = true;

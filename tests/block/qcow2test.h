@@ -12,6 +12,7 @@
 struct test {
     uint64_t count, seed, random;
     const char *dir;                          /* for files */
+    const char *image;                        /* of test_on */
     int cluster_bits, version, backing, lazy; /* -1: at random */
     bool verbose;
 };
@@ -61,5 +62,6 @@ int test_random(struct test *t);
 int test_kill(struct test *t);
 int test_power(struct test *t);
 int test_threads(struct test *t);
+int test_on(struct test *t);
 
 #endif

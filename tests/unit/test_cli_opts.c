@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/cli/opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/registry.c
+/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/registry.c
  *       src/base/err.c */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/image.h"
 #include "cli/registry.h"
 #include "cli/run.h"
 #include "cli/suggest.h"
@@ -251,6 +252,10 @@ static const char *read_beside(const char *rel)
     return text;
 }
 
+static const struct opt_desc *const tables[] = {run_opts,          image_create_opts,
+                                                image_info_opts,   image_check_opts,
+                                                image_resize_opts, image_convert_opts};
+
 /* The table is the truth: the manual and the completions have to know every option. */
 static void documents_are_complete(void **state)
 {
@@ -264,25 +269,27 @@ static void documents_are_complete(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
         const char *text = read_beside(table[i].file);
 
-        for (const struct opt_desc *o = run_opts; o->name; o++) {
-            char word[64];
+        for (size_t k = 0; k < ARRAY_SIZE(tables); k++) {
+            for (const struct opt_desc *o = tables[k]; o->name; o++) {
+                char word[64];
 
-            snprintf(word, sizeof(word), table[i].form, o->name);
-            if (!strstr(text, word))
-                fail_msg("%s lacks %s", table[i].file, word);
+                snprintf(word, sizeof(word), table[i].form, o->name);
+                if (!strstr(text, word))
+                    fail_msg("%s lacks %s", table[i].file, word);
+            }
         }
     }
 }
 
-static void help_text(void **state)
+static void help_text_of(const struct opt_desc *table)
 {
     char *text = NULL;
     size_t size;
     FILE *f = open_memstream(&text, &size);
 
-    opts_print_help(run_opts, f);
+    opts_print_help(table, f);
     fclose(f);
-    for (const struct opt_desc *o = run_opts; o->name; o++) {
+    for (const struct opt_desc *o = table; o->name; o++) {
         char word[64];
 
         snprintf(word, sizeof(word), "--%s%s%s\n", o->name, o->arg ? " " : "",
@@ -294,6 +301,12 @@ static void help_text(void **state)
         if (strlen(line) > 80)
             fail_msg("wider than a terminal: %s", line);
     free(text);
+}
+
+static void help_text(void **state)
+{
+    for (size_t k = 0; k < ARRAY_SIZE(tables); k++)
+        help_text_of(tables[k]);
 }
 
 int main(void)
