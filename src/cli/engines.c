@@ -12,19 +12,27 @@ const struct engine_name engine_names[] = {
     {NULL},
 };
 
-int engine_try(const char *name, const struct engine_ops **ops, struct err *err)
+/* Set *ops to the engine of that name. */
+static int engine_find(const char *name, const struct engine_ops **ops, struct err *err)
 {
     *ops = NULL;
     for (const struct engine_ops *const *e = engines; *e; e++) {
         if (!strcmp((*e)->name, name)) {
             *ops = *e;
-            return (*e)->probe(err);
+            return 0;
         }
     }
     for (const struct engine_name *n = engine_names; n->name; n++)
         if (!strcmp(n->name, name))
             return err_set(err, -ENOSYS, "this version has no %s engine", n->title);
     return err_set(err, -EINVAL, "there is no engine named %s", name);
+}
+
+int engine_try(const char *name, const struct engine_ops **ops, struct err *err)
+{
+    int r = engine_find(name, ops, err);
+
+    return r < 0 ? r : (*ops)->probe(err);
 }
 
 static const char *engine_title(const char *name)
@@ -62,7 +70,9 @@ int engine_choose(const char *name, const struct engine_ops **ops, struct err *p
     *passed = (struct err){0};
     if (!strcmp(name, "auto"))
         return choose_auto(ops, passed, err);
-    r = engine_try(name, ops, &why);
+    r = engine_find(name, ops, &why);
+    if (!r)
+        r = (*ops)->check ? (*ops)->check(&why) : (*ops)->probe(&why);
     if (!r)
         return 0;
     if (*ops)

@@ -21,7 +21,8 @@ extern const struct engine_name engine_names[];
 int engine_try(const char *name, const struct engine_ops **ops, struct err *err);
 
 /*
- * The engine for --engine `name`; "auto" is the first usable one. *passed says why "auto" did not take a better
+ * The engine for --engine `name`; "auto" is the first that its probe finds usable, where one named is only checked
+ * for what takes no time. *passed says why "auto" did not take a better
  * one; its code is 0 when it took the best.
  */
 int engine_choose(const char *name, const struct engine_ops **ops, struct err *passed,

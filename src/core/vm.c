@@ -16,16 +16,18 @@
 /* Set by a vCPU that can't go on, beside enum vm_request. */
 #define REQ_FAILED (1u << 31)
 
+struct vcpu_start {
+    struct vm_session *session;
+    struct vcpu *vcpu;
+};
+
 /* One stretch from reset to the next reset or the end. */
 struct vm_session {
     struct vm *vm;
     unsigned started;
+    struct vcpu_start
+        starts[VM_MAX_CPUS]; /* here, since a thread that frees memory gets a heap of its own */
     _Atomic(struct vcpu *) failed; /* the first one */
-};
-
-struct vcpu_start {
-    struct vm_session *session;
-    struct vcpu *vcpu;
 };
 
 /* ---- Making and freeing ------------------------------------------------- */
@@ -97,7 +99,10 @@ static int vm_new_vcpus(struct vm *vm, struct err *err)
     return 0;
 }
 
-/* The engine comes before the machine: devices may post to a vCPU as soon as they exist. */
+/*
+ * The engine comes before the machine, since devices may post to a vCPU as soon as they exist; the clock comes after
+ * the engine's VM, which may know the TSC's rate, and before its vCPUs, whose CPUID tells it.
+ */
 static int vm_build(struct vm *vm, struct err *err)
 {
     int rc = vm_copy_strings(&vm->cfg);
@@ -107,10 +112,10 @@ static int vm_build(struct vm *vm, struct err *err)
     rc = mem_init(&vm->mem, vm->cfg.memory, err);
     if (rc < 0)
         return rc;
-    rc = clock_init(&vm->clock, err);
+    rc = vm->cfg.engine->vm_init(vm, err);
     if (rc < 0)
         return rc;
-    rc = vm->cfg.engine->vm_init(vm, err);
+    rc = clock_init(&vm->clock, err);
     if (rc < 0)
         return rc;
     rc = vm_new_vcpus(vm, err);
@@ -239,10 +244,9 @@ static void vcpu_failed(struct vm_session *s, struct vcpu *vcpu)
 
 static void *vcpu_thread(void *opaque)
 {
-    struct vcpu_start start = *(struct vcpu_start *)opaque;
-    struct vcpu *vcpu = start.vcpu;
+    const struct vcpu_start *start = opaque;
+    struct vcpu *vcpu = start->vcpu;
 
-    free(opaque);
     while (!(atomic_load(&vcpu->events) & VCPU_EV_STOP)) {
         switch (vcpu->vm->engine->run(vcpu)) {
         case VCPU_EXIT_HALT:
@@ -252,7 +256,7 @@ static void *vcpu_thread(void *opaque)
             return NULL;
         case VCPU_EXIT_SHUTDOWN:
         case VCPU_EXIT_ERROR:
-            vcpu_failed(start.session, vcpu);
+            vcpu_failed(start->session, vcpu);
             return NULL;
         }
     }
@@ -276,16 +280,13 @@ static void vcpu_block_signals(sigset_t *old)
 
 static int vcpu_start(struct vm_session *s, struct vcpu *vcpu, struct err *err)
 {
-    struct vcpu_start *start = malloc(sizeof(*start));
+    struct vcpu_start *start = &s->starts[vcpu->id];
     char name[16];
     int rc;
 
-    if (!start)
-        return err_set(err, -ENOMEM, "no memory to start vCPU %u", vcpu->id);
     *start = (struct vcpu_start){s, vcpu};
     rc = pthread_create(&vcpu->thread, NULL, vcpu_thread, start);
     if (rc) {
-        free(start);
         err_set(err, -rc, "cannot start a thread for vCPU %u: %s", vcpu->id, strerror(rc));
         return err_next(err, "Give the guest fewer CPUs, or raise the limit on processes "
                              "(ulimit -u, or TasksMax of the service).");
@@ -352,11 +353,16 @@ static uint32_t vm_wait(struct vm *vm)
 static int vm_fail(const struct vm_session *s, struct err *err)
 {
     const struct vcpu *vcpu = atomic_load(&s->failed);
+    struct err why = {0};
 
     err_set(err, -EIO, "the guest cannot go on: %s", vcpu->exit.text);
     if (vcpu->exit.reason == VCPU_EXIT_SHUTDOWN)
         return err_next(err, "The guest system crashed before it could say why; its last console "
                              "output may tell ('earlyprintk=serial' shows more).");
+    /* An engine that was named is not probed before. */
+    if (s->vm->engine->check && s->vm->engine->probe(&why) < 0)
+        return err_next(err, "The %s engine cannot be used here: %.160s. Use --engine auto.",
+                        s->vm->engine->name, why.what);
     return err_next(err, "This is a fault of the %s engine: please report it with this text.",
                     s->vm->engine->name);
 }

@@ -38,6 +38,8 @@ struct engine_ops {
     const char *name;
     /* Usable on this host? 0, or a negative errno with the reason in a user's words. Holds nothing afterwards. */
     int (*probe)(struct err *err);
+    /* What of it takes no time: for a user who has chosen this engine. NULL: probe takes none. */
+    int (*check)(struct err *err);
     /* The same step by step, going on after a failure where that tells more; their number. NULL: there are no steps. */
     unsigned (*probe_stages)(struct engine_stage *stages, unsigned max);
     int (*vm_init)(struct vm *vm, struct err *err);

@@ -67,7 +67,7 @@ static int kvm_make_vm(struct vm *vm, struct err *err)
     struct kvm_enable_cap msrs = {.cap = KVM_CAP_X86_USER_SPACE_MSR,
                                   .args = {KVM_MSR_EXIT_REASON_UNKNOWN}};
     uint64_t identity = KVM_IDENTITY_ADDR;
-    int size, r = kvm_check_cpus(k->dev, vm->cfg.cpus, err);
+    int size, khz, r = kvm_check_cpus(k->dev, vm->cfg.cpus, err);
 
     if (r < 0)
         return r;
@@ -81,17 +81,16 @@ static int kvm_make_vm(struct vm *vm, struct err *err)
     k->fd = ioctl(k->dev, KVM_CREATE_VM, 0);
     if (k->fd < 0)
         return kvm_fail(err, "make a virtual machine");
+    khz = ioctl(k->fd, KVM_GET_TSC_KHZ, 0); /* since Linux 5.18 */
+    if (khz > 0)
+        clock_tell_tsc_khz((uint64_t)khz);
     if (ioctl(k->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
         ioctl(k->fd, KVM_SET_TSS_ADDR, KVM_TSS_ADDR) < 0)
         return kvm_fail(err, "set aside pages of its own");
     if (ioctl(k->fd, KVM_ENABLE_CAP, &msrs) < 0)
         return kvm_fail(err, "leave MSRs to user space");
     r = kvm_map_memory(vm, err);
-    if (!r)
-        r = kvm_irqchip_init(vm, err);
-    if (!r)
-        r = kvm_set_clock(vm, err);
-    return r;
+    return r ? r : kvm_irqchip_init(vm, err);
 }
 
 static void kvm_vm_fini(struct vm *vm)
@@ -152,7 +151,9 @@ static int kvm_make_vcpu(struct kvm_cpu *c, struct err *err)
     c->run = mmap(NULL, k->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
     if (c->run == MAP_FAILED)
         return kvm_fail(err, "share a virtual CPU's exits");
-    r = kvm_cpuid_set(c->vcpu, err);
+    r = c->vcpu->id == 0 ? kvm_set_clock(c->vcpu->vm, err) : 0;
+    if (!r)
+        r = kvm_cpuid_set(c->vcpu, err);
     return r < 0 ? r : kvm_irqchip_vcpu_init(c->vcpu, err);
 }
 
@@ -206,6 +207,7 @@ static void kvm_print_stats(struct vm *vm, FILE *out)
 const struct engine_ops engine_kvm = {
     .name = "kvm",
     .probe = kvm_probe,
+    .check = kvm_check,
     .probe_stages = kvm_probe_stages,
     .vm_init = kvm_vm_init,
     .vm_fini = kvm_vm_fini,

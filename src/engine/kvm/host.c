@@ -122,7 +122,7 @@ int kvm_host_check_caps(int dev, struct err *err)
 
 struct kvm_cpuid2 *kvm_host_cpuid(int dev)
 {
-    for (unsigned n = 64; n <= 1024; n *= 2) {
+    for (unsigned n = 128; n <= 1024; n *= 2) {
         struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + n * sizeof(c->entries[0]));
 
         if (!c)

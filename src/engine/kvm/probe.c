@@ -85,7 +85,7 @@ static void probe_guest(struct report *r, int dev)
     }
 }
 
-static void probe_run(struct report *r)
+static void probe_run(struct report *r, bool guest)
 {
     struct err err = {0};
     int dev = kvm_host_open(&err);
@@ -101,27 +101,37 @@ static void probe_run(struct report *r)
 
         report_add(r, "the processor shows VMX or SVM", code < 0 ? &err : NULL);
     }
-    if (dev >= 0 && !report_done(r))
+    if (guest && dev >= 0 && !report_done(r))
         probe_guest(r, dev);
     if (dev >= 0)
         close(dev);
 }
 
-int kvm_probe(struct err *err)
+static int probe_first_failure(bool guest, struct err *err)
 {
     struct err first = {0};
     struct report r = {.err = &first};
 
-    probe_run(&r);
+    probe_run(&r, guest);
     if (err)
         *err = first;
     return r.failed ? first.code : 0;
+}
+
+int kvm_probe(struct err *err)
+{
+    return probe_first_failure(true, err);
+}
+
+int kvm_check(struct err *err)
+{
+    return probe_first_failure(false, err);
 }
 
 unsigned kvm_probe_stages(struct engine_stage *stages, unsigned max)
 {
     struct report r = {.stages = stages, .max = max};
 
-    probe_run(&r);
+    probe_run(&r, true);
     return r.count;
 }

@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 
 int kvm_probe(struct err *err);                                       /* engine_ops.probe */
+int kvm_check(struct err *err);                                       /* engine_ops.check */
 unsigned kvm_probe_stages(struct engine_stage *stages, unsigned max); /* engine_ops.probe_stages */
 
 /* ---- Between probe.c and probe_guest.c ---- */

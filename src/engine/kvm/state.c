@@ -66,21 +66,55 @@ bool kvm_msr_take(struct kvm_cpu *c, uint32_t index, uint64_t *val)
     return true;
 }
 
+/* What msrs_set writes, in KVM's form: cpu_msrs first. */
+#define MSRS_MAX 64
+
+struct msr_list {
+    uint32_t nmsrs, pad;
+    struct kvm_msr_entry entry[MSRS_MAX];
+};
+
+static void msr_add(struct msr_list *l, uint32_t index, uint64_t val)
+{
+    if (l->nmsrs < MSRS_MAX)
+        l->entry[l->nmsrs++] = (struct kvm_msr_entry){.index = index, .data = val};
+}
+
+/* KVM takes a list up to the first that it refuses and says how many that were. */
+static void msrs_put(struct kvm_cpu *c, struct msr_list *l, unsigned must)
+{
+    for (unsigned at = 0; at < l->nmsrs;) {
+        struct msr_list rest = {.nmsrs = l->nmsrs - at};
+        int n;
+
+        memcpy(rest.entry, &l->entry[at], rest.nmsrs * sizeof(rest.entry[0]));
+        n = ioctl(c->fd, KVM_SET_MSRS, &rest);
+        at += n > 0 ? (unsigned)n : 0;
+        if (at < l->nmsrs) {
+            if (at < must && l->entry[at].data)
+                log_once(LOG_WARN, "KVM does not take MSR 0x%x", l->entry[at].index);
+            at++;
+        }
+    }
+}
+
 /* An MSR that KVM lacks reads and stays zero: TSC_AUX without RDTSCP, TSC_ADJUST on old kernels. */
 static void msrs_set(struct kvm_cpu *c, const struct x86_state *st)
 {
+    struct msr_list l = {0};
+
     for (unsigned i = 0; i < ARRAY_SIZE(cpu_msrs); i++)
-        if (!kvm_msr_put(c, cpu_msrs[i].index, *msr_field(st, i)) && *msr_field(st, i))
-            log_once(LOG_WARN, "KVM does not take MSR 0x%x", cpu_msrs[i].index);
+        msr_add(&l, cpu_msrs[i].index, *msr_field(st, i));
     for (unsigned i = 0; c->vcpu->msrs && i < ARRAY_SIZE(machine_msrs); i++) {
         for (unsigned n = 0; n < machine_msrs[i].count; n++) {
             uint32_t index = machine_msrs[i].first + n;
             uint64_t val;
 
             if (!msr_read(c->vcpu->msrs, index, &val))
-                kvm_msr_put(c, index, val);
+                msr_add(&l, index, val);
         }
     }
+    msrs_put(c, &l, ARRAY_SIZE(cpu_msrs));
 }
 
 static void msrs_get(struct kvm_cpu *c, struct x86_state *st)
