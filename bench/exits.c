@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * exits RUNS COMMAND [ARG]...: what starting a virtual machine and leaving it
- * cost. An argument PAYLOAD stands for a file with a guest of our own, a
- * bzImage of 8 KiB that can be entered in real mode and at its 64-bit entry.
- * It writes a byte to the serial port with its first instructions, reads a
- * serial register PIO_COUNT times, writes a byte, reads memory that nobody
- * has MMIO_COUNT times, writes a byte and halts. Prints medians of: time from
- * exec to the first byte, resident memory beside the guest's, time of one port
- * read and of one memory read.
+ * exits ROUNDS COMMAND [ARG]... [-- COMMAND [ARG]...]...: what starting a
+ * virtual machine and leaving it cost. Each round runs each command once, so
+ * that whatever else the host does meets all alike. An argument PAYLOAD stands
+ * for a file with a guest of our own, a bzImage of 8 KiB that can be entered in
+ * real mode and at its 64-bit entry. It writes a byte to the serial port with
+ * its first instructions, reads a serial register PIO_COUNT times, writes a
+ * byte, reads memory that nobody has MMIO_COUNT times, writes a byte and halts.
+ * Prints, for each command, medians and least values of: time from exec to the
+ * first byte, time of one port read and of one memory read; and the median of
+ * resident memory beside the guest's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,9 +35,10 @@
 #define MARK_PIO   0x92
 #define MARK_MMIO  0x93
 
-#define MAX_RUNS   101
-#define TIMEOUT_MS 60000
-#define GUEST_MIN  (32u << 20) /* a mapping of this size or more is the guest's memory */
+#define MAX_RUNS     101
+#define MAX_COMMANDS 8
+#define TIMEOUT_MS   60000
+#define GUEST_MIN    (32u << 20) /* a mapping of this size or more is the guest's memory */
 
 /* clang-format off */
 
@@ -199,6 +202,13 @@ static double wait_mark(int fd, unsigned char mark)
     }
 }
 
+struct command {
+    char **argv;
+    struct sample s[MAX_RUNS];
+    unsigned got;
+    bool failed;
+};
+
 static bool run_once(char **argv, struct sample *s)
 {
     double began, start, pio, mmio;
@@ -237,14 +247,31 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(const struct sample *s, unsigned n, size_t off)
+/* The median of a member of the samples; *least is the smallest. */
+static double median(const struct command *c, size_t off, double *least)
 {
     double v[MAX_RUNS];
 
-    for (unsigned i = 0; i < n; i++)
-        memcpy(&v[i], (const char *)&s[i] + off, sizeof(v[i]));
-    qsort(v, n, sizeof(v[0]), compare);
-    return v[n / 2];
+    for (unsigned i = 0; i < c->got; i++)
+        memcpy(&v[i], (const char *)&c->s[i] + off, sizeof(v[i]));
+    qsort(v, c->got, sizeof(v[0]), compare);
+    *least = v[0];
+    return v[c->got / 2];
+}
+
+static void print_command(const struct command *c)
+{
+    double least[3], beside, mid;
+
+    printf("%-28s", c->argv[0]);
+    mid = median(c, offsetof(struct sample, start_ms), &least[0]);
+    printf(" start %8.2f ms (least %8.2f)", mid, least[0]);
+    mid = median(c, offsetof(struct sample, pio_us), &least[1]);
+    printf("  port read %7.2f us (%7.2f)", mid, least[1]);
+    mid = median(c, offsetof(struct sample, mmio_us), &least[2]);
+    printf("  memory read %7.2f us (%7.2f)", mid, least[2]);
+    mid = median(c, offsetof(struct sample, beside_mib), &beside);
+    printf("  beside guest memory %6.2f MiB\n", mid);
 }
 
 static bool write_payload(const char *path)
@@ -258,38 +285,67 @@ static bool write_payload(const char *path)
     return ok;
 }
 
+/* The commands in argv, which is cut into pieces; their number, 0 when there are too many. */
+static unsigned split(char **argv, const char *path, struct command *c)
+{
+    unsigned n = 0;
+
+    c[n++].argv = argv;
+    for (char **arg = argv; *arg; arg++) {
+        if (!strcmp(*arg, "PAYLOAD"))
+            *arg = (char *)path;
+        if (strcmp(*arg, "--") || !arg[1])
+            continue;
+        if (n == MAX_COMMANDS)
+            return 0;
+        *arg = NULL;
+        c[n++].argv = ++arg;
+    }
+    return n;
+}
+
+/* A command that failed once is left out of the other rounds: it would take TIMEOUT_MS in each. */
+static void run_rounds(struct command *c, unsigned n, unsigned rounds)
+{
+    for (unsigned round = 0; round < rounds; round++) {
+        for (unsigned i = 0; i < n; i++) {
+            if (c[i].failed)
+                continue;
+            if (run_once(c[i].argv, &c[i].s[c[i].got]))
+                c[i].got++;
+            else
+                c[i].failed = true;
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
-    struct sample s[MAX_RUNS];
+    static struct command commands[MAX_COMMANDS];
     char path[] = "/tmp/exits-payload-XXXXXX";
-    unsigned runs = argc > 2 ? (unsigned)atoi(argv[1]) : 0, got = 0;
+    unsigned rounds = argc > 2 ? (unsigned)atoi(argv[1]) : 0, n;
+    bool ok = true;
     int fd;
 
-    if (!runs || runs > MAX_RUNS) {
-        fprintf(stderr, "usage: exits RUNS COMMAND [ARG]...   (at most %d runs)\n", MAX_RUNS);
+    fd = rounds && rounds <= MAX_RUNS ? mkstemp(path) : -1;
+    if (fd < 0 || !write_payload(path)) {
+        fprintf(stderr,
+                "usage: exits ROUNDS COMMAND [ARG]... [-- COMMAND [ARG]...]...\n"
+                "At most %d rounds; %s must be writable.\n",
+                MAX_RUNS, "/tmp");
         return 2;
     }
-    fd = mkstemp(path);
-    if (fd < 0 || !write_payload(path)) {
-        fprintf(stderr, "exits: cannot write %s: %s\n", path, strerror(errno));
-        return 1;
-    }
     close(fd);
-    for (int i = 2; i < argc; i++)
-        if (!strcmp(argv[i], "PAYLOAD"))
-            argv[i] = path;
-    for (unsigned i = 0; i < runs; i++)
-        got += run_once(argv + 2, &s[got]);
+    n = split(argv + 2, path, commands);
+    run_rounds(commands, n, rounds);
     unlink(path);
-    if (got < runs) {
-        fprintf(stderr, "exits: %s: %u of %u runs came to their end\n", argv[2], got, runs);
-        return 1;
+    for (unsigned i = 0; i < n; i++) {
+        if (commands[i].failed)
+            fprintf(stderr, "exits: %s: run %u did not come to its end\n", commands[i].argv[0],
+                    commands[i].got + 1);
+        else
+            print_command(&commands[i]);
+        ok = ok && !commands[i].failed;
     }
-    printf("%-24s start %8.2f ms  beside guest memory %6.2f MiB  port read %7.2f us  memory read "
-           "%7.2f us\n",
-           argv[2], median(s, got, offsetof(struct sample, start_ms)),
-           median(s, got, offsetof(struct sample, beside_mib)),
-           median(s, got, offsetof(struct sample, pio_us)),
-           median(s, got, offsetof(struct sample, mmio_us)));
-    return 0;
+    return n && ok ? 0 : 1;
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""nested.py [--kvmtool FILE] [--no-qemu]: what starting a VM and leaving it cost under KVM.
+"""nested.py [--kvmtool FILE] [--runs N] [--no-qemu]: what starting a VM and leaving it cost under KVM.
 
 Runs bench/exits.c on processors emulated by QEMU, with our program, with QEMU
 itself (-M microvm) and with kvmtool when its path is given: the figures are
 for comparing with each other, not with those of a real processor. Each
-program takes two turns of 11 runs.
+programs take turns, 11 each.
 """
 import argparse
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "guest"))
 
-from guest import PROGRAM, Place, Skip  # noqa: E402
+from guest import PROGRAM, Place, Skip, Timeout  # noqa: E402
 from nested import QEMU, nested_command  # noqa: E402
 
 FIRMWARE = ("/usr/share/qemu/bios-microvm.bin", "/usr/share/qemu/linuxboot_dma.bin",
@@ -27,6 +27,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kvmtool", help="kvmtool's program, lkvm")
+    parser.add_argument("--runs", type=int, default=11, help="of each program (%(default)s)")
     parser.add_argument("--no-qemu", action="store_true", help="leave QEMU out")
     args = parser.parse_args()
     programs = [Path(PROGRAM[0]).parent / "bench" / "exits"]
@@ -34,9 +35,12 @@ def main():
         programs.append(os.path.abspath(args.kvmtool))
     if not args.no_qemu:
         programs += [shutil.which(QEMU), *FIRMWARE]
-    command = nested_command("lodge.what=bench", programs=programs)
+    command = nested_command("lodge.what=bench", f"lodge.runs={args.runs}", programs=programs)
     with Place() as place, place.run(command) as run:
-        run.wait_line("NESTED done", 900)
+        try:
+            run.wait_line("NESTED done", 120 + 60 * args.runs)
+        except Timeout as why:
+            print(why)
         for _, line in run.lines:
             if "port read" in line or line.startswith("exits:"):
                 print(line)
