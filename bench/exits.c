@@ -8,8 +8,9 @@
  * its first instructions, reads a serial register PIO_COUNT times, writes a
  * byte, reads memory that nobody has MMIO_COUNT times, writes a byte and halts.
  * Prints, for each command, medians and least values of: time from exec to the
- * first byte, time of one port read and of one memory read; and the median of
- * resident memory beside the guest's.
+ * first entry into the guest, which the kernel's trace of KVM tells where it
+ * is at /sys/kernel/tracing, and to the first byte, time of one port read and
+ * of one memory read; and the median of resident memory beside the guest's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,7 +43,7 @@
 
 /* clang-format off */
 
-/* The guest proper; runs the same in 32- and 64-bit mode. */
+/* The guest proper. */
 #define BODY \
     "    mov $0x3f8, %dx\n" \
     "    mov $0x91, %al\n" \
@@ -137,13 +138,37 @@ __asm__(
     BODY
     "2:  mov (%ebx), %eax\n"
     TAIL
+    /* On to the same 32-bit code, without paging: KVM walks page tables to decode an access to memory. */
     ".org payload + 0x400 + 0x200\n"
     ".code64\n"
+    "    mov $0x3f8, %dx\n"
+    "    mov $0x91, %al\n"
+    "    out %al, (%dx)\n"
+    "    lea 4f(%rip), %rax\n"
+    "    push %rax\n"
+    "    pushw %ax\n"           /* the limit comes before the base in memory */
+    "    movw $23, (%rsp)\n"
+    "    lgdt (%rsp)\n"
+    "    push $8\n"
+    "    lea 5f(%rip), %rax\n"
+    "    push %rax\n"
+    "    lretq\n"
+    ".balign 8\n"
+    "4:  .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff\n"
+    ".code32\n"
+    "5:  mov $16, %eax\n"
+    "    mov %eax, %ds\n"
+    "    mov %eax, %ss\n"
+    "    mov %eax, %es\n"
+    "    mov %cr0, %eax\n"
+    "    and $0x7fffffff, %eax\n"
+    "    mov %eax, %cr0\n"
     BODY
-    "2:  mov (%rbx), %eax\n"
+    "2:  mov (%ebx), %eax\n"
     TAIL
     ".org payload + 0x400 + 0x1c00\n" /* some loaders want 4 KiB and more */
     "payload_end:\n"
+    ".code64\n"
     ".popsection\n"
 );
 /* clang-format on */
@@ -151,7 +176,7 @@ __asm__(
 extern const char payload[], payload_end[];
 
 struct sample {
-    double start_ms, pio_us, mmio_us;
+    double entry_ms, start_ms, pio_us, mmio_us;
     double beside_mib;
 };
 
@@ -209,15 +234,66 @@ struct command {
     bool failed;
 };
 
+/* ---- The kernel's trace ------------------------------------------------------------------- */
+
+#define TRACING   "/sys/kernel/tracing/"
+#define KVM_ENTRY TRACING "events/kvm/kvm_entry/"
+
+static bool put(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+/* Record the next entry into a guest, and no other. */
+static void trace_start(void)
+{
+    if (put(TRACING "trace_clock", "mono") && put(KVM_ENTRY "trigger", "traceoff:1"))
+        put(KVM_ENTRY "enable", "1");
+    put(TRACING "tracing_on", "1");
+}
+
+/* When it was, or -1. The trace is emptied for the next, by opening it for writing. */
+static double trace_stop(void)
+{
+    char line[512], *at;
+    double when = -1;
+    FILE *f;
+
+    put(KVM_ENTRY "enable", "0");
+    put(KVM_ENTRY "trigger", "!traceoff:1");
+    f = fopen(TRACING "trace", "re");
+    while (f && when < 0 && fgets(line, sizeof(line), f)) {
+        at = line[0] == '#' ? NULL : strstr(line, ": kvm_entry:");
+        while (at && at > line && at[-1] != ' ')
+            at--;
+        if (at)
+            when = atof(at) * 1e3;
+    }
+    if (f)
+        fclose(f);
+    f = fopen(TRACING "trace", "we");
+    if (f)
+        fclose(f);
+    return when;
+}
+
+/* ---- Runs --------------------------------------------------------------------------------- */
+
 static bool run_once(char **argv, struct sample *s)
 {
-    double began, start, pio, mmio;
+    double began, start, pio, mmio, entry;
     int fd[2], in;
     pid_t pid;
 
     if (pipe(fd) < 0)
         return false;
     in = open("/dev/null", O_RDONLY);
+    trace_start();
     began = now_ms();
     pid = vfork();
     if (pid == 0) {
@@ -230,9 +306,10 @@ static bool run_once(char **argv, struct sample *s)
     close(fd[1]);
     close(in);
     start = wait_mark(fd[0], MARK_START);
+    entry = trace_stop();
     pio = start < 0 ? -1 : wait_mark(fd[0], MARK_PIO);
     mmio = pio < 0 ? -1 : wait_mark(fd[0], MARK_MMIO);
-    *s = (struct sample){start - began, (pio - start) * 1e3 / PIO_COUNT,
+    *s = (struct sample){entry - began, start - began, (pio - start) * 1e3 / PIO_COUNT,
                          (mmio - pio) * 1e3 / MMIO_COUNT, resident_beside(pid)};
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
@@ -261,11 +338,14 @@ static double median(const struct command *c, size_t off, double *least)
 
 static void print_command(const struct command *c)
 {
-    double least[3], beside, mid;
+    double least[4], beside, mid;
 
     printf("%-28s", c->argv[0]);
+    mid = median(c, offsetof(struct sample, entry_ms), &least[3]);
+    if (least[3] > 0)
+        printf(" entry %8.2f ms (least %8.2f) ", mid, least[3]);
     mid = median(c, offsetof(struct sample, start_ms), &least[0]);
-    printf(" start %8.2f ms (least %8.2f)", mid, least[0]);
+    printf(" first byte %8.2f ms (least %8.2f)", mid, least[0]);
     mid = median(c, offsetof(struct sample, pio_us), &least[1]);
     printf("  port read %7.2f us (%7.2f)", mid, least[1]);
     mid = median(c, offsetof(struct sample, mmio_us), &least[2]);

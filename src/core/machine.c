@@ -399,7 +399,7 @@ static void test_exit(void *opaque, unsigned status)
 static int part_test_init(struct machine *m, struct err *err)
 {
     struct testdev_config cfg = {
-        .pio = &m->vm->pio, .mmio = &m->vm->mmio, .exit = test_exit, .opaque = m->vm};
+        .pio = &m->vm->pio, .mmio = &m->vm->mmio, .exit = test_exit, .opaque = m->vm, .vm = m->vm};
 
     if (!m->vm->cfg.test_devices)
         return 0;
@@ -509,6 +509,11 @@ void machine_reset(struct vm *vm)
             parts[i].reset(vm->machine);
     }
     machine_resume(vm);
+}
+
+void machine_isa_pulse(struct vm *vm, unsigned irq)
+{
+    irq_pulse(isa_irq(vm->machine, irq));
 }
 
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data)

@@ -37,6 +37,9 @@ int machine_chips_take(struct vm *vm, struct machine_chips *s, struct err *err);
 int machine_chips_make(struct vm *vm, struct err *err);
 int machine_chips_give(struct vm *vm, struct machine_chips *s, struct err *err);
 
+/* An edge on ISA line `irq`, which is low before and afterwards. Any thread. */
+void machine_isa_pulse(struct vm *vm, unsigned irq);
+
 /* Deliver a device's message-signalled interrupt to the VM's APICs, wherever they are. Any thread. */
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data);
 

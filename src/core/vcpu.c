@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "core/ioevent.h"
 #include "core/vm.h"
 #include "engine/engine.h"
 #include "x86/lapic.h"
@@ -88,7 +89,8 @@ uint64_t vcpu_pio_read(struct vcpu *vcpu, uint16_t port, unsigned size)
 
 void vcpu_pio_write(struct vcpu *vcpu, uint16_t port, unsigned size, uint64_t val)
 {
-    bus_write(&vcpu->vm->pio, port, size, val);
+    if (!ioevents_take(vcpu->vm->ioevents, true, port, size, val))
+        bus_write(&vcpu->vm->pio, port, size, val);
 }
 
 uint64_t vcpu_mmio_read(struct vcpu *vcpu, gpa_t gpa, unsigned size)
@@ -102,7 +104,7 @@ void vcpu_mmio_write(struct vcpu *vcpu, gpa_t gpa, unsigned size, uint64_t val)
 {
     if (vcpu->lapic && lapic_claims(vcpu->lapic, gpa))
         lapic_mmio_write(vcpu->lapic, gpa & ~PAGE_MASK, size, val);
-    else
+    else if (!ioevents_take(vcpu->vm->ioevents, false, gpa, size, val))
         bus_write(&vcpu->vm->mmio, gpa, size, val);
 }
 

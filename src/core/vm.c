@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/ioevent.h"
 #include "core/machine.h"
 #include "core/move.h"
 #include "engine/engine.h"
@@ -121,6 +122,9 @@ static int vm_build(struct vm *vm, struct err *err)
     rc = vm_new_vcpus(vm, err);
     if (rc < 0)
         return rc;
+    rc = ioevents_new(vm, err);
+    if (rc < 0)
+        return rc;
     return machine_new(vm, err);
 }
 
@@ -154,6 +158,7 @@ void vm_free(struct vm *vm)
     if (!vm)
         return;
     machine_free(vm);
+    ioevents_free(vm);
     for (unsigned i = 0; vm->vcpus && i < vm->cfg.cpus; i++)
         vm->engine->vcpu_fini(&vm->vcpus[i]);
     vm->engine->vm_fini(vm);

@@ -15,6 +15,7 @@
 #define VM_MAX_CPUS 64
 
 struct engine_ops;
+struct ioevents;
 struct machine;
 
 /*
@@ -67,6 +68,7 @@ struct vm {
     _Atomic(const struct engine_ops *) move_to; /* for VM_REQ_MOVE */
     void *engine_data;
     struct machine *machine;
+    struct ioevents *ioevents;
     _Atomic unsigned exit_status; /* a test program's, when it ended with VM_END_POWEROFF; else 0 */
     _Atomic uint32_t requests;    /* enum vm_request bits, for the thread in vm_run */
     pthread_mutex_t lock;

@@ -9,6 +9,14 @@
  *   port 0xe8, 4 bytes     the same bytes as at 0xe0
  *   port 0x2000, 16 bytes  port 0x2000 + N drives ISA interrupt line N
  *   memory 0xff000000, 64 KiB  keeps what is written
+ *
+ * and, of our own, doorbells (core/ioevent.h) whose eventfds are interrupts:
+ *
+ *   port 0x2010            a write of one byte is an edge on ISA line 5
+ *   port 0x2014            a write of the 4 bytes 0x1234 sends the message
+ *   memory 0xff010000      a write of 4 bytes sends the message
+ *   port 0x2018, 4 bytes   the data of the message to APIC 0: its vector
+ *   port 0x2020, 4 bytes   a read gives the number of writes to the first three that were no doorbell's
  */
 #ifndef LODGE_DEV_TESTDEV_H
 #define LODGE_DEV_TESTDEV_H
@@ -26,6 +34,7 @@ struct testdev_config {
     void (*exit)(void *opaque,
                  unsigned status); /* on a vCPU thread; the guest may run on for a moment */
     void *opaque;
+    struct vm *vm; /* whose writes the doorbells see */
 };
 
 int testdev_new(struct testdev **t, const struct testdev_config *cfg, struct err *err);

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 
+#include "core/ioevent.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "x86/chips.h"
@@ -32,6 +33,12 @@ struct irqchip_ops {
     int (*load)(struct vm *vm, const struct chips_state *s);
     int (*save_lapic)(struct vcpu *vcpu, struct lapic_state *s);
     int (*load_lapic)(struct vcpu *vcpu, const struct lapic_state *s);
+    /*
+     * Make the signals of eventfd `fd` the interrupt `ev`, or another than before; NULL: none any more. `slot`, less
+     * than IRQEVENT_MAX, stands for the descriptor. Any thread, one at a time. Negative errno when the engine cannot
+     * (nothing has changed then); NULL: it never can.
+     */
+    int (*irqfd)(struct vm *vm, unsigned slot, int fd, const struct irqevent *ev);
 };
 
 struct engine_ops {
@@ -61,6 +68,11 @@ struct engine_ops {
     void (*mem_written)(struct vm *vm, gpa_t gpa, uint64_t len);
     /* Counters in readable form, for --stats. */
     void (*print_stats)(struct vm *vm, FILE *out);
+    /*
+     * Signal ev->fd at such writes, or no more, without telling core. Negative errno when the engine cannot: core
+     * then sees them. Any thread, one at a time. NULL: it never can.
+     */
+    int (*ioevent)(struct vm *vm, const struct ioevent *ev, bool on);
     const struct irqchip_ops *irqchip; /* NULL: src/x86 emulates it */
 };
 

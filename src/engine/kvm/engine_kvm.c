@@ -181,6 +181,23 @@ static void kvm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)
 {
 }
 
+static int kvm_ioevent(struct vm *vm, const struct ioevent *ev, bool on)
+{
+    struct kvm_ioeventfd e = {
+        .datamatch = ev->data,
+        .addr = ev->addr,
+        .len = ev->size,
+        .fd = ev->fd,
+        .flags = (ev->pio ? KVM_IOEVENTFD_FLAG_PIO : 0) |
+                 (ev->match ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0) |
+                 (on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN),
+    };
+
+    if (!kvm_of(vm))
+        return -ENODEV; /* a move failed */
+    return ioctl(kvm_of(vm)->fd, KVM_IOEVENTFD, &e) < 0 ? -errno : 0;
+}
+
 static void kvm_print_stats(struct vm *vm, FILE *out)
 {
     static const struct {
@@ -219,5 +236,6 @@ const struct engine_ops engine_kvm = {
     .set = kvm_set,
     .mem_written = kvm_mem_written,
     .print_stats = kvm_print_stats,
+    .ioevent = kvm_ioevent,
     .irqchip = &kvm_irqchip,
 };

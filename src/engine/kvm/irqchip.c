@@ -38,15 +38,26 @@ static void route_add(struct kvm_irq_routing *r, unsigned gsi, unsigned chip, un
         .gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = {.irqchip = chip, .pin = pin}};
 }
 
-static int chips_route(struct vm *vm, struct err *err)
+static void route_add_msi(struct kvm_irq_routing *r, unsigned gsi, const struct kvm_msi_route *m)
+{
+    r->entries[r->nr++] =
+        (struct kvm_irq_routing_entry){.gsi = gsi,
+                                       .type = KVM_IRQ_ROUTING_MSI,
+                                       .u.msi = {.address_lo = (uint32_t)m->addr,
+                                                 .address_hi = (uint32_t)(m->addr >> 32),
+                                                 .data = m->data}};
+}
+
+/* Pins and messages, all of them each time. Negative errno: the routes are as before. */
+static int routes_set(struct kvm_vm *k)
 {
     size_t size = sizeof(struct kvm_irq_routing) +
-                  (ISA_IRQS + IOAPIC_PINS) * sizeof(struct kvm_irq_routing_entry);
+                  (ISA_IRQS + IOAPIC_PINS + k->msis) * sizeof(struct kvm_irq_routing_entry);
     struct kvm_irq_routing *r = calloc(1, size);
     int code = 0;
 
     if (!r)
-        return err_set(err, -ENOMEM, "no memory for interrupt routes");
+        return -ENOMEM;
     for (unsigned n = 0; n < IOAPIC_PINS; n++) {
         if (n == ISA_CASCADE)
             continue;
@@ -55,9 +66,62 @@ static int chips_route(struct vm *vm, struct err *err)
                       n % PIC_PINS);
         route_add(r, n, KVM_IRQCHIP_IOAPIC, n == IRQ_PIT ? IOAPIC_PIT_PIN : n);
     }
-    if (ioctl(kvm_of(vm)->fd, KVM_SET_GSI_ROUTING, r) < 0)
-        code = chip_fail(err, "route interrupts");
+    for (unsigned i = 0; i < k->msis; i++)
+        if (k->msi[i].used)
+            route_add_msi(r, KVM_MSI_GSI + i, &k->msi[i]);
+    if (ioctl(k->fd, KVM_SET_GSI_ROUTING, r) < 0)
+        code = -errno;
     free(r);
+    return code;
+}
+
+static int msi_route_set(struct kvm_vm *k, unsigned slot, const struct kvm_msi_route *m)
+{
+    const struct kvm_msi_route was = k->msi[slot];
+    int code;
+
+    k->msi[slot] = *m;
+    if (slot >= k->msis)
+        k->msis = slot + 1;
+    code = routes_set(k);
+    if (code < 0)
+        k->msi[slot] = was;
+    return code;
+}
+
+static int irqfd_set(struct kvm_vm *k, int fd, unsigned gsi, bool on)
+{
+    struct kvm_irqfd irqfd = {
+        .fd = (uint32_t)fd, .gsi = gsi, .flags = on ? 0 : KVM_IRQFD_FLAG_DEASSIGN};
+
+    return ioctl(k->fd, KVM_IRQFD, &irqfd) < 0 ? -errno : 0;
+}
+
+/* The descriptor's GSI is that of its route, or that of its line. */
+static int chip_irqfd(struct vm *vm, unsigned slot, int fd, const struct irqevent *ev)
+{
+    struct kvm_vm *k = kvm_of(vm);
+    struct kvm_irqfd_slot *s = &k->irqfd[slot];
+    struct kvm_msi_route route = {0};
+    bool had = s->on;
+    int code;
+
+    if (!ev) {
+        irqfd_set(k, fd, s->gsi, false);
+        s->on = false;
+        return k->msi[slot].used ? msi_route_set(k, slot, &route) : 0;
+    }
+    if (ev->msi) {
+        route = (struct kvm_msi_route){true, ev->addr, ev->data};
+        code = msi_route_set(k, slot, &route);
+        if (code < 0 || had)
+            return code;
+    }
+    s->gsi = ev->msi ? KVM_MSI_GSI + slot : ev->irq;
+    code = irqfd_set(k, fd, s->gsi, true);
+    s->on = !code;
+    if (code < 0)
+        k->msi[slot].used = false; /* goes with the next change */
     return code;
 }
 
@@ -67,6 +131,7 @@ int kvm_irqchip_init(struct vm *vm, struct err *err)
 {
     struct kvm_vm *k = kvm_of(vm);
     struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+    int r;
 
     if (ioctl(k->fd, KVM_CREATE_IRQCHIP, 0) < 0)
         return chip_fail(err, "make interrupt controllers");
@@ -79,7 +144,8 @@ int kvm_irqchip_init(struct vm *vm, struct err *err)
     }
     if (ioctl(k->fd, KVM_GET_PIT2, &k->pit) < 0)
         return chip_fail(err, "read its timer chip");
-    return chips_route(vm, err);
+    r = routes_set(k);
+    return r < 0 ? err_set(err, r, "KVM cannot route interrupts: %s", strerror(-r)) : 0;
 }
 
 /* Virtual wire mode on the boot CPU, as src/x86/lapic.c has it after RESET. */
@@ -256,4 +322,5 @@ const struct irqchip_ops kvm_irqchip = {
     .load = chip_load,
     .save_lapic = lapic_save_kvm,
     .load_lapic = lapic_load_kvm,
+    .irqfd = chip_irqfd,
 };

@@ -13,7 +13,19 @@
 #define KVM_TSS_ADDR      0xfffbd000ull
 #define KVM_IDENTITY_ADDR 0xfffbc000ull
 
-#define KVM_CHIPS 3 /* KVM_IRQCHIP_PIC_MASTER, _SLAVE, _IOAPIC */
+#define KVM_MSI_GSI 64 /* above the pins of the I/O APIC */
+#define KVM_CHIPS   3  /* KVM_IRQCHIP_PIC_MASTER, _SLAVE, _IOAPIC */
+
+struct kvm_msi_route {
+    bool used;
+    uint64_t addr;
+    uint32_t data;
+};
+
+struct kvm_irqfd_slot {
+    bool on;
+    unsigned gsi;
+};
 
 struct kvm_vm {
     int dev, fd;
@@ -21,6 +33,9 @@ struct kvm_vm {
     struct kvm_cpuid2 *supported;       /* what KVM_GET_SUPPORTED_CPUID says */
     struct kvm_irqchip chip[KVM_CHIPS]; /* as after RESET */
     struct kvm_pit_state2 pit;
+    struct kvm_irqfd_slot irqfd[IRQEVENT_MAX];
+    struct kvm_msi_route msi[IRQEVENT_MAX]; /* of eventfds; GSI KVM_MSI_GSI and up */
+    unsigned msis;                          /* one more than the last of them */
 };
 
 #define KVM_EXIT_COUNTERS(X)                                                                       \

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Eventfds in place of a device's handlers and lines. A doorbell (struct
+ * ioevent) is a guest's write that signals an eventfd; an interrupt event is
+ * an eventfd whose signal is an interrupt. An engine that can takes both upon
+ * itself, so that neither costs an exit or a thread of ours; otherwise the
+ * dispatch of writes and a thread per VM do the same. Devices see no
+ * difference, nor does the guest.
+ *
+ * The descriptors are eventfds with EFD_NONBLOCK; they stay the caller's and
+ * must outlive what is made of them.
+ * All functions: any thread, no lock held that a handler of interrupts takes.
+ */
+#ifndef LODGE_CORE_IOEVENT_H
+#define LODGE_CORE_IOEVENT_H
+
+#include "base/err.h"
+#include "base/types.h"
+
+#define IOEVENT_MAX  512
+#define IRQEVENT_MAX 1024
+
+struct vm;
+
+/* A write of this kind signals `fd` and reaches no device. */
+struct ioevent {
+    bool pio;
+    bool match;   /* only writes of `data` */
+    uint8_t size; /* of the write: 1, 2, 4 or 8 bytes; 0: any */
+    uint64_t addr, data;
+    int fd;
+};
+
+/* -EEXIST when another would be signalled by the same write, -ENOSPC when there are IOEVENT_MAX. */
+int ioevent_add(struct vm *vm, const struct ioevent *ev, struct err *err);
+/* Afterwards no write signals it. `ev` as it was added. */
+void ioevent_remove(struct vm *vm, const struct ioevent *ev);
+
+/* What a signal does: a pulse on ISA line `irq`, which nobody else drives, or the message. */
+struct irqevent {
+    bool msi;
+    unsigned irq;
+    uint64_t addr;
+    uint32_t data;
+};
+
+/*
+ * *id names it from then on. A signal that `fd` already holds counts. -ENOSPC when there are IRQEVENT_MAX. Signals
+ * that come faster than they are delivered become one interrupt.
+ */
+int irqevent_add(struct vm *vm, int fd, const struct irqevent *ev, unsigned *id, struct err *err);
+/* Another message from now on; `ev->msi` stays what it was. A signal not yet delivered may go either way. */
+void irqevent_change(struct vm *vm, unsigned id, const struct irqevent *ev);
+/* Afterwards no signal is delivered; one that comes meanwhile stays in the descriptor. */
+void irqevent_remove(struct vm *vm, unsigned id);
+
+/* ---- For core ------------------------------------------------------------------------- */
+
+struct ioevents;
+
+int ioevents_new(struct vm *vm, struct err *err); /* sets vm->ioevents */
+void ioevents_free(struct vm *vm);                /* idempotent; stops the thread */
+
+/* A write that reached core; `io` may be NULL. True: it has signalled an eventfd, and that was all. */
+bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, uint64_t val);
+
+/*
+ * Between the two no interrupt is delivered, and the engine may be another afterwards. No vCPU runs. Where there is no
+ * engine any more (`attach` false), writes and signals lead nowhere.
+ */
+void ioevents_pause(struct vm *vm);
+void ioevents_resume(struct vm *vm, bool attach);
+
+#endif
