@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from directed import check_results, payload
 from guest import (CACHE, PROGRAM, Case, Place, Run, Skip, check, fresh_name, initramfs,
                    initramfs_with_modules, kernel, script)
 
@@ -101,6 +102,18 @@ def moves_nested(cpus, *engines):
         moved(run, cpus, engines)
 
 
+def doorbells_nested():
+    """Writes become interrupts inside the kernel: few of them leave it."""
+    command = nested_command("lodge.what=payload", "lodge.tests=ioevent", programs=[payload()])
+    with Place() as place, place.run(command) as run:
+        run.wait_line(r"NESTED done", 120)
+        output = run.stdout()
+        check_results(output, 1)
+        check(re.search(STATUS, output)[1] == "0", run.describe())
+        exits = int(re.search(r"(\d+)  memory-mapped I/O exits", output)[1])
+        check(exits < 50, f"{exits} accesses to memory left KVM, so it did not take the doorbells")
+
+
 def moves_here():
     """From the software engine to a new one of the same kind: state and memory only."""
     with Place() as place, place.run([mover(), kernel("cloud"), initramfs(), MOVE_APPEND, "2",
@@ -156,6 +169,7 @@ CASES = [
     Case("KVM nested, 2 CPUs", inner_boots, 2),
     Case("disk under KVM nested, 1 CPU", disk_nested, 1, "", "PCI-MSI"),
     Case("disk under KVM nested, 2 CPUs, without MSI-X", disk_nested, 2, "pci=nomsi", "IO-APIC"),
+    Case("doorbells and interrupts of eventfds, nested", doorbells_nested),
     Case("guest moves from KVM to the software engine, nested", moves_nested, 1, "kvm", "soft"),
     Case("guest moves from the software engine to KVM, nested", moves_nested, 1, "soft", "kvm"),
 ]

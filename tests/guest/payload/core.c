@@ -480,8 +480,9 @@ static void test_run(const struct test *t)
 
 static void boot_main(void)
 {
-    static const struct test *const groups[] = {smc_tests,   paging_tests, tlb_tests, irq_tests,
-                                                debug_tests, keys_tests,   smp_tests, litmus_tests};
+    static const struct test *const groups[] = {smc_tests,     paging_tests, tlb_tests,
+                                                irq_tests,     debug_tests,  keys_tests,
+                                                ioevent_tests, smp_tests,    litmus_tests};
     const char *line = (const char *)(uintptr_t) * (uint64_t *)(start_info + 24);
     const char *n = argument(line, "cpus="), *list = argument(line, "tests=");
     const char *ms = argument(line, "ms=");
