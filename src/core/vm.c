@@ -60,12 +60,17 @@ static bool string_copy(const char **s)
 
 static int vm_copy_strings(struct vm_config *cfg)
 {
-    bool ok = string_copy(&cfg->name) & string_copy(&cfg->kernel) & string_copy(&cfg->initrd) &
-              string_copy(&cfg->cmdline);
+    const char **strings[] = {&cfg->name, &cfg->kernel, &cfg->initrd, &cfg->cmdline};
+    bool ok = true;
 
-    for (unsigned i = 0; i < cfg->disks; i++)
-        ok &= string_copy(&cfg->disk[i].path) & string_copy(&cfg->disk[i].format) &
-              string_copy(&cfg->disk[i].serial);
+    /* All of them, whatever fails: what is left is freed with the rest. */
+    for (unsigned i = 0; i < ARRAY_SIZE(strings); i++)
+        ok = string_copy(strings[i]) && ok;
+    for (unsigned i = 0; i < cfg->disks; i++) {
+        ok = string_copy(&cfg->disk[i].path) && ok;
+        ok = string_copy(&cfg->disk[i].format) && ok;
+        ok = string_copy(&cfg->disk[i].serial) && ok;
+    }
     return ok ? 0 : -ENOMEM;
 }
 

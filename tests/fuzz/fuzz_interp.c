@@ -44,6 +44,8 @@
 enum mode { REAL, PROT32, LONG_KERNEL, LONG_USER };
 #define FLAG_INTERPRET 4
 #define FLAG_IF        8
+#define FLAG_WATCH     16 /* breakpoints, and alignment checks for the user */
+#define FLAG_KEYS      32 /* protection keys */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -184,6 +186,29 @@ static void put_registers(struct x86_state *st, const uint8_t *seed)
     st->gpr[X86_RSP] = STACK;
 }
 
+static void put_watch(struct x86_state *st, const uint8_t *seed)
+{
+    uint64_t z;
+
+    memcpy(&z, seed, 8);
+    z = z * 0x5851f42d4c957f2dull + 0x14057b7ef767814full;
+    for (unsigned i = 0; i < 4; i++)
+        st->dr[i] = (z >> (8 * i) & 1 ? CODE : DATA) + (z >> (8 * i + 1) & 63);
+    st->dr[7] = (z >> 32 & 0xffff00ff) | 0x400;
+    st->cr4 |= X86_CR4_DE;
+    st->cr0 |= X86_CR0_AM;
+    st->rflags |= X86_AC;
+}
+
+static void put_keys(struct x86_state *st, const uint8_t *seed)
+{
+    memcpy(&st->pkru, seed, 4);
+    memcpy(&st->pkrs, seed + 4, 4);
+    st->cr4 |= X86_CR4_PKE | X86_CR4_PKS;
+    for (unsigned i = 0; i < MEMORY >> 21; i++)
+        put(PD + 8 * i, (uint64_t)i << 21 | 0x87 | (uint64_t)(seed[i] & 15) << 59, 8);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct vcpu *vcpu;
@@ -205,6 +230,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     put_mode(&st, (enum mode)(data[0] & 3));
     put_registers(&st, data + 1);
     st.rflags = data[0] & FLAG_IF ? 0x202 : 2;
+    if (data[0] & FLAG_WATCH)
+        put_watch(&st, data + 1);
+    if (data[0] & FLAG_KEYS)
+        put_keys(&st, data + 1);
     c->no_translate = data[0] & FLAG_INTERPRET;
     engine_soft.set(vcpu, &st);
     atomic_store(&g.deadline, now() + SLICE_NS);
