@@ -23,7 +23,7 @@ _lodge()
         ;;
     run:--engine) words="auto soft kvm" ;;
     run:--cpu) words="host x86-64-v1 x86-64-v2 x86-64-v3 max" ;;
-    run:--rng) words="on off" ;;
+    run:--rng | run:--balloon) words="on off" ;;
     run:--console) words="stdio none" ;;
     run:--escape) words="^] ctrl-a none" ;;
     run:--cpus | run:-c) words="1 2 4 8" ;;
@@ -31,7 +31,7 @@ _lodge()
     run:--name | run:--append) return ;;
     run:*)
         words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
-            --disk --rng
+            --disk --rng --balloon
             --console --escape --no-reboot --test-devices --stats -q --quiet -h --help"
         ;;
     image:*)

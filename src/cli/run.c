@@ -20,6 +20,7 @@
 #include "cli/size.h"
 #include "cli/tty.h"
 #include "cli/verb.h"
+#include "core/machine.h"
 #include "core/vm.h"
 #include "engine/engine.h"
 #include "x86/boot.h"
@@ -151,6 +152,7 @@ static void print_stats(const struct session *s, struct vm *vm, FILE *out)
                 (double)ru.ru_stime.tv_sec + (double)ru.ru_stime.tv_usec / 1e6);
         fprintf(out, "max RSS          %.1f MiB\n", (double)ru.ru_maxrss / 1024);
     }
+    machine_print_stats(vm, out);
     s->engine->print_stats(vm, out);
 }
 
@@ -228,6 +230,7 @@ static int run_vm(struct session *s, struct err *err)
         .serial_out = stdio ? STDOUT_FILENO : -1,
         .disks = o->disks.count,
         .rng = !strcmp(o->rng, "on"),
+        .balloon = !strcmp(o->balloon, "on"),
         .no_reboot = o->no_reboot,
         .test_devices = o->test_devices,
         .stats = o->stats,

@@ -22,7 +22,7 @@ struct run_opts {
     uint64_t memory;
     int escape; /* control byte, -1: none */
     struct run_disks disks;
-    const char *rng;
+    const char *rng, *balloon;
     bool no_reboot, test_devices, stats, quiet;
     char name_buf[32]; /* for a name that was not given */
 };

@@ -5,15 +5,17 @@
 #include <stdlib.h>
 
 #include "block/block.h"
+#include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
 
 /* Fixed, so that a device keeps its address when others come and go. */
-#define SLOT_RNG   2
-#define SLOT_DISKS 10
+#define SLOT_RNG     2
+#define SLOT_BALLOON 4
+#define SLOT_DISKS   10
 
-#define MAX_DEVICES     (VM_MAX_DISKS + 1)
+#define MAX_DEVICES     (VM_MAX_DISKS + 2)
 #define MAX_DISK_QUEUES 8
 
 struct disk {
@@ -25,6 +27,7 @@ struct devices {
     struct virtio_memory memory;
     struct pci_bus *bus;
     struct virtio_device rng;
+    struct virtio_balloon balloon;
     struct disk disk[VM_MAX_DISKS];
     struct virtio_pci transport[MAX_DEVICES];
     unsigned count; /* of transports */
@@ -49,6 +52,13 @@ static int add_rng(struct devices *d, struct err *err)
     int code = virtio_rng_init(&d->rng, &d->memory, err);
 
     return code ? code : plug(d, &d->rng, SLOT_RNG, err);
+}
+
+static int add_balloon(struct devices *d, struct err *err)
+{
+    int code = virtio_balloon_init(&d->balloon, &d->memory, err);
+
+    return code ? code : plug(d, &d->balloon.dev, SLOT_BALLOON, err);
 }
 
 static int add_disk(struct devices *d, const struct vm_config *cfg, unsigned n, struct err *err)
@@ -76,6 +86,8 @@ int devices_new(struct devices **out, struct vm *vm, struct pci_bus *bus, struct
     d->bus = bus;
     if (vm->cfg.rng)
         code = add_rng(d, err);
+    if (!code && vm->cfg.balloon)
+        code = add_balloon(d, err);
     for (unsigned n = 0; !code && n < vm->cfg.disks; n++)
         code = add_disk(d, &vm->cfg, n, err);
     if (code < 0) {
@@ -93,6 +105,7 @@ void devices_free(struct devices *d)
     while (d->count)
         virtio_pci_fini(&d->transport[--d->count]);
     virtio_fini(&d->rng);
+    virtio_fini(&d->balloon.dev);
     for (unsigned n = 0; n < VM_MAX_DISKS; n++) {
         virtio_fini(&d->disk[n].blk.dev);
         block_close(d->disk[n].block);
@@ -116,4 +129,11 @@ void devices_resume(struct devices *d)
 {
     for (unsigned n = 0; n < d->count; n++)
         virtio_resume(d->transport[n].dev);
+}
+
+void devices_print_stats(struct devices *d, FILE *out)
+{
+    if (d->balloon.dev.ops)
+        fprintf(out, "memory given back %.1f MiB in all\n",
+                (double)atomic_load(&d->balloon.given_back) / (1 << 20));
 }

@@ -3,6 +3,8 @@
 #ifndef LODGE_CORE_DEVICES_H
 #define LODGE_CORE_DEVICES_H
 
+#include <stdio.h>
+
 #include "core/vm.h"
 
 struct devices;
@@ -16,5 +18,8 @@ void devices_free(struct devices *devices); /* waits for what is under way; NULL
 void devices_reset(struct devices *devices);
 void devices_pause(struct devices *devices); /* see machine_pause */
 void devices_resume(struct devices *devices);
+
+/* Counters in readable form, for --stats. Any thread. */
+void devices_print_stats(struct devices *devices, FILE *out);
 
 #endif

@@ -516,6 +516,11 @@ void machine_isa_pulse(struct vm *vm, unsigned irq)
     irq_pulse(isa_irq(vm->machine, irq));
 }
 
+void machine_print_stats(struct vm *vm, FILE *out)
+{
+    devices_print_stats(vm->machine->devices, out);
+}
+
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data)
 {
     if (vm->engine->irqchip)

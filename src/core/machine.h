@@ -3,6 +3,8 @@
 #ifndef LODGE_CORE_MACHINE_H
 #define LODGE_CORE_MACHINE_H
 
+#include <stdio.h>
+
 #include "core/vm.h"
 #include "x86/chips.h"
 
@@ -13,6 +15,9 @@
  */
 int machine_new(struct vm *vm, struct err *err);
 void machine_free(struct vm *vm); /* idempotent */
+
+/* Counters of devices in readable form, for --stats. Any thread. */
+void machine_print_stats(struct vm *vm, FILE *out);
 
 /* Hardware reset of every part; no vCPU runs. */
 void machine_reset(struct vm *vm);

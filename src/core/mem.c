@@ -125,3 +125,20 @@ int mem_write(struct mem *mem, gpa_t gpa, const void *buf, uint64_t len)
     memcpy(p, buf, len);
     return 0;
 }
+
+int mem_discard(const struct mem *mem, gpa_t gpa, uint64_t len)
+{
+    hva_t p = mem_hva(mem, gpa, len);
+    uint64_t from, to;
+
+    if (!p)
+        return -EFAULT;
+    from = ALIGN_UP((uint64_t)(p - mem->map), PAGE_SIZE);
+    to = ((uint64_t)(p - mem->map) + len) & PAGE_MASK;
+    if (from >= to)
+        return 0;
+    if (fallocate(mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
+                  (off_t)(to - from)) < 0)
+        return -errno;
+    return 0;
+}

@@ -57,4 +57,10 @@ gpa_t mem_gpa_of_offset(const struct mem *mem, uint64_t offset);
 int mem_read(const struct mem *mem, gpa_t gpa, void *buf, uint64_t len);
 int mem_write(struct mem *mem, gpa_t gpa, const void *buf, uint64_t len);
 
+/*
+ * Give the whole pages of [gpa, gpa+len) back to the host; they read as zero from then on. -EFAULT when any byte is
+ * not RAM, another negative errno when the host does not take them; nothing has changed then. Any thread.
+ */
+int mem_discard(const struct mem *mem, gpa_t gpa, uint64_t len);
+
 #endif

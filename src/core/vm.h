@@ -43,7 +43,7 @@ struct vm_config {
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
     struct vm_disk disk[VM_MAX_DISKS];
     unsigned disks;
-    bool rng; /* virtio-rng */
+    bool rng, balloon; /* virtio devices */
     bool no_reboot;
     bool test_devices; /* dev/testdev.h */
     bool stats;

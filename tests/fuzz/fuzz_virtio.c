@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* fuzz: src/dev/virtio/virtio.c src/dev/virtio/queue.c src/dev/virtio/pci.c src/dev/virtio/blk.c
- *       src/dev/virtio/rng.c src/dev/pci/pci.c src/dev/pci/msix.c src/block/block.c src/core/mem.c
+ *       src/dev/virtio/rng.c src/dev/virtio/balloon.c src/dev/pci/pci.c src/dev/pci/msix.c src/block/block.c src/core/mem.c
  *       src/core/bus.c src/base/err.c src/base/log.c */
 /*
- * A driver that mostly does the right thing with a disk and a source of random
- * numbers: it sets them up, makes requests of all kinds out of chains that are
+ * A driver that mostly does the right thing with a disk, a source of random
+ * numbers and a balloon: it sets them up, makes requests of all kinds out of chains that are
  * right, and now and then writes anything anywhere in the rings, the registers
  * or configuration space. Nothing but guest memory may be written, the disk
  * must not be asked for what it has not, and a queue that was refused must
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
@@ -25,12 +26,12 @@
 #define AVAIL_AT  0x1000u
 #define USED_AT   0x2000u
 #define TABLE_AT  0x3000u
-#define DATA      0x40000u
+#define DATA      0x50000u
 #define DATA_SPAN 0x40000u
 #define SIZE      16
-#define QUEUES    2
+#define QUEUES    5
 #define DISK      KIB(64)
-#define DEVICES   2
+#define DEVICES   3
 
 #define NEXT     1
 #define WRITE    2
@@ -47,6 +48,7 @@ struct box {
     struct virtio_memory memory;
     struct block *block;
     struct virtio_blk blk;
+    struct virtio_balloon balloon;
     struct virtio_device rng, *dev[DEVICES];
     struct virtio_pci vp[DEVICES];
     uint16_t avail[DEVICES][QUEUES];
@@ -121,10 +123,12 @@ static void box_init(struct box *b)
     fuzz_check(!bus_map(&b->pio, 0xcf8, 4, &pci_address_ops, &b->bus, "a", NULL));
     fuzz_check(!bus_map(&b->pio, 0xcfc, 4, &pci_data_ops, &b->bus, "d", NULL));
     fuzz_check(!block_open(&b->block, &image, NULL));
-    fuzz_check(!virtio_blk_init(&b->blk, &b->memory, b->block, QUEUES, "serial", NULL));
+    fuzz_check(!virtio_blk_init(&b->blk, &b->memory, b->block, 2, "serial", NULL));
     fuzz_check(!virtio_rng_init(&b->rng, &b->memory, NULL));
+    fuzz_check(!virtio_balloon_init(&b->balloon, &b->memory, NULL));
     b->dev[0] = &b->blk.dev;
     b->dev[1] = &b->rng;
+    b->dev[2] = &b->balloon.dev;
     for (unsigned d = 0; d < DEVICES; d++) {
         /* The devices' threads stay out: what they would do is done here, in a fixed order. */
         virtio_pause(b->dev[d]);
@@ -247,7 +251,7 @@ static void request(struct box *b, unsigned d, const struct fuzz_op *op)
 
 static void step(struct box *b, const struct fuzz_op *op)
 {
-    unsigned d = op->addr & 1, size = fuzz_size(op->what);
+    unsigned d = op->addr & 1 ? 1 + (op->what >> 5 & 1) : 0, size = fuzz_size(op->what);
 
     switch (op->what & 15) {
     case 0:

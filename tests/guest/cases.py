@@ -16,8 +16,8 @@ from guest import PROGRAM, Skip, Timeout
 import bad_input
 import boot
 import console
+import devices
 import directed
-import disk
 import nested
 
 
@@ -44,7 +44,7 @@ def main():
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
-                 disk.CASES + nested.CASES):
+                 devices.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:

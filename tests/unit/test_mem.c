@@ -128,6 +128,25 @@ static void the_file_is_shared_and_sealed(void **state)
     mem_fini(&mem);
 }
 
+static void whole_pages_are_given_back(void **state)
+{
+    struct mem mem;
+
+    assert_int_equal(mem_init(&mem, MIB(2), NULL), 0);
+    memset(mem_hva(&mem, MIB(1), 0x4000), 0x5a, 0x4000);
+    assert_int_equal(mem_discard(&mem, MIB(1) + 1, 0xfff), 0);
+    assert_int_equal(mem_discard(&mem, MIB(1) + 1, 0), 0);
+    assert_int_equal(mem_discard(&mem, MIB(1) + 0x800, 0x2fff), 0);
+    assert_int_equal(*mem_hva(&mem, MIB(1) + 0xfff, 1), 0x5a);
+    assert_int_equal(*mem_hva(&mem, MIB(1) + 0x1000, 1), 0);
+    assert_int_equal(*mem_hva(&mem, MIB(1) + 0x2fff, 1), 0);
+    assert_int_equal(*mem_hva(&mem, MIB(1) + 0x3000, 1), 0x5a);
+    assert_int_equal(mem_discard(&mem, MIB(2) - 0x1000, 0x2000), -EFAULT);
+    assert_int_equal(mem_discard(&mem, KIB(640), 0x1000), -EFAULT);
+    assert_int_equal(mem_discard(&mem, -0x1000ull, 0x2000), -EFAULT);
+    mem_fini(&mem);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -137,6 +156,7 @@ int main(void)
         cmocka_unit_test(lengths_that_wrap_are_refused),
         cmocka_unit_test(copies_are_all_or_nothing),
         cmocka_unit_test(the_file_is_shared_and_sealed),
+        cmocka_unit_test(whole_pages_are_given_back),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests with disks and random numbers: what they write is there, what is there they read."""
+"""Guests with disks, random numbers and a balloon."""
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
-from guest import Case, Place, check, initramfs_with_modules, kernel, lodge_command
+from guest import (Case, Place, check, initramfs_with_modules, kernel, lodge_command,
+                   need_proc)
 
 from boot import DONE, INIT, ends_well
 
@@ -93,6 +95,27 @@ def random_numbers():
         ends_well(run, place)
 
 
+def gives_memory_back():
+    """What the guest frees is the host's again within seconds, and works when it is taken again."""
+    need_proc()
+    with Place() as place, place.run(command("free", 1, [])) as run:
+        def resident():
+            status = Path(f"/proc/{run.process.pid}/status").read_text()
+            return int(re.search(r"RssShmem:\s*(\d+)", status)[1]) / 1024
+
+        sums, taken = [], 180
+        for turn in (1, 2):
+            sums.append(run.wait_line("LODGE-TEST memory taken (.*)", count=turn)[1][1])
+            full = resident()
+            run.wait_line("LODGE-TEST memory waited", count=turn)
+            left = resident()
+            check(full - left > 0.7 * taken,
+                  f"{full:.0f} MiB were resident, {left:.0f} are after {taken} were freed")
+        check(len(set(sums)) == 1, f"memory that was given back has changed: {sums}")
+        run.wait_line(DONE)
+        ends_well(run, place)
+
+
 def reset_with_disk():
     """A reset in the middle of writing; the disk works for the next kernel."""
     with Place() as place:
@@ -145,6 +168,7 @@ CASES = [
     Case("disk across a reset", reset_with_disk),
     Case("disk in use elsewhere", one_writer),
     Case("random numbers", random_numbers),
+    Case("freed memory goes back to the host", gives_memory_back),
     Case("bad disk: no such file", refused, "nowhere", "nowhere", "No such file"),
     Case("bad disk: empty file", refused, "empty", "empty"),
     Case("bad disk: a folder", refused, "/", "/"),
