@@ -378,23 +378,28 @@ static int compare_one(struct checking *k, uint64_t cluster, uint64_t count,
     return 0;
 }
 
+/* What is not zero in a block; most of it may be. */
 static int compare_block(struct checking *k, uint64_t i, enum qcow2_repair repair)
 {
     struct qcow2 *q = k->q;
-    uint64_t per = 1ull << block_bits(q), first = i * per;
+    uint64_t per = 1ull << block_bits(q), first = i * per, in_word = 64 >> q->refcount_order;
     int r = file_read(&q->file, k->table, cluster_size(q), q->reftab[i]);
 
     for (uint64_t n = 0; n < per && !r; n++) {
         uint64_t count = refcount_load(k->table, q->refcount_order, n);
 
-        r = compare_one(k, first + n, count, repair);
+        if (count)
+            r = compare_one(k, first + n, count, repair);
+        else if (!(n & (in_word - 1)) && !be64_at(k->table + n / in_word * 8))
+            n += in_word - 1;
     }
     return r;
 }
 
-/* Clusters in use that no usable block speaks of. */
-static int compare_uncovered(struct checking *k, enum qcow2_repair repair)
+/* Clusters in use that have a refcount of zero, or no usable block that speaks of them. */
+static int compare_unknown(struct checking *k, enum qcow2_repair repair)
 {
+    uint64_t count;
     int r = 0;
 
     for (size_t i = 0; i < k->size; i++) {
@@ -403,7 +408,10 @@ static int compare_uncovered(struct checking *k, enum qcow2_repair repair)
         for (uint64_t n = 0; c && n < CHUNK && !r; n++) {
             uint64_t cluster = (c->key << CHUNK_BITS) + n;
 
-            if (c->refs[n] && !block_is_usable(k, cluster >> block_bits(k->q)))
+            count = 0;
+            if (c->refs[n] && block_is_usable(k, cluster >> block_bits(k->q)))
+                r = refcount_get_locked(k->q, cluster, &count);
+            if (!r && c->refs[n] && !count)
                 r = compare_one(k, cluster, 0, repair);
         }
     }
@@ -419,7 +427,7 @@ static int compare_all(struct checking *k, enum qcow2_repair repair)
         if (block_is_usable(k, i))
             r = compare_block(k, i, repair);
     }
-    return r ? r : compare_uncovered(k, repair);
+    return r ? r : compare_unknown(k, repair);
 }
 
 /* A block of zeroes at the end of the file, for clusters in use that have none; the table must have room. */
@@ -439,6 +447,7 @@ static int block_add(struct checking *k, uint64_t i)
         return r;
     q->reftab[i] = at;
     k->file_clusters++;
+    q->zero_from = k->file_clusters;
     return ref_cluster(k, at >> q->cluster_bits);
 }
 

@@ -279,12 +279,14 @@ static int meta_note(struct qcow2 *q)
                         q->reftab_size >> (q->cluster_bits - 3));
     for (uint64_t i = 0; i < q->l1_size && !r; i++)
         if (q->l1[i])
-            r = q->l1[i] & (L1_RESERVED | (cluster_size(q) - 1))
+            r = q->l1[i] & (L1_RESERVED | (cluster_size(q) - 1)) ||
+                        (q->l1[i] & ENTRY_OFFSET) >> q->cluster_bits >= q->zero_from
                     ? -EINVAL
                     : set_add(&q->meta, (q->l1[i] & ENTRY_OFFSET) >> q->cluster_bits);
     for (uint64_t i = 0; i < q->reftab_size && !r; i++)
         if (q->reftab[i])
-            r = q->reftab[i] & (cluster_size(q) - 1) || q->reftab[i] >= QCOW2_OFFSET_MAX
+            r = q->reftab[i] & (cluster_size(q) - 1) ||
+                        q->reftab[i] >> q->cluster_bits >= q->zero_from
                     ? -EINVAL
                     : set_add(&q->meta, q->reftab[i] >> q->cluster_bits);
     return r;

@@ -2,11 +2,12 @@
 /* From guest clusters to host clusters: L1 and L2 tables. */
 #include "block/qcow2_int.h"
 
-/* Where the L2 table of an L1 entry is; 0: there is none. */
+/* Where the L2 table of an L1 entry is, which the file must have; 0: there is none. */
 static int l2_offset(struct qcow2 *q, uint64_t entry, uint64_t *off)
 {
     *off = entry & ENTRY_OFFSET;
-    if (entry & L1_RESERVED || *off & (cluster_size(q) - 1) || (!*off && entry))
+    if (entry & L1_RESERVED || *off & (cluster_size(q) - 1) || (!*off && entry) ||
+        *off >> q->cluster_bits >= q->zero_from)
         return qcow2_damaged_locked(q, "wrong entry in the L1 table", entry);
     return 0;
 }

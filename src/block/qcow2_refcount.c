@@ -140,7 +140,7 @@ static int refcount_page(struct qcow2 *q, uint64_t cluster, struct page **page, 
     *index = (bit & (page_size * 8 - 1)) >> q->refcount_order;
     if (!block)
         return 0;
-    if (block & (cluster_size(q) - 1) || block >= QCOW2_OFFSET_MAX)
+    if (block & (cluster_size(q) - 1) || block >> q->cluster_bits >= q->zero_from)
         return qcow2_damaged_locked(q, "wrong entry in the refcount table", block);
     return meta_get_locked(q, PAGE_REFCOUNT, block + (bit / 8 & ~(page_size - 1)), page);
 }
