@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/devices.h"
+#include "core/ioevent.h"
 #include "core/irq.h"
 #include "dev/pci/pci.h"
 #include "dev/serial.h"
@@ -313,6 +314,17 @@ static void pci_msi(void *opaque, uint64_t addr, uint32_t data)
     machine_msi(opaque, addr, data);
 }
 
+/* Where there is no room for another, or the guest has put two in one place, the device's handler does it. */
+static void pci_doorbell(void *opaque, uint64_t addr, int fd, bool on)
+{
+    struct ioevent ev = {.addr = addr, .fd = fd};
+
+    if (on)
+        ioevent_add(opaque, &ev, NULL);
+    else
+        ioevent_remove(opaque, &ev);
+}
+
 /* The host bridge is function 0 of slot 0 and has nothing but its identity: an i440FX, without what is behind one. */
 static int part_pci_host_init(struct machine *m, struct err *err)
 {
@@ -330,6 +342,7 @@ static int part_pci_init(struct machine *m, struct err *err)
         .mmio = &vm->mmio,
         .window = {{PCI_LOW_BASE, PCI_LOW_SIZE}, {high, high ? PCI_HIGH_SIZE : 0}},
         .msi = pci_msi,
+        .doorbell = pci_doorbell,
         .opaque = vm,
     };
     int rc;

@@ -344,6 +344,58 @@ static void a_device_takes_accesses(void **state)
     assert_int_equal(in(f, 31, 0, 4), 0xffffffff);
 }
 
+struct moves {
+    unsigned ons, offs;
+    uint64_t base;
+};
+
+static void bar_moved(void *opaque, unsigned n, bool on, uint64_t base)
+{
+    struct moves *m = opaque;
+
+    assert_int_equal(n, 0);
+    if (on) {
+        assert_int_equal(m->ons, m->offs);
+        m->ons++;
+        m->base = base;
+    } else {
+        assert_true(m->base == base);
+        m->offs++;
+    }
+}
+
+/* On and off take turns, and only places in a window count. */
+static void a_device_is_told_of_moves(void **state)
+{
+    static const struct pci_device_ops ops = {.bar_moved = bar_moved};
+    struct fixture *f = *state;
+    const struct pci_ident ident = {.vendor = 1};
+    struct pci_device c = {0};
+    struct moves m = {0};
+
+    assert_int_equal(pci_device_init(&c, &f->bus, 31, &ident, &ops, &m, NULL), 0);
+    pci_add_bar(&c, 0, KIB(16), true, &reg_ops, &f->reg[0]);
+    pci_bus_reset(&f->bus);
+    assert_int_equal(m.ons, 1);
+    assert_true(m.base == bar0(f, 31));
+    out(f, 31, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    assert_int_equal(m.ons + m.offs, 1);
+    out(f, 31, PCI_BAR0, 4, LOW + LOW_SIZE - KIB(16));
+    assert_int_equal(m.ons, 2);
+    out(f, 31, PCI_BAR0, 4, LOW + LOW_SIZE);
+    assert_int_equal(m.ons, 2);
+    assert_int_equal(m.offs, 2);
+    out(f, 31, PCI_BAR0 + 4, 4, 0xffffffff);
+    out(f, 31, PCI_BAR0, 4, (uint32_t)HIGH);
+    out(f, 31, PCI_BAR0 + 4, 4, HIGH >> 32);
+    assert_true(m.ons == 3 && m.base == HIGH);
+    out(f, 31, PCI_COMMAND, 2, 0);
+    assert_int_equal(m.offs, 3);
+    out(f, 31, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    pci_device_fini(&c);
+    assert_true(m.ons == 4 && m.offs == 4);
+}
+
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -355,6 +407,7 @@ int main(void)
         CASE(msix_masks_and_remembers),
         CASE(pins_share_a_line),
         CASE(a_device_takes_accesses),
+        CASE(a_device_is_told_of_moves),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

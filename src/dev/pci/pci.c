@@ -105,17 +105,44 @@ static void bar_place_locked(struct pci_device *dev, unsigned n, uint64_t base)
         store(reg + 4, 4, (uint32_t)(base >> 32));
 }
 
+/* Wholly inside a window? */
+static bool bar_is_visible(const struct pci_device *dev, unsigned n)
+{
+    const struct pci_bus_config *cfg = &dev->bus->cfg;
+    uint64_t base = dev->mapped[n].base, size = dev->bar[n].size;
+    bool visible = false;
+
+    for (unsigned i = 0; i < PCI_WINDOWS; i++)
+        visible |= base >= cfg->window[i].base && size <= cfg->window[i].size &&
+                   base - cfg->window[i].base <= cfg->window[i].size - size;
+    return visible && dev->mapped[n].on;
+}
+
+static void bar_update_locked(struct pci_device *dev, unsigned n, bool on)
+{
+    uint64_t base = bar_base(dev, n);
+    bool tell = dev->ops && dev->ops->bar_moved;
+
+    if (dev->mapped[n].on == on && dev->mapped[n].base == base)
+        return;
+    if (tell && bar_is_visible(dev, n))
+        dev->ops->bar_moved(dev->opaque, n, false, dev->mapped[n].base);
+    pthread_rwlock_wrlock(&dev->bus->lock);
+    dev->mapped[n].on = on;
+    dev->mapped[n].base = base;
+    pthread_rwlock_unlock(&dev->bus->lock);
+    if (tell && bar_is_visible(dev, n))
+        dev->ops->bar_moved(dev->opaque, n, true, base);
+}
+
 /* What the configuration says becomes what the windows answer. */
 static void bars_update_locked(struct pci_device *dev)
 {
     bool on = load(dev->config + PCI_COMMAND, 2) & PCI_COMMAND_MEMORY;
 
-    pthread_rwlock_wrlock(&dev->bus->lock);
-    for (unsigned n = 0; n < PCI_BARS; n++) {
-        dev->mapped[n].on = on && dev->bar[n].size;
-        dev->mapped[n].base = bar_base(dev, n);
-    }
-    pthread_rwlock_unlock(&dev->bus->lock);
+    for (unsigned n = 0; n < PCI_BARS; n++)
+        if (dev->bar[n].size)
+            bar_update_locked(dev, n, on);
 }
 
 void pci_add_bar(struct pci_device *dev, unsigned n, uint64_t size, bool wide,
@@ -385,6 +412,11 @@ void pci_device_fini(struct pci_device *dev)
     if (!dev->bus)
         return;
     pci_intx_set(dev, false);
+    pthread_mutex_lock(&dev->lock);
+    for (unsigned n = 0; n < PCI_BARS; n++)
+        if (dev->bar[n].size)
+            bar_update_locked(dev, n, false);
+    pthread_mutex_unlock(&dev->lock);
     dev->bus->slot[dev->slot] = NULL;
     pthread_mutex_destroy(&dev->lock);
     dev->bus = NULL;

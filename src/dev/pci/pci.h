@@ -55,7 +55,9 @@ struct pci_bus_config {
         link[PCI_LINKS];         /* INTA of slot s is on link s % 4; several may lead to one line */
     uint8_t link_irq[PCI_LINKS]; /* what the interrupt line register says at first */
     void (*msi)(void *opaque, uint64_t addr, uint32_t data); /* any thread */
-    void *opaque;                                            /* msi's */
+    /* Writes to `addr` signal eventfd `fd` instead (core/ioevent.h), or no longer do. NULL: there is no such thing. */
+    void (*doorbell)(void *opaque, uint64_t addr, int fd, bool on);
+    void *opaque;
 };
 
 struct pci_bus {
@@ -76,12 +78,15 @@ struct pci_ident {
 };
 
 /*
- * What a device wants to do itself. True: the access is done. Called first,
- * without a lock; accesses lie in one aligned doubleword.
+ * What a device wants to do itself; each may be NULL. Of the first two true
+ * means that the access is done; they are called first, without a lock;
+ * accesses lie in one aligned doubleword.
  */
 struct pci_device_ops {
     bool (*config_read)(void *opaque, unsigned off, unsigned size, uint32_t *val);
     bool (*config_write)(void *opaque, unsigned off, unsigned size, uint32_t val);
+    /* BAR n lies wholly in a window, at `base`, from now on, or (on false) no longer. dev->lock is held. */
+    void (*bar_moved)(void *opaque, unsigned n, bool on, uint64_t base);
 };
 
 struct pci_bar {
@@ -116,7 +121,7 @@ struct pci_device {
     struct {
         bool on;
         uint64_t base;
-    } mapped[PCI_BARS]; /* under bus->lock */
+    } mapped[PCI_BARS]; /* written under both locks */
 };
 
 /* Maps the windows. On failure nothing is held. `bus` stays where it is until pci_bus_fini. */

@@ -368,7 +368,17 @@ static bool access_write(void *opaque, unsigned off, unsigned size, uint32_t val
     return true;
 }
 
-static const struct pci_device_ops pci_ops = {access_read, access_write};
+/* A notification needs nothing of this process but the eventfd that it ends in. */
+static void bar_moved(void *opaque, unsigned n, bool on, uint64_t base)
+{
+    struct virtio_pci *vp = opaque;
+    const struct pci_bus_config *cfg = &vp->pci.bus->cfg;
+
+    for (unsigned q = 0; n == BAR_REGISTERS && cfg->doorbell && q < vp->dev->nqueues; q++)
+        cfg->doorbell(cfg->opaque, base + AT_NOTIFY + NOTIFY_STEP * q, vp->dev->kick_fd, on);
+}
+
+static const struct pci_device_ops pci_ops = {access_read, access_write, bar_moved};
 
 /* ---- Making ------------------------------------------------------------------------------ */
 

@@ -2,6 +2,7 @@
 #include "dev/virtio/virtio.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,12 +35,15 @@ static bool serve_all(struct virtio_device *dev)
 static void *device_thread(void *opaque)
 {
     struct virtio_device *dev = opaque;
+    struct pollfd kick = {.fd = dev->kick_fd, .events = POLLIN};
     uint64_t count;
     bool more;
 
     while (!atomic_load(&dev->stop)) {
-        if (read(dev->kick_fd, &count, sizeof(count)) < 0 && errno != EINTR)
-            break;
+        if (read(dev->kick_fd, &count, sizeof(count)) < 0) {
+            poll(&kick, 1, -1);
+            continue;
+        }
         /* Who holds the device kicks it again when it lets go. */
         do {
             pthread_mutex_lock(&dev->io_lock);
@@ -278,7 +282,7 @@ int virtio_init(struct virtio_device *dev, const struct virtio_config *cfg, stru
     dev->queue_size = cfg->queue_size;
     pthread_mutex_init(&dev->lock, NULL);
     pthread_mutex_init(&dev->io_lock, NULL);
-    dev->kick_fd = eventfd(0, EFD_CLOEXEC);
+    dev->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     dev->queue = calloc(cfg->queues, sizeof(*dev->queue));
     dev->chain = malloc(sizeof(*dev->chain));
     if (dev->kick_fd < 0)

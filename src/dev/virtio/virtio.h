@@ -82,7 +82,7 @@ struct virtio_device {
     pthread_t thread;
     bool thread_started;
     _Atomic bool stop;
-    int kick_fd;             /* eventfd: look at the queues */
+    int kick_fd;             /* eventfd, not blocking: look at the queues */
     pthread_mutex_t io_lock; /* held by the thread while it serves */
     _Atomic unsigned held;   /* not 0: the thread is to stay out of `process` */
     _Atomic bool running;    /* from DRIVER_OK to reset or the first malformed chain */
