@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* fuzz: src/x86/acpi.c src/core/mem.c src/base/err.c */
 /*
- * Any number of CPUs on any layout of slots: two bytes of CPUs, then four
+ * Any number of CPUs on any layout of slots that do not overlap: two bytes of CPUs, then four
  * bytes a slot (first page, number of pages). What is built must lie in RAM
  * below 1 MiB with every length and checksum right; nothing else is written.
  */
@@ -80,6 +80,16 @@ static void check_untouched(const struct mem *mem)
     }
 }
 
+/* Memory never has two slots for one address. */
+static bool overlaps(const struct mem *mem, const struct mem_slot *s)
+{
+    for (unsigned i = 0; i < mem->nslots; i++)
+        if (s->base < mem->slots[i].base + mem->slots[i].size &&
+            mem->slots[i].base < s->base + s->size)
+            return true;
+    return false;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct mem mem = {.fd = -1, .size = MAP_SIZE};
@@ -97,6 +107,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         if (s.size > MAP_SIZE - used)
             s.size = MAP_SIZE - used;
+        if (overlaps(&mem, &s))
+            continue;
         used += s.size;
         mem.slots[mem.nslots++] = s;
     }
