@@ -328,7 +328,7 @@ void cache_flush_all(struct soft_cpu *c)
 const struct block *cache_block_at(const struct cache *k, const uint8_t *pc,
                                    const struct recover **rec)
 {
-    size_t lo = 0, hi = k->nblocks;
+    size_t lo = 0, hi = atomic_load_explicit(&k->nblocks, memory_order_acquire);
 
     while (lo < hi) {
         size_t mid = (lo + hi) / 2;

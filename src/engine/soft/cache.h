@@ -109,7 +109,9 @@ struct cache {
     _Atomic uint64_t *granules; /* per guest page: 64-byte pieces that were translated */
     struct block **page_blocks; /* per guest page */
     struct block *blocks;       /* in order of code address */
-    size_t nblocks, max_blocks;
+    _Atomic size_t
+        nblocks; /* grows when the last is complete: cache_block_at looks without the lock */
+    size_t max_blocks;
     struct recover *recover;
     size_t nrecover, max_recover;
     _Atomic uint32_t kills;    /* blocks invalidated so far */

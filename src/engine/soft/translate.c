@@ -294,6 +294,6 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->stub_host = emit_block_stub(&t, k->glue.exit_host);
     k->cold_used = ALIGN_UP((size_t)(t.e.p - k->rw), 16);
     k->nrecover += t.ninsn;
-    k->nblocks++;
+    atomic_fetch_add_explicit(&k->nblocks, 1, memory_order_release);
     return b;
 }

@@ -153,6 +153,21 @@ static struct chunk **chunk_slot(struct view *v, gva_t va)
     return &v->chunks[h];
 }
 
+/* By mmap, since it is called in a signal handler, too; zero bytes. */
+static struct chunk *chunk_new(void)
+{
+    void *p = mmap(NULL, sizeof(struct chunk), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                   -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void chunk_free(struct chunk *ch)
+{
+    if (ch)
+        munmap(ch, sizeof(*ch));
+}
+
 static struct chunk *chunk_get(struct view *v, gva_t va, bool create)
 {
     struct chunk **slot;
@@ -160,7 +175,7 @@ static struct chunk *chunk_get(struct view *v, gva_t va, bool create)
     va &= ~((1ull << CHUNK_SHIFT) - 1);
     slot = chunk_slot(v, va);
     if (!*slot && create && v->nchunks < MAX_CHUNKS) {
-        *slot = calloc(1, sizeof(**slot));
+        *slot = chunk_new();
         if (*slot) {
             (*slot)->va = va;
             v->nchunks++;
@@ -343,7 +358,7 @@ static void view_off(struct soft_cpu *c, struct view *v, int ticks)
     for (unsigned i = 0; i < CHUNK_SLOTS; i++) {
         for (unsigned k = 0; v->chunks[i] && k < CHUNK_PAGES; k++)
             entry_set(c, v->chunks[i], k, 0);
-        free(v->chunks[i]);
+        chunk_free(v->chunks[i]);
         v->chunks[i] = NULL;
     }
     atomic_fetch_sub(&c->svm->view_runs, v->nruns);
