@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "core/dirty.h"
 #include "core/ioevent.h"
 #include "core/machine.h"
 #include "engine/engine.h"
@@ -56,11 +57,14 @@ int vm_move(struct vm *vm, const struct engine_ops *to, struct err *err)
         /* Devices tell the engine of what they write to memory. After a failure they stay as they are. */
         machine_pause(vm);
         ioevents_pause(vm);
+        vm_dirty_leave(vm);
         rc = move_out(vm, s, err);
         if (!rc) {
             vm->engine = to;
             rc = move_in(vm, s, err);
         }
+        if (!rc)
+            vm_dirty_enter(vm);
         ioevents_resume(vm, !rc);
         if (!rc)
             machine_resume(vm);

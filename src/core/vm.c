@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/dirty.h"
 #include "core/ioevent.h"
 #include "core/machine.h"
 #include "core/move.h"
@@ -170,6 +171,7 @@ void vm_free(struct vm *vm)
     free(vm->vcpus);
     clock_fini(&vm->clock);
     mem_fini(&vm->mem);
+    free((void *)vm->dirty);
     pthread_cond_destroy(&vm->wake);
     pthread_mutex_destroy(&vm->lock);
     vm_free_strings(&vm->cfg);
@@ -181,6 +183,7 @@ void vm_free(struct vm *vm)
 void vm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)
 {
     vm->engine->mem_written(vm, gpa, len);
+    vm_dirty_note(vm, gpa, len);
 }
 
 static void vm_all_mem_written(struct vm *vm)
@@ -349,6 +352,15 @@ void vm_request_move(struct vm *vm, const struct engine_ops *to)
     vm_request(vm, VM_REQ_MOVE);
 }
 
+void vm_request_call(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), void *opaque)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->call = fn;
+    vm->call_opaque = opaque;
+    pthread_mutex_unlock(&vm->lock);
+    vm_request(vm, VM_REQ_CALL);
+}
+
 static uint32_t vm_wait(struct vm *vm)
 {
     uint32_t req;
@@ -377,7 +389,23 @@ static int vm_fail(const struct vm_session *s, struct err *err)
                     s->vm->engine->name);
 }
 
-/* Run until something is asked for; a change of engine is served here. */
+static void vm_call(struct vm *vm)
+{
+    void (*fn)(struct vm * vm, void *opaque);
+    void *opaque;
+
+    pthread_mutex_lock(&vm->lock);
+    fn = vm->call;
+    opaque = vm->call_opaque;
+    pthread_mutex_unlock(&vm->lock);
+    machine_pause(vm);
+    fn(vm, opaque);
+    machine_resume(vm);
+}
+
+#define SERVED_HERE (VM_REQ_MOVE | VM_REQ_CALL)
+
+/* Run until something else is asked for than what is served here. */
 static int session_run(struct vm_session *s, uint32_t *req, struct err *err)
 {
     int rc;
@@ -386,11 +414,14 @@ static int session_run(struct vm_session *s, uint32_t *req, struct err *err)
         rc = session_start(s, err);
         *req = rc < 0 ? 0 : vm_wait(s->vm);
         session_stop(s);
-        if (*req == VM_REQ_MOVE) {
-            atomic_fetch_and(&s->vm->requests, ~VM_REQ_MOVE);
+        if (rc < 0 || (*req & ~SERVED_HERE))
+            return rc;
+        atomic_fetch_and(&s->vm->requests, ~*req);
+        if (*req & VM_REQ_CALL)
+            vm_call(s->vm);
+        if (*req & VM_REQ_MOVE)
             rc = vm_move(s->vm, atomic_load(&s->vm->move_to), err);
-        }
-    } while (!rc && *req == VM_REQ_MOVE);
+    } while (!rc);
     return rc;
 }
 

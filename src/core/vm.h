@@ -56,7 +56,13 @@ enum vm_end {
     VM_END_FAILED,   /* triple fault or engine error; see err */
 };
 
-enum vm_request { VM_REQ_POWEROFF = 1, VM_REQ_RESET = 2, VM_REQ_STOP = 4, VM_REQ_MOVE = 8 };
+enum vm_request {
+    VM_REQ_POWEROFF = 1,
+    VM_REQ_RESET = 2,
+    VM_REQ_STOP = 4,
+    VM_REQ_MOVE = 8,
+    VM_REQ_CALL = 16
+};
 
 struct vm {
     struct vm_config cfg;
@@ -69,6 +75,10 @@ struct vm {
     void *engine_data;
     struct machine *machine;
     struct ioevents *ioevents;
+    _Atomic uint64_t *dirty; /* core/dirty.h */
+    _Atomic bool dirty_on;
+    void (*call)(struct vm *vm, void *opaque); /* for VM_REQ_CALL; under lock */
+    void *call_opaque;
     _Atomic unsigned exit_status; /* a test program's, when it ended with VM_END_POWEROFF; else 0 */
     _Atomic uint32_t requests;    /* enum vm_request bits, for the thread in vm_run */
     pthread_mutex_t lock;
@@ -91,6 +101,12 @@ void vm_request(struct vm *vm, enum vm_request req);
 
 /* Ask for the guest to go on under another engine (core/move.h). Any thread; returns at once. */
 void vm_request_move(struct vm *vm, const struct engine_ops *to);
+
+/*
+ * Have fn called on vm_run's thread while no vCPU runs and the machine is paused. Any thread; returns at once. Until it
+ * was called nobody asks for another; it is not when the run ends before.
+ */
+void vm_request_call(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), void *opaque);
 
 /* A device or loader has written guest memory [gpa, gpa+len) with mem_write or through mem_hva. Any thread. */
 void vm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len);

@@ -66,6 +66,13 @@ struct engine_ops {
     void (*set)(struct vcpu *vcpu, const struct x86_state *st);
     /* Guest memory [gpa, gpa+len) changed behind the engine's back (loaders, DMA): drop code derived from it. Any thread. */
     void (*mem_written)(struct vm *vm, gpa_t gpa, uint64_t len);
+    /*
+     * Note from now on, or no more, which pages guest code writes, and set the bits of those written since the last
+     * take: bit n is the page at offset n * 4096 of vm->mem. A page may be reported that only could have been
+     * written; none is left out. No vCPU runs. Negative errno: nothing has changed.
+     */
+    int (*dirty_log)(struct vm *vm, bool on);
+    int (*dirty_take)(struct vm *vm, uint64_t *bitmap);
     /* Counters in readable form, for --stats. */
     void (*print_stats)(struct vm *vm, FILE *out);
     /*

@@ -114,6 +114,32 @@ def doorbells_nested():
         check(exits < 50, f"{exits} accesses to memory left KVM, so it did not take the doorbells")
 
 
+def dirty():
+    return str(Path(PROGRAM[0]).parent / "tests" / "guest" / "dirty")
+
+
+def looked(output):
+    """Each round of the guest was looked at, and the log told neither more nor less than what it had written."""
+    check_results(output, 1)
+    found = re.search(r"DIRTY looks=(\d+) bad=(\d+)", output)
+    check(found and int(found[1]) == 13 and found[2] == "0", f"the log of written pages: {output[-2000:]}")
+
+
+def dirty_here(*engines):
+    with Place() as place, place.run([dirty(), payload(), *engines]) as run:
+        check(run.wait_exit(60) == 0, run.describe())
+        looked(run.stdout())
+
+
+def dirty_nested(*engines):
+    command = nested_command("lodge.what=dirty", "lodge.engines=" + ",".join(engines),
+                             programs=[dirty(), payload()])
+    with Place() as place, place.run(command) as run:
+        run.wait_line(r"NESTED done", 150)
+        check(re.search(STATUS, run.stdout())[1] == "0", run.describe())
+        looked(run.stdout())
+
+
 def moves_here():
     """From the software engine to a new one of the same kind: state and memory only."""
     with Place() as place, place.run([mover(), kernel("cloud"), initramfs(), MOVE_APPEND, "2",
@@ -170,6 +196,10 @@ CASES = [
     Case("disk under KVM nested, 1 CPU", disk_nested, 1, "", "PCI-MSI"),
     Case("disk under KVM nested, 2 CPUs, without MSI-X", disk_nested, 2, "pci=nomsi", "IO-APIC"),
     Case("doorbells and interrupts of eventfds, nested", doorbells_nested),
+    Case("log of written pages", dirty_here, "soft"),
+    Case("log of written pages, moving", dirty_here, "soft", "soft"),
+    Case("log of written pages, nested", dirty_nested, "kvm"),
+    Case("log of written pages, moving, nested", dirty_nested, "kvm", "soft"),
     Case("guest moves from KVM to the software engine, nested", moves_nested, 1, "kvm", "soft"),
     Case("guest moves from the software engine to KVM, nested", moves_nested, 1, "soft", "kvm"),
 ]

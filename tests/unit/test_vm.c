@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/dirty.h"
 #include "core/machine.h"
 #include "engine/engine.h"
 #include "x86/boot.h"
@@ -39,6 +40,9 @@ static struct {
     _Atomic uint64_t rip[VM_MAX_CPUS];
     _Atomic uint64_t written, tsc_offset;
     _Atomic unsigned kicks, step;
+    bool logging;
+    int log_result, take_result;
+    uint64_t engine_dirty; /* first word */
 } fake;
 
 static const char mark[] = "left by the guest";
@@ -114,6 +118,22 @@ static void fake_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)
     fake.written += len;
 }
 
+static int fake_dirty_log(struct vm *vm, bool on)
+{
+    if (on && fake.log_result)
+        return fake.log_result;
+    fake.logging = on;
+    return 0;
+}
+
+static int fake_dirty_take(struct vm *vm, uint64_t *bitmap)
+{
+    assert_true(fake.logging);
+    bitmap[0] |= fake.engine_dirty;
+    fake.engine_dirty = 0;
+    return fake.take_result;
+}
+
 static const struct engine_ops fake_engine = {
     .name = "fake",
     .vm_init = fake_vm_init,
@@ -124,6 +144,8 @@ static const struct engine_ops fake_engine = {
     .kick = fake_kick,
     .set = fake_set,
     .mem_written = fake_mem_written,
+    .dirty_log = fake_dirty_log,
+    .dirty_take = fake_dirty_take,
 };
 
 static const struct vm_config base_config = {
@@ -532,6 +554,70 @@ static void hypercalls(void **state)
     vm_free(vm);
 }
 
+/* ---- Written pages -------------------------------------------------------- */
+
+static void writes_from_outside_and_inside_are_one_log(void **state)
+{
+    struct vm *vm = make(&base_config);
+    uint64_t bits[8];
+    struct err err = {0};
+
+    assert_int_equal(vm_dirty_words(vm), 8);
+    assert_int_equal(vm_dirty_take(vm, bits, &err), -EINVAL);
+    vm_mem_written(vm, 0x3000, 1);
+    fake.log_result = -ENOSPC;
+    assert_int_equal(vm_dirty_start(vm, &err), -ENOSPC);
+    fake.log_result = 0;
+    assert_int_equal(vm_dirty_start(vm, &err), 0);
+    vm_mem_written(vm, 0x1fff, 2);
+    vm_mem_written(vm, MIB(2) - 1, 1);
+    vm_mem_written(vm, MIB(2), 4096);   /* beyond the end, and */
+    vm_mem_written(vm, 0x9ffff, 0x300); /* into a hole: what is memory of it counts */
+    fake.engine_dirty = 1u << 7;
+    assert_int_equal(vm_dirty_take(vm, bits, &err), 0);
+    assert_int_equal(bits[0], 1u << 1 | 1u << 2 | 1u << 7);
+    assert_int_equal(bits[7], 1ull << 63);
+    assert_int_equal(bits[2], 1ull << (0x9f - 128));
+    assert_int_equal(vm_dirty_take(vm, bits, &err), 0);
+    assert_int_equal(bits[0] | bits[2] | bits[7], 0);
+    /* A change of engine loses nothing. */
+    fake.engine_dirty = 1u << 9;
+    vm_dirty_leave(vm);
+    vm_dirty_enter(vm);
+    assert_int_equal(vm_dirty_take(vm, bits, &err), 0);
+    assert_int_equal(bits[0], 1u << 9);
+    fake.take_result = -EIO;
+    assert_int_equal(vm_dirty_take(vm, bits, &err), -EIO);
+    assert_false(fake.logging);
+    vm_dirty_stop(vm);
+    vm_free(vm);
+}
+
+static void call_back(struct vm *vm, void *opaque)
+{
+    unsigned *calls = opaque;
+
+    if (++*calls < 3)
+        vm_request_call(vm, call_back, opaque);
+    else
+        vm_request(vm, VM_REQ_STOP);
+}
+
+static void calls_come_between_stretches(void **state)
+{
+    struct vm *vm = make(&base_config);
+    enum vm_end end = VM_END_FAILED;
+    unsigned calls = 0;
+
+    fake.guest = guest_idle;
+    vm_request_call(vm, call_back, &calls);
+    assert_int_equal(vm_run(vm, &end, NULL), 0);
+    assert_int_equal(end, VM_END_STOPPED);
+    assert_int_equal(calls, 3);
+    assert_int_equal(fake.loads, 1);
+    vm_free(vm);
+}
+
 int main(void)
 {
 #define VM_TEST(f) cmocka_unit_test_setup(f, setup)
@@ -551,6 +637,8 @@ int main(void)
         VM_TEST(isa_interrupts_reach_the_8259),
         VM_TEST(accesses_go_where_they_belong),
         VM_TEST(hypercalls),
+        VM_TEST(writes_from_outside_and_inside_are_one_log),
+        VM_TEST(calls_come_between_stretches),
     };
 
     alarm(60);

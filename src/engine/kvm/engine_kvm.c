@@ -36,21 +36,27 @@ static int kvm_check_cpus(int dev, unsigned cpus, struct err *err)
     return err_next(err, "Give --cpus %d or less.", max);
 }
 
-static int kvm_map_memory(struct vm *vm, struct err *err)
+static int kvm_map_slots(struct vm *vm, uint32_t flags)
 {
     for (unsigned i = 0; i < vm->mem.nslots; i++) {
         const struct mem_slot *s = &vm->mem.slots[i];
         struct kvm_userspace_memory_region region = {
             .slot = i,
+            .flags = flags,
             .guest_phys_addr = s->base,
             .memory_size = s->size,
             .userspace_addr = (uintptr_t)(vm->mem.map + s->offset),
         };
 
         if (s->size && ioctl(kvm_of(vm)->fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
-            return kvm_fail(err, "take the guest's memory");
+            return -errno;
     }
     return 0;
+}
+
+static int kvm_map_memory(struct vm *vm, struct err *err)
+{
+    return kvm_map_slots(vm, 0) < 0 ? kvm_fail(err, "take the guest's memory") : 0;
 }
 
 /* kvmclock shows guest time. */
@@ -181,6 +187,34 @@ static void kvm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)
 {
 }
 
+static int kvm_dirty_log(struct vm *vm, bool on)
+{
+    return kvm_map_slots(vm, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+}
+
+/* KVM's map of a slot begins with the slot, and so at a whole word of ours: slots do at multiples of 64 pages. */
+static int kvm_dirty_take(struct vm *vm, uint64_t *bitmap)
+{
+    uint64_t *of_slot = malloc(ALIGN_UP(vm->mem.size / PAGE_SIZE, 64) / 8);
+    int r = of_slot ? 0 : -ENOMEM;
+
+    for (unsigned i = 0; !r && i < vm->mem.nslots; i++) {
+        const struct mem_slot *s = &vm->mem.slots[i];
+        struct kvm_dirty_log log = {.slot = i, .dirty_bitmap = of_slot};
+
+        if (!s->size)
+            continue;
+        if (ioctl(kvm_of(vm)->fd, KVM_GET_DIRTY_LOG, &log) < 0) {
+            r = -errno;
+            break;
+        }
+        for (uint64_t w = 0; w < ALIGN_UP(s->size / PAGE_SIZE, 64) / 64; w++)
+            bitmap[s->offset / PAGE_SIZE / 64 + w] |= of_slot[w];
+    }
+    free(of_slot);
+    return r;
+}
+
 static int kvm_ioevent(struct vm *vm, const struct ioevent *ev, bool on)
 {
     struct kvm_ioeventfd e = {
@@ -235,6 +269,8 @@ const struct engine_ops engine_kvm = {
     .get = kvm_get,
     .set = kvm_set,
     .mem_written = kvm_mem_written,
+    .dirty_log = kvm_dirty_log,
+    .dirty_take = kvm_dirty_take,
     .print_stats = kvm_print_stats,
     .ioevent = kvm_ioevent,
     .irqchip = &kvm_irqchip,

@@ -59,6 +59,7 @@ static void soft_vm_fini(struct vm *vm)
     if (!svm)
         return;
     cache_fini(svm);
+    free((void *)svm->dirty);
     free(svm->view_writes);
     free(svm);
     vm->engine_data = NULL;
@@ -222,6 +223,63 @@ bool code_written(struct soft_vm *svm, const uint8_t *host, unsigned len)
     return true;
 }
 
+/* ---- Dirty log -------------------------------------------------------------------- */
+
+static size_t dirty_words(const struct vm *vm)
+{
+    return (vm->mem.size / PAGE_SIZE + 63) / 64;
+}
+
+/* Pages that can be written without a miss: those of the soft TLBs have been noted, and of the views are now. */
+static void dirty_arm(struct soft_vm *svm, uint64_t *bitmap)
+{
+    for (unsigned i = 0; i < svm->vm->cfg.cpus; i++)
+        if (svm->cpus[i])
+            tlb_drop_all_writes(svm->cpus[i]);
+    for (size_t n = 0; n < svm->vm->mem.size / PAGE_SIZE; n++) {
+        if (!atomic_load(&svm->view_writes[n]))
+            continue;
+        if (bitmap)
+            bitmap[n / 64] |= 1ull << n % 64;
+        pthread_mutex_lock(&svm->cache.lock);
+        for (unsigned i = 0; i < svm->vm->cfg.cpus; i++)
+            if (svm->cpus[i])
+                view_drop_writes(svm->cpus[i], svm->vm->mem.map + n * PAGE_SIZE);
+        pthread_mutex_unlock(&svm->cache.lock);
+    }
+}
+
+static int soft_dirty_log(struct vm *vm, bool on)
+{
+    struct soft_vm *svm = vm->engine_data;
+    _Atomic uint64_t *now = atomic_load(&svm->dirty);
+
+    if (!on) {
+        atomic_store(&svm->dirty, NULL);
+        free((void *)now);
+        return 0;
+    }
+    if (!now)
+        now = calloc(dirty_words(vm), sizeof(*now));
+    if (!now)
+        return -ENOMEM;
+    memset((void *)now, 0, dirty_words(vm) * sizeof(*now));
+    atomic_store(&svm->dirty, now);
+    dirty_arm(svm, NULL);
+    return 0;
+}
+
+static int soft_dirty_take(struct vm *vm, uint64_t *bitmap)
+{
+    struct soft_vm *svm = vm->engine_data;
+    _Atomic uint64_t *dirty = atomic_load(&svm->dirty);
+
+    for (size_t i = 0; i < dirty_words(vm); i++)
+        bitmap[i] |= atomic_exchange(&dirty[i], 0);
+    dirty_arm(svm, bitmap);
+    return 0;
+}
+
 static void soft_print_stats(struct vm *vm, FILE *out)
 {
     static const struct {
@@ -263,5 +321,7 @@ const struct engine_ops engine_soft = {
     .get = soft_get,
     .set = soft_set,
     .mem_written = soft_mem_written,
+    .dirty_log = soft_dirty_log,
+    .dirty_take = soft_dirty_take,
     .print_stats = soft_print_stats,
 };

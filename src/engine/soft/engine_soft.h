@@ -31,7 +31,9 @@ struct soft_vm {
     struct soft_cpu *cpus[VM_MAX_CPUS];
     _Atomic uint32_t bus_lock;
     struct cache cache;
-    _Atomic uint16_t *view_writes;    /* per guest page: how many views can write it */
+    _Atomic uint16_t *view_writes; /* per guest page: how many views can write it */
+    _Atomic(_Atomic uint64_t *)
+        dirty; /* bit per guest page: written since the last look; NULL: not noted */
     _Atomic unsigned view_runs;       /* mappings in views */
     uint64_t declines[DECLINE_COUNT]; /* instructions left to the interpreter; under cache.lock */
 };
@@ -42,6 +44,19 @@ static inline bool page_holds_code(const struct soft_vm *svm, const uint8_t *pag
     return atomic_load_explicit(
                &svm->cache.granules[(size_t)(page - svm->vm->mem.map) >> PAGE_SHIFT],
                memory_order_seq_cst) != 0;
+}
+
+/*
+ * The guest page that `host` lies in is being written, or can be without our being told again. Before the write, or
+ * after it on the vCPU's own thread: whoever takes the log stops the vCPUs first.
+ */
+static inline void dirty_note(struct soft_vm *svm, const uint8_t *host)
+{
+    _Atomic uint64_t *dirty = atomic_load_explicit(&svm->dirty, memory_order_relaxed);
+    size_t n = (size_t)(host - svm->vm->mem.map) >> PAGE_SHIFT;
+
+    if (unlikely(dirty != NULL))
+        atomic_fetch_or_explicit(&dirty[n / 64], 1ull << n % 64, memory_order_relaxed);
 }
 
 /*

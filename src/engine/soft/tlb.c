@@ -339,6 +339,13 @@ bool tlb_drop_writes(struct soft_cpu *c, hva_t page)
     return dropped;
 }
 
+void tlb_drop_all_writes(struct soft_cpu *c)
+{
+    for (unsigned i = 0; i < TLB_NSETS; i++)
+        if (c->sets[i].pcid != TLB_NO_PCID)
+            table_clear(c->sets[i].wr, TLB_ENTRIES);
+}
+
 static void log_fill(struct tlb_set *s, unsigned what)
 {
     if (s->nlog < TLB_LOG_MAX)
@@ -360,8 +367,10 @@ static void set_fill(struct soft_cpu *c, struct tlb_set *s, gva_t va, hva_t page
 
     if (!global)
         log_fill(s, idx | (write ? TLB_LOG_WRITE : 0));
-    if (write)
+    if (write) {
         wfill_note(c, s, idx, page);
+        dirty_note(c->svm, page);
+    }
     entry_set_page(e, page);
     entry_set_tag(e, va & PAGE_MASK);
     if (write) {

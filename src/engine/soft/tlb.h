@@ -76,6 +76,9 @@ bool tlb_drop_writes(struct soft_cpu *c, hva_t page);
 /* Forget the set's translated-code addresses. */
 void tlb_set_flush_jc(struct tlb_set *s);
 
+/* Forget all write entries, so that the next write of each page is seen; the vCPU does not run. */
+void tlb_drop_all_writes(struct soft_cpu *c);
+
 /* Forget all translated-code addresses in the jump caches. */
 void tlb_flush_jc(struct soft_cpu *c);
 

@@ -20,7 +20,7 @@ struct test {
     unsigned cpus; /* it takes at least; 0: one */
 };
 extern const struct test smc_tests[], paging_tests[], tlb_tests[], irq_tests[], debug_tests[],
-    keys_tests[], smp_tests[], litmus_tests[], ioevent_tests[];
+    keys_tests[], smp_tests[], litmus_tests[], ioevent_tests[], dirty_tests[];
 
 extern unsigned cpus; /* running */
 
