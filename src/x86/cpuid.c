@@ -70,13 +70,13 @@ static const struct {
                            BIT(25) /* AES */ | BIT(26) /* XSAVE */ | BIT(28) /* AVX */ |
                            BIT(29) /* F16C */ | BIT(30) /* RDRAND */},
     [F_1_EDX] = {1, 0, EDX,
-                 .ours = BIT(0) /* FPU */ | BIT(2) /* DE */ | BIT(3) /* PSE */ | BIT(4) /* TSC */ |
-                         BIT(5) /* MSR */ | BIT(6) /* PAE */ | BIT(7) /* MCE */ | BIT(8) /* CX8 */ |
-                         BIT(9) /* APIC */ | BIT(11) /* SEP */ | BIT(12) /* MTRR */ |
-                         BIT(13) /* PGE */ | BIT(14) /* MCA */ | BIT(15) /* CMOV */ |
-                         BIT(16) /* PAT */ | BIT(17) /* PSE-36 */ | BIT(19) /* CLFLUSH */ |
-                         BIT(23) /* MMX */ | BIT(24) /* FXSR */ | BIT(25) /* SSE */ |
-                         BIT(26) /* SSE2 */},
+                 .ours = BIT(0) /* FPU */ | BIT(1) /* VME */ | BIT(2) /* DE */ | BIT(3) /* PSE */ |
+                         BIT(4) /* TSC */ | BIT(5) /* MSR */ | BIT(6) /* PAE */ | BIT(7) /* MCE */ |
+                         BIT(8) /* CX8 */ | BIT(9) /* APIC */ | BIT(11) /* SEP */ |
+                         BIT(12) /* MTRR */ | BIT(13) /* PGE */ | BIT(14) /* MCA */ |
+                         BIT(15) /* CMOV */ | BIT(16) /* PAT */ | BIT(17) /* PSE-36 */ |
+                         BIT(19) /* CLFLUSH */ | BIT(23) /* MMX */ | BIT(24) /* FXSR */ |
+                         BIT(25) /* SSE */ | BIT(26) /* SSE2 */},
     [F_7_EBX] = {7, 0, EBX,
                  .ours = BIT(0) /* FSGSBASE */ | BIT(1) /* TSC_ADJUST */ | BIT(7) /* SMEP */ |
                          BIT(10) /* INVPCID */ | BIT(20) /* SMAP */,

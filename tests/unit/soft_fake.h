@@ -40,6 +40,7 @@ struct fake {
     unsigned pio_n;
     bool umip; /* offered in CPUID */
     bool no_nx;
+    unsigned vme; /* offered in CPUID */
 };
 
 static struct fake *f; /* of the running test */
@@ -180,7 +181,7 @@ void cpuid_get(const struct vcpu *vcpu, const struct x86_state *st, uint32_t lea
     out[0] = leaf == 0xd ? 7 : leaf;
     out[1] = leaf == 7 ? 1u << 0 | 1u << 7 | 1u << 20 : 0xb;
     out[2] = leaf == 7 ? (f->umip ? 1u << 2 : 0) : 1u << 17 | 1u << 26;
-    out[3] = leaf == 0x80000001 && !f->no_nx ? 1u << 20 : subleaf;
+    out[3] = leaf == 0x80000001 && !f->no_nx ? 1u << 20 : leaf == 1 ? f->vme << 1 : subleaf;
 }
 
 uint64_t vcpu_pio_read(struct vcpu *vcpu, uint16_t port, unsigned size)

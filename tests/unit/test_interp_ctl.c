@@ -6,7 +6,7 @@
  * src/engine/soft/interp_table.c src/engine/soft/interp_seg.c src/engine/soft/interp_int.c
  * src/engine/soft/interp_far.c src/engine/soft/interp_task.c src/engine/soft/interp_sys.c
  * src/engine/soft/interp_msr.c src/engine/soft/interp_sysret.c src/engine/soft/interp_io.c
- * src/engine/soft/interp_sys_table.c src/engine/soft/interp_debug.c
+ * src/engine/soft/interp_sys_table.c src/engine/soft/interp_debug.c src/engine/soft/interp_vme.c
  */
 /* Control transfers between privileges and modes: interrupts, IRET, gates, fast system calls, tasks. */
 #include "soft_fake.h"
@@ -458,6 +458,139 @@ static void v86_round_trip(void **state)
     assert_int_equal(f->c.st.cpl, 3);
 }
 
+/* In virtual-8086 mode, at 0x500:0, with a stack at 0x600:0xff0. */
+static void enter_v86(uint64_t flags)
+{
+    struct x86_state *st = &f->c.st;
+
+    fake_protected(3);
+    st->rflags = 2 | X86_VM | flags;
+    for (unsigned i = 0; i < X86_NSREGS; i++)
+        st->seg[i] = (struct x86_seg){.limit = 0xffff, .attr = 0xf3};
+    CS.sel = 0x500;
+    CS.base = 0x5000;
+    SS.sel = 0x600;
+    SS.base = 0x6000;
+    st->rip = 0;
+    RSP = 0xff0;
+    st->cr4 = X86_CR4_VME;
+    soft_mode_changed(&f->c);
+    assert_int_equal(st->cpl, 3);
+}
+
+static int pending(void)
+{
+    if (setjmp(f->c.exc_jmp))
+        return f->c.exc_vector;
+    vif_pending(&f->c);
+    return NO_FAULT;
+}
+
+/* SDM volume 3, 20.3.2: VIF stands for IF while IOPL is below 3. */
+static void v86_virtual_interrupts(void **state)
+{
+    uint64_t *flags = &f->c.st.rflags;
+
+    enter_v86(X86_IF);
+    OK(0xfb);
+    assert_int_equal(*flags & (X86_IF | X86_VIF), X86_IF | X86_VIF);
+    OK(0x9c); /* pushf */
+    assert_int_equal(get(0x6fee, 2), 2 | X86_IF | X86_IOPL);
+    OK(0xfa);
+    assert_int_equal(*flags & (X86_IF | X86_VIF), X86_IF);
+    OK(0x9c);
+    assert_int_equal(get(0x6fec, 2), 2 | X86_IOPL);
+    FAULTS(X86_GP, 0, 0x66, 0x9c); /* pushfd */
+    FAULTS(X86_GP, 0, 0x66, 0x9d);
+    FAULTS(X86_GP, 0, 0x66, 0xcf);
+    put16(0x6fec, 2 | X86_CF | X86_NT | X86_IF | X86_IOPL);
+    OK(0x9d);
+    assert_int_equal(*flags, 2 | X86_VM | X86_CF | X86_NT | X86_IF | X86_VIF);
+    put16(0x6fee, 2 | X86_TF);
+    FAULTS(X86_GP, 0, 0x9d);
+    *flags |= X86_VIP;
+    put16(0x6fee, 2 | X86_IF);
+    FAULTS(X86_GP, 0, 0x9d);
+    FAULTS(X86_GP, 0, 0xfb); /* an interrupt waits */
+    put16(0x6fee, 2);
+    OK(0x9d);
+    assert_int_equal(*flags, 2 | X86_VM | X86_IF | X86_VIP);
+    *flags |= X86_VIF; /* as a monitor's IRET may leave it: the next instruction faults */
+    assert_true(soft_watched(&f->c));
+    assert_int_equal(pending(), X86_GP);
+    *flags |= X86_IOPL;
+    assert_int_equal(pending(), NO_FAULT);
+    *flags &= ~(uint64_t)(X86_VIP | X86_IOPL);
+    RSP = 0xfe0;
+    put16(0x6fe0, 0x10);
+    put16(0x6fe2, 0x510);
+    put16(0x6fe4, 2 | X86_IF | X86_ZF);
+    OK(0xcf);
+    assert_int_equal(*flags, 2 | X86_VM | X86_IF | X86_VIF | X86_ZF);
+    assert_int_equal(CS.base, 0x5100);
+    assert_int_equal(f->c.st.rip, 0x10);
+    assert_int_equal(RSP, 0xfe6);
+    f->c.st.cr4 = 0;
+    FAULTS(X86_GP, 0, 0xfa);
+}
+
+/* Table 20-2. */
+static void v86_redirected_interrupts(void **state)
+{
+    uint64_t *flags = &f->c.st.rflags;
+
+    enter_v86(X86_IF | X86_VIF);
+    put16(TSS + 0x66, 0x88); /* the map is at 0x68 */
+    put32(0x21 * 4, 0x40001234);
+    put32(TSS + 0x68 + 4, 1 << 2); /* 22h goes to the monitor */
+    FAULTS(X86_GP, 0, 0xcd, 0x22);
+    OK(0xcd, 0x21);
+    assert_int_equal(CS.base, 0x40000);
+    assert_int_equal(f->c.st.rip, 0x1234);
+    assert_int_equal(f->c.st.cpl, 3);
+    assert_int_equal(RSP, 0xfea);
+    assert_int_equal(get(0x6fea, 2), 2);
+    assert_int_equal(get(0x6fec, 2), 0x500);
+    assert_int_equal(get(0x6fee, 2), 2 | X86_IF | X86_IOPL);
+    assert_int_equal(*flags & (X86_IF | X86_VIF), X86_IF);
+
+    enter_v86(X86_IF | X86_IOPL);
+    OK(0xcd, 0x21);
+    assert_int_equal(*flags & X86_IF, 0);
+    assert_int_equal(get(0x6fee, 2), 2 | X86_IF | X86_IOPL);
+    enter_v86(X86_IF | X86_IOPL);
+    idt_legacy(0x22, KCODE, 0x6000, 14, 3);
+    OK(0xcd, 0x22);
+    assert_int_equal(f->c.st.cpl, 0);
+    enter_v86(X86_IF);
+    f->c.st.tr.limit = 0x67; /* ends before the map does */
+    FAULTS(X86_GP, 0, 0xcd, 0x21);
+}
+
+/* 20.4 */
+static void protected_virtual_interrupts(void **state)
+{
+    uint64_t *flags = &f->c.st.rflags;
+
+    for (unsigned wide = 0; wide < 2; wide++) {
+        if (wide)
+            fake_long(3);
+        else
+            fake_protected(3);
+        f->c.st.cr4 |= X86_CR4_PVI;
+        *flags = 2 | X86_IF;
+        OK(0xfb);
+        assert_int_equal(*flags, 2 | X86_IF | X86_VIF);
+        OK(0xfa);
+        assert_int_equal(*flags, 2 | X86_IF);
+        *flags |= X86_VIP;
+        FAULTS(X86_GP, 0, 0xfb);
+        *flags = 2 | X86_IF | X86_IOPL;
+        OK(0xfa);
+        assert_int_equal(*flags, 2 | X86_IOPL);
+    }
+}
+
 static void real_mode(void **state)
 {
     fake_real();
@@ -676,6 +809,9 @@ int main(void)
         TEST(protected_16bit_gate),
         TEST(call_gate_with_parameters),
         TEST(v86_round_trip),
+        TEST(v86_virtual_interrupts),
+        TEST(v86_redirected_interrupts),
+        TEST(protected_virtual_interrupts),
         TEST(real_mode),
         TEST(mode_switches),
         TEST(task_call_and_return),

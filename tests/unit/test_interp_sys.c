@@ -6,7 +6,7 @@
  * src/engine/soft/interp_table.c src/engine/soft/interp_seg.c src/engine/soft/interp_int.c
  * src/engine/soft/interp_far.c src/engine/soft/interp_task.c src/engine/soft/interp_sys.c
  * src/engine/soft/interp_msr.c src/engine/soft/interp_sysret.c src/engine/soft/interp_io.c
- * src/engine/soft/interp_sys_table.c src/engine/soft/interp_debug.c
+ * src/engine/soft/interp_sys_table.c src/engine/soft/interp_debug.c src/engine/soft/interp_vme.c
  */
 /* Segments, system registers, flags, MSRs and port I/O of the interpreter. */
 #include "soft_fake.h"
@@ -288,8 +288,10 @@ static void control_registers(void **state)
     OK(0x0f, 0x20, 0xc1);
     assert_int_equal(RCX, f->c.st.cr0);
 
-    RAX = X86_CR4_PAE | X86_CR4_VME;
+    RAX = X86_CR4_PAE | X86_CR4_VME | X86_CR4_PVI;
     FAULTS(X86_GP, 0, 0x0f, 0x22, 0xe0);
+    f->vme = true;
+    OK(0x0f, 0x22, 0xe0);
     RAX = X86_CR4_PAE | X86_CR4_UMIP;
     FAULTS(X86_GP, 0, 0x0f, 0x22, 0xe0);
     f->umip = true;

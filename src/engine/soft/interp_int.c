@@ -297,6 +297,8 @@ static void soft_interrupt(struct soft_cpu *c, unsigned vector)
 
 void op_int(struct soft_cpu *c, const struct insn *in)
 {
+    if (vme_int(c, in->imm & 0xff))
+        return;
     if (cpu_v86(c) && cpu_iopl(c) < 3)
         soft_raise_err(c, X86_GP, 0);
     soft_interrupt(c, in->imm & 0xff);
@@ -354,7 +356,7 @@ static void iret_real(struct soft_cpu *c, struct frame *f, const struct iret_ima
                       unsigned size)
 {
     bool v86 = cpu_v86(c);
-    uint64_t fl = iret_flags(c, im->flags, size);
+    uint64_t fl = vme_active(c) ? vme_flags_in(c, im->flags) : iret_flags(c, im->flags, size);
 
     if (im->rip > (v86 ? 0xffffu : c->st.seg[X86_CS].limit))
         soft_raise_err(c, X86_GP, 0);
@@ -463,7 +465,7 @@ void op_iret(struct soft_cpu *c, const struct insn *in)
         iret_read64(c, &im);
         iret_protected(c, &f, &im, size);
     } else if (cpu_real(c) || cpu_v86(c)) {
-        if (cpu_v86(c) && cpu_iopl(c) < 3)
+        if (cpu_v86(c) && cpu_iopl(c) < 3 && (size > 2 || !vme_active(c)))
             soft_raise_err(c, X86_GP, 0);
         iret_read(c, &f, &im, size);
         iret_real(c, &f, &im, size);

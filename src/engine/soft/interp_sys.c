@@ -19,9 +19,10 @@ static _Noreturn void gp0(struct soft_cpu *c)
 #define CR0_MMU (X86_CR0_PE | X86_CR0_WP | X86_CR0_PG)
 
 #define CR4_BITS                                                                                   \
-    (X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE | X86_CR4_PGE |            \
-     X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_FSGSBASE |         \
-     X86_CR4_PCIDE | X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE | X86_CR4_PKS)
+    (X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE |            \
+     X86_CR4_MCE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT |               \
+     X86_CR4_UMIP | X86_CR4_FSGSBASE | X86_CR4_PCIDE | X86_CR4_OSXSAVE | X86_CR4_SMEP |            \
+     X86_CR4_SMAP | X86_CR4_PKE | X86_CR4_PKS)
 #define CR4_MMU                                                                                    \
     (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP |       \
      X86_CR4_PKE | X86_CR4_PKS)
@@ -94,9 +95,10 @@ static void cr4_feature_check(struct soft_cpu *c, uint64_t set)
         uint32_t cr4, leaf;
         uint8_t reg, bit;
     } need[] = {
-        {X86_CR4_PCIDE, 1, 2, 17}, {X86_CR4_OSXSAVE, 1, 2, 26}, {X86_CR4_FSGSBASE, 7, 1, 0},
-        {X86_CR4_SMEP, 7, 1, 7},   {X86_CR4_SMAP, 7, 1, 20},    {X86_CR4_UMIP, 7, 2, 2},
-        {X86_CR4_PKE, 7, 2, 3},    {X86_CR4_PKS, 7, 2, 31},
+        {X86_CR4_VME, 1, 3, 1},      {X86_CR4_PVI, 1, 3, 1},      {X86_CR4_PCIDE, 1, 2, 17},
+        {X86_CR4_OSXSAVE, 1, 2, 26}, {X86_CR4_FSGSBASE, 7, 1, 0}, {X86_CR4_SMEP, 7, 1, 7},
+        {X86_CR4_SMAP, 7, 1, 20},    {X86_CR4_UMIP, 7, 2, 2},     {X86_CR4_PKE, 7, 2, 3},
+        {X86_CR4_PKS, 7, 2, 31},
     };
     uint32_t out[4];
 
@@ -274,12 +276,22 @@ static void if_check(struct soft_cpu *c)
 
 void op_cli(struct soft_cpu *c, const struct insn *in)
 {
+    if (vif_active(c)) {
+        c->st.rflags &= ~(uint64_t)X86_VIF;
+        return;
+    }
     if_check(c);
     c->st.rflags &= ~(uint64_t)X86_IF;
 }
 
 void op_sti(struct soft_cpu *c, const struct insn *in)
 {
+    if (vif_active(c)) {
+        if (c->st.rflags & X86_VIP)
+            gp0(c);
+        c->st.rflags |= X86_VIF;
+        return;
+    }
     if_check(c);
     if (c->st.rflags & X86_IF)
         return;
@@ -303,9 +315,24 @@ static unsigned flags_size(unsigned op)
 
 void op_pushf(struct soft_cpu *c, const struct insn *in)
 {
+    unsigned size = flags_size(in->op);
+
+    if (vme_active(c) && size == 2) {
+        stack_push(c, 2, vme_flags_out(c) & 0xffff);
+        return;
+    }
     if (cpu_v86(c) && cpu_iopl(c) < 3)
         gp0(c);
-    stack_push(c, flags_size(in->op), c->st.rflags & ~(uint64_t)(X86_VM | X86_RF));
+    stack_push(c, size, c->st.rflags & ~(uint64_t)(X86_VM | X86_RF));
+}
+
+/* POPF while VIF stands for IF. */
+static void popf_vme(struct soft_cpu *c)
+{
+    struct frame f = frame_present(c, 0);
+
+    c->st.rflags = vme_flags_in(c, frame_pop(c, &f, 2));
+    frame_commit(c, &f);
 }
 
 void op_popf(struct soft_cpu *c, const struct insn *in)
@@ -313,6 +340,10 @@ void op_popf(struct soft_cpu *c, const struct insn *in)
     unsigned size = flags_size(in->op);
     uint64_t old = c->st.rflags, val, mask = X86_ARITH | X86_TF | X86_DF | X86_NT;
 
+    if (vme_active(c) && size == 2) {
+        popf_vme(c);
+        return;
+    }
     if (cpu_v86(c) && cpu_iopl(c) < 3)
         gp0(c);
     val = stack_pop(c, size);

@@ -336,6 +336,16 @@ static inline bool access_watched(const struct soft_cpu *c)
     return (c->st.dr[7] & DR7_ENABLES) | (c->st.rflags & X86_AC);
 }
 
+/* CR4.VME in virtual-8086 mode with IOPL below 3: VIF stands for IF. */
+bool vme_active(const struct soft_cpu *c);
+/* Do CLI and STI change VIF instead of IF? As above, or CR4.PVI at level 3. */
+bool vif_active(const struct soft_cpu *c);
+/* While vme_active: FLAGS as PUSHF shows them; EFLAGS after POPF or IRET of an image, which may raise #GP. */
+uint64_t vme_flags_out(const struct soft_cpu *c);
+uint64_t vme_flags_in(struct soft_cpu *c, uint64_t image);
+/* INT n in virtual-8086 mode: true if it went to the 8086 program's own handler. */
+bool vme_int(struct soft_cpu *c, unsigned vector);
+
 /* The rights of protection keys have changed in the bits `changed`; `known` are those of that kind in the TLB. */
 void soft_keys_changed(struct soft_cpu *c, uint16_t *known, uint32_t changed);
 

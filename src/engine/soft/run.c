@@ -212,6 +212,8 @@ static void interp_one(struct soft_cpu *c)
 
     if (unlikely(c->st.dr[7] & DR7_ENABLES))
         debug_fetch(c);
+    if (unlikely(vif_and_vip(c)))
+        vif_pending(c);
     in = soft_fetch(c);
     c->chain_site = NULL;
     c->counters.interp++;

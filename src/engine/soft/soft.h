@@ -188,17 +188,22 @@ _Noreturn void soft_raise_err(struct soft_cpu *c, unsigned vector, uint32_t erro
 _Noreturn void soft_raise_pf(struct soft_cpu *c, gva_t va, uint32_t error);
 
 /*
- * Does something look at each access and instruction: breakpoints or the
- * alignment check? Then nothing may run as translated code.
+ * Does something look at each access and instruction: breakpoints, the
+ * alignment check, virtual interrupts? Then nothing may run as translated code.
  */
 static inline bool alignment_checked(const struct soft_cpu *c)
 {
     return unlikely(c->st.rflags & X86_AC) && (c->st.cr0 & X86_CR0_AM) && c->st.cpl == 3;
 }
 
+static inline bool vif_and_vip(const struct soft_cpu *c)
+{
+    return (c->st.rflags & (X86_VIF | X86_VIP)) == (X86_VIF | X86_VIP);
+}
+
 static inline bool soft_watched(const struct soft_cpu *c)
 {
-    return (c->st.dr[7] & DR7_ENABLES) || alignment_checked(c);
+    return (c->st.dr[7] & DR7_ENABLES) || alignment_checked(c) || unlikely(vif_and_vip(c));
 }
 
 /* ---- Linear memory (mmu.c) -------------------------------------------- */
@@ -321,6 +326,9 @@ void debug_fetch(struct soft_cpu *c);
  * DR7's enables, is set.
  */
 void debug_done(struct soft_cpu *c, const struct insn *in, uint64_t flags, uint64_t rip);
+
+/* Before an instruction, with VIF and VIP set: raises #GP where they count (interp_vme.c). */
+void vif_pending(struct soft_cpu *c);
 
 /* INIT and SIPI as seen by the CPU. */
 void interp_sipi(struct soft_cpu *c, unsigned start_page);
