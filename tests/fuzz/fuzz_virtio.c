@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* fuzz: src/dev/virtio/virtio.c src/dev/virtio/queue.c src/dev/virtio/pci.c src/dev/virtio/blk.c
- *       src/dev/virtio/rng.c src/dev/virtio/balloon.c src/dev/pci/pci.c src/dev/pci/msix.c src/block/block.c src/core/mem.c
+ *       src/dev/virtio/rng.c src/dev/virtio/balloon.c src/dev/virtio/net.c src/dev/pci/pci.c src/dev/pci/msix.c src/block/block.c src/core/mem.c
  *       src/core/bus.c src/base/err.c src/base/log.c */
 /*
  * A driver that mostly does the right thing with a disk, a source of random
- * numbers and a balloon: it sets them up, makes requests of all kinds out of chains that are
+ * numbers, a balloon and a network card: it sets them up, makes requests of all kinds out of chains that are
  * right, and now and then writes anything anywhere in the rings, the registers
  * or configuration space. Nothing but guest memory may be written, the disk
  * must not be asked for what it has not, and a queue that was refused must
@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
+#include "dev/virtio/net.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
 #include "fuzz_ops.h"
@@ -26,12 +27,12 @@
 #define AVAIL_AT  0x1000u
 #define USED_AT   0x2000u
 #define TABLE_AT  0x3000u
-#define DATA      0x50000u
+#define DATA      0x60000u
 #define DATA_SPAN 0x40000u
 #define SIZE      16
 #define QUEUES    5
 #define DISK      KIB(64)
-#define DEVICES   3
+#define DEVICES   4
 
 #define NEXT     1
 #define WRITE    2
@@ -50,6 +51,8 @@ struct box {
     struct virtio_blk blk;
     struct virtio_balloon balloon;
     struct virtio_device rng, *dev[DEVICES];
+    struct net net;
+    struct virtio_net vn;
     struct virtio_pci vp[DEVICES];
     uint16_t avail[DEVICES][QUEUES];
 };
@@ -94,6 +97,23 @@ const struct block_ops block_raw = {
     .name = "raw", .open = disk_open, .close = disk_close, .submit = disk_submit};
 const struct block_ops *const block_formats[] = {&block_raw, NULL};
 
+/* ---- A network that sends everything back -------------------------------------------------- */
+
+static void echo_send(struct net *net, const struct net_frame *f)
+{
+    const struct net_offload *o = &f->offload;
+    size_t sum = 0;
+
+    for (unsigned i = 0; i < f->iovcnt; i++)
+        sum += f->iov[i].iov_len;
+    fuzz_check(sum == f->len && sum >= 14 && sum <= NET_FRAME_MAX);
+    fuzz_check(!o->gso_type || (o->gso_size && o->flags & NET_NEEDS_CSUM));
+    fuzz_check(!(o->flags & NET_NEEDS_CSUM) || o->csum_start + o->csum_offset + 2u <= sum);
+    net->card_ops->receive(net->card, f);
+}
+
+static const struct net_ops echo_ops = {.name = "echo", .send = echo_send};
+
 /* ---- The machine --------------------------------------------------------------------------- */
 
 static void written(void *opaque, gpa_t gpa, uint64_t len)
@@ -109,6 +129,7 @@ static void box_init(struct box *b)
 {
     struct pci_bus_config cfg = {
         .mmio = &b->mmio, .window = {{LOW, MIB(16)}}, .msi = message, .opaque = b};
+    const struct virtio_net_config card = {.net = &b->net, .mtu = 1500};
     struct block_config image = {.path = "/dev/null", .format = "raw"};
 
     memset(b, 0, sizeof(*b));
@@ -126,9 +147,13 @@ static void box_init(struct box *b)
     fuzz_check(!virtio_blk_init(&b->blk, &b->memory, b->block, 2, "serial", NULL));
     fuzz_check(!virtio_rng_init(&b->rng, &b->memory, NULL));
     fuzz_check(!virtio_balloon_init(&b->balloon, &b->memory, NULL));
+    b->net.ops = &echo_ops;
+    b->net.takes = NET_TAKES_CSUM | NET_TAKES_TSO4 | NET_TAKES_TSO6;
+    fuzz_check(!virtio_net_init(&b->vn, &b->memory, &card, NULL));
     b->dev[0] = &b->blk.dev;
     b->dev[1] = &b->rng;
     b->dev[2] = &b->balloon.dev;
+    b->dev[3] = &b->vn.dev;
     for (unsigned d = 0; d < DEVICES; d++) {
         /* The devices' threads stay out: what they would do is done here, in a fixed order. */
         virtio_pause(b->dev[d]);
@@ -141,8 +166,10 @@ static void box_fini(struct box *b)
 {
     for (unsigned d = 0; d < DEVICES; d++) {
         virtio_pci_fini(&b->vp[d]);
-        virtio_fini(b->dev[d]);
+        if (d != 3)
+            virtio_fini(b->dev[d]);
     }
+    virtio_net_fini(&b->vn);
     block_close(b->block);
     pci_bus_fini(&b->bus);
 }
@@ -249,9 +276,31 @@ static void request(struct box *b, unsigned d, const struct fuzz_op *op)
         put(r + AVAIL_AT + 4 + 2 * SIZE, b->avail[d][q] - 1, 2); /* used_event */
 }
 
+/* A buffer to receive into, or a frame to send. */
+static void net_request(struct box *b, unsigned d, const struct fuzz_op *op)
+{
+    unsigned q = op->addr >> 1 & 1, pieces = op->addr >> 2 & 3, n = 0;
+    uint32_t len = op->val & (op->addr & 0x80 ? 0xfff : 0x7f);
+    const struct net_offload o = {.flags = op->val >> 16 & 1,
+                                  .gso_type = (uint8_t)(op->val >> 17 & 0x85),
+                                  .gso_size = (uint16_t)(op->val >> 12 & 0xfff),
+                                  .csum_start = (uint16_t)(op->val >> 20 & 0x7f),
+                                  .csum_offset = (uint16_t)(op->val >> 27)};
+    uint16_t slot = b->avail[d][q] % SIZE;
+    gpa_t r = ring(d, q), at = DATA + 0x8000 + 0x4000 * q;
+
+    if (q)
+        fuzz_check(!mem_write(&mem, at, &o, sizeof(o)));
+    for (; n < pieces; n++)
+        desc(r, n, at + 6 * n, 6, NEXT | (q ? 0 : WRITE));
+    desc(r, n, at + 6 * n, len + 12, q ? 0 : WRITE);
+    put(r + AVAIL_AT + 4 + 2 * slot, 0, 2);
+    put(r + AVAIL_AT + 2, ++b->avail[d][q], 2);
+}
+
 static void step(struct box *b, const struct fuzz_op *op)
 {
-    unsigned d = op->addr & 1 ? 1 + (op->what >> 5 & 1) : 0, size = fuzz_size(op->what);
+    unsigned d = op->addr & 1 ? 1 + (op->what >> 4 & 3) % 3 : 0, size = fuzz_size(op->what);
 
     switch (op->what & 15) {
     case 0:
@@ -262,7 +311,10 @@ static void step(struct box *b, const struct fuzz_op *op)
     case 3:
     case 4:
     case 5:
-        request(b, d, op);
+        if (d == 3)
+            net_request(b, d, op);
+        else
+            request(b, d, op);
         serve(b->dev[d]);
         break;
     case 6: /* anything into rings and tables */

@@ -269,12 +269,12 @@ static void gives_back_and_interrupts(void **state)
     struct fixture *f = *state;
 
     start(f, false, false);
-    assert_true(virtq_push(&f->q, 3, 77));
+    assert_true(virtq_push(&f->q, &(struct virtq_used){3, 77}, 1));
     assert_int_equal(get(f, USED + 2, 2), 1);
     assert_int_equal(get(f, USED + 4, 8), 3 | 77ull << 32);
     assert_int_equal(f->written, 10);
     put(f, AVAIL, 1, 2);
-    assert_false(virtq_push(&f->q, 4, 0));
+    assert_false(virtq_push(&f->q, &(struct virtq_used){4, 0}, 1));
     assert_int_equal(get(f, USED + 12, 4), 4);
     virtq_spare_notify(&f->q);
     assert_int_equal(get(f, USED, 2), 1);
@@ -284,7 +284,7 @@ static void gives_back_and_interrupts(void **state)
     assert_true(virtq_want_notify(&f->q));
     /* The index wraps at 16 bits, the ring at its size. */
     f->q.next_used = 0xffff;
-    virtq_push(&f->q, 6, 0);
+    virtq_push(&f->q, &(struct virtq_used){6, 0}, 1);
     assert_int_equal(get(f, USED + 2, 2), 0);
     assert_int_equal(get(f, USED + 4 + 8 * 7, 4), 6);
 }
@@ -296,14 +296,14 @@ static void event_indexes(void **state)
     start(f, true, false);
     put(f, AVAIL + 4 + 2 * SIZE, 1, 2); /* used_event: after the second */
     put(f, AVAIL, 1, 2);                /* flags do not count */
-    assert_false(virtq_push(&f->q, 0, 0));
-    assert_true(virtq_push(&f->q, 0, 0));
-    assert_false(virtq_push(&f->q, 0, 0));
+    assert_false(virtq_push(&f->q, &(struct virtq_used){0, 0}, 1));
+    assert_true(virtq_push(&f->q, &(struct virtq_used){0, 0}, 1));
+    assert_false(virtq_push(&f->q, &(struct virtq_used){0, 0}, 1));
     put(f, AVAIL + 4 + 2 * SIZE, 3, 2);
-    assert_true(virtq_push(&f->q, 0, 0));
+    assert_true(virtq_push(&f->q, &(struct virtq_used){0, 0}, 1));
     f->q.next_used = 0xffff;
     put(f, AVAIL + 4 + 2 * SIZE, 0xffff, 2);
-    assert_true(virtq_push(&f->q, 0, 0));
+    assert_true(virtq_push(&f->q, &(struct virtq_used){0, 0}, 1));
     desc(f, DESC, 0, DATA, 8, 0, 0);
     give(f, 0);
     assert_int_equal(virtq_pop(&f->q, &f->c), 1);
@@ -313,6 +313,29 @@ static void event_indexes(void **state)
     virtq_spare_notify(&f->q);
     assert_int_equal(get(f, USED, 2), 0);
     assert_true(virtq_want_notify(&f->q));
+}
+
+static void many_at_once_and_put_back(void **state)
+{
+    const struct virtq_used used[] = {{3, 30}, {4, 40}, {5, 50}};
+    struct fixture *f = *state;
+
+    start(f, true, false);
+    f->q.next_used = 0xfffe;
+    put(f, AVAIL + 4 + 2 * SIZE, 0xffff, 2); /* in the middle of them */
+    assert_true(virtq_push(&f->q, used, 3));
+    assert_int_equal(get(f, USED + 2, 2), 1);
+    assert_int_equal(get(f, USED + 4 + 8 * 6, 8), 3 | 30ull << 32);
+    assert_int_equal(get(f, USED + 4, 8), 5 | 50ull << 32);
+    desc(f, DESC, 0, DATA, 8, 0, 0);
+    desc(f, DESC, 1, DATA, 8, 0, 0);
+    give(f, 0);
+    give(f, 1);
+    assert_int_equal(virtq_pop(&f->q, &f->c), 1);
+    assert_int_equal(virtq_pop(&f->q, &f->c), 1);
+    virtq_unpop(&f->q, 2);
+    assert_int_equal(virtq_pop(&f->q, &f->c), 1);
+    assert_int_equal(f->c.head, 0);
 }
 
 static void copies_buffers(void **state)
@@ -352,6 +375,7 @@ int main(void)
         CASE(refuses_a_wild_index_and_indirect_unasked),
         CASE(gives_back_and_interrupts),
         CASE(event_indexes),
+        CASE(many_at_once_and_put_back),
         CASE(copies_buffers),
     };
 

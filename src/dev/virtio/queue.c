@@ -18,10 +18,6 @@ struct desc {
     uint16_t flags, next;
 };
 
-struct used_elem {
-    uint32_t id, len;
-};
-
 #define AVAIL_FLAGS   0
 #define AVAIL_IDX     2
 #define AVAIL_RING(i) (4 + 2 * (size_t)(i))
@@ -207,21 +203,27 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
     return 1;
 }
 
+void virtq_unpop(struct virtq *q, unsigned n)
+{
+    q->next_avail = (uint16_t)(q->next_avail - n);
+}
+
 /* ---- Telling each other (2.7.7, 2.7.10) ------------------------------------------------ */
 
-bool virtq_push(struct virtq *q, uint16_t head, uint32_t len)
+bool virtq_push(struct virtq *q, const struct virtq_used *used, unsigned n)
 {
-    const struct used_elem e = {head, len};
     uint16_t old, now;
-    hva_t at;
     bool wants;
 
     pthread_mutex_lock(&q->used_lock);
     old = q->next_used;
-    now = ++q->next_used;
-    at = q->used_ring + USED_RING(old % q->size);
-    memcpy(at, &e, sizeof(e));
-    tell_written(q, at, sizeof(e));
+    for (unsigned i = 0; i < n; i++) {
+        hva_t at = q->used_ring + USED_RING(q->next_used++ % q->size);
+
+        memcpy(at, &used[i], sizeof(used[i]));
+        tell_written(q, at, sizeof(used[i]));
+    }
+    now = q->next_used;
     store16(q, q->used_ring + USED_IDX, now);
     /* The driver writes what it wants, then looks at the index; here it is the other way round. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);

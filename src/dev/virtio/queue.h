@@ -63,8 +63,15 @@ void virtq_stop(struct virtq *q); /* forget everything, the driver's settings in
  */
 int virtq_pop(struct virtq *q, struct virtq_chain *chain);
 
-/* Give a chain back with `len` bytes written to it. True: the driver wants an interrupt. Any thread. */
-bool virtq_push(struct virtq *q, uint16_t head, uint32_t len);
+/* Put the last `n` chains back, as if they had not been taken. The thread of virtq_pop; none was given back since. */
+void virtq_unpop(struct virtq *q, unsigned n);
+
+struct virtq_used {
+    uint32_t head, len; /* of the chain, and bytes written to it */
+};
+
+/* Give chains back, so that the driver sees all of them at once. True: it wants an interrupt. Any thread. */
+bool virtq_push(struct virtq *q, const struct virtq_used *used, unsigned n);
 
 /*
  * Ask the driver for notifications, or tell it to spare them. want is true when there may be chains that it gave

@@ -218,7 +218,15 @@ void virtio_config_changed(struct virtio_device *dev)
 
 void virtio_push(struct virtio_device *dev, unsigned q, uint16_t head, uint32_t len)
 {
-    if (virtq_push(&dev->queue[q], head, len) && dev->transport)
+    const struct virtq_used used = {head, len};
+
+    virtio_push_all(dev, q, &used, 1);
+}
+
+void virtio_push_all(struct virtio_device *dev, unsigned q, const struct virtq_used *used,
+                     unsigned n)
+{
+    if (virtq_push(&dev->queue[q], used, n) && dev->transport)
         dev->transport->queue_interrupt(dev->transport_opaque, q);
 }
 

@@ -134,6 +134,8 @@ bool virtio_serve(struct virtio_device *dev, unsigned q, unsigned budget,
 
 /* Give a chain back and interrupt the driver if it wants that. Any thread, until drain returns. */
 void virtio_push(struct virtio_device *dev, unsigned q, uint16_t head, uint32_t len);
+void virtio_push_all(struct virtio_device *dev, unsigned q, const struct virtq_used *used,
+                     unsigned n); /* at once */
 
 /* The device can't go on: it stands still and says DEVICE_NEEDS_RESET until it gets one (2.1.2). Any thread. */
 void virtio_break(struct virtio_device *dev, const char *why);

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* unit: src/dev/virtio/virtio.c src/dev/virtio/queue.c src/dev/virtio/net.c src/core/mem.c src/base/err.c
+ *       src/base/log.c */
+/* A network card between a driver made of memory writes and a backend that counts. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "dev/virtio/net.h"
+
+#define SIZE  16
+#define RINGS 0x10000u /* of queue q at RINGS * (q + 1): descriptors, 4K on avail, 8K on used */
+#define DATA  0x40000u
+
+#define NEXT  1
+#define WRITE 2
+
+#define F_CSUM       (1ull << 0)
+#define F_GUEST_CSUM (1ull << 1)
+#define F_GUEST_TSO4 (1ull << 7)
+#define F_HOST_TSO4  (1ull << 11)
+#define F_MRG        (1ull << 15)
+
+struct fixture {
+    struct mem mem;
+    struct virtio_memory memory;
+    struct net net;
+    struct virtio_net vn;
+    uint16_t avail[2];
+    _Atomic unsigned sent, readies;
+    struct net_offload offload; /* of the last one sent */
+    uint8_t frame[2048];
+    size_t len;
+    _Atomic unsigned interrupts[2], config_interrupts;
+};
+
+static void on_written(void *opaque, gpa_t gpa, uint64_t len)
+{
+}
+
+static void net_send(struct net *net, const struct net_frame *f)
+{
+    struct fixture *x = container_of(net, struct fixture, net);
+
+    x->offload = f->offload;
+    x->len = virtq_read(f->iov, f->iovcnt, 0, x->frame, sizeof(x->frame));
+    assert_int_equal(x->len, f->len);
+    x->sent++;
+}
+
+static void net_ready(struct net *net)
+{
+    container_of(net, struct fixture, net)->readies++;
+}
+
+static const struct net_ops net_ops = {.name = "test", .send = net_send, .ready = net_ready};
+
+static void queue_interrupt(void *opaque, unsigned q)
+{
+    ((struct fixture *)opaque)->interrupts[q]++;
+}
+
+static void config_interrupt(void *opaque)
+{
+    ((struct fixture *)opaque)->config_interrupts++;
+}
+
+static const struct virtio_transport_ops transport = {queue_interrupt, config_interrupt};
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof(*f));
+    const struct virtio_net_config cfg = {.net = &f->net, .mac = {2, 3, 4, 5, 6, 7}, .mtu = 9000};
+
+    f->net.ops = &net_ops;
+    f->net.takes = NET_TAKES_CSUM | NET_TAKES_TSO4;
+    assert_int_equal(mem_init(&f->mem, MIB(2), NULL), 0);
+    f->memory = (struct virtio_memory){&f->mem, on_written, f};
+    assert_int_equal(virtio_net_init(&f->vn, &f->memory, &cfg, NULL), 0);
+    f->vn.dev.transport = &transport;
+    f->vn.dev.transport_opaque = f;
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    virtio_net_fini(&f->vn);
+    mem_fini(&f->mem);
+    free(f);
+    return 0;
+}
+
+/* ---- The driver ------------------------------------------------------------------------ */
+
+static void put(struct fixture *f, gpa_t at, uint64_t val, unsigned size)
+{
+    if (size == 2)
+        __atomic_store_n((uint16_t *)(void *)mem_hva(&f->mem, at, 2), (uint16_t)val,
+                         __ATOMIC_SEQ_CST);
+    else
+        assert_int_equal(mem_write(&f->mem, at, &val, size), 0);
+}
+
+static uint64_t get(struct fixture *f, gpa_t at, unsigned size)
+{
+    uint64_t val = 0;
+
+    if (size == 2)
+        return __atomic_load_n((uint16_t *)(void *)mem_hva(&f->mem, at, 2), __ATOMIC_SEQ_CST);
+    assert_int_equal(mem_read(&f->mem, at, &val, size), 0);
+    return val;
+}
+
+static void set_up(struct fixture *f, uint64_t features)
+{
+    struct virtio_device *dev = &f->vn.dev;
+
+    virtio_status_write(dev, 0);
+    virtio_driver_features_write(dev, 0, (uint32_t)features);
+    virtio_driver_features_write(dev, 1, 1);
+    virtio_status_write(dev, 11);
+    assert_int_equal(dev->status, 11);
+    for (unsigned q = 0; q < 2; q++) {
+        gpa_t at = RINGS * (q + 1);
+
+        f->avail[q] = 0;
+        put(f, at + 0x1000, 0, 4);
+        put(f, at + 0x2000, 0, 4);
+        pthread_mutex_lock(&dev->lock);
+        dev->queue[q].size = SIZE;
+        dev->queue[q].desc = at;
+        dev->queue[q].driver = at + 0x1000;
+        dev->queue[q].device = at + 0x2000;
+        virtio_queue_enable_locked(dev, q);
+        pthread_mutex_unlock(&dev->lock);
+    }
+    virtio_status_write(dev, 15);
+}
+
+static void desc(struct fixture *f, unsigned q, unsigned i, gpa_t addr, uint32_t len,
+                 unsigned flags)
+{
+    gpa_t at = RINGS * (q + 1) + 16 * i;
+
+    put(f, at, addr, 8);
+    put(f, at + 8, len, 4);
+    put(f, at + 12, flags, 2);
+    put(f, at + 14, i + 1, 2);
+}
+
+static void give(struct fixture *f, unsigned q, unsigned head)
+{
+    gpa_t at = RINGS * (q + 1) + 0x1000;
+
+    put(f, at + 4 + 2 * (f->avail[q] % SIZE), head, 2);
+    put(f, at + 2, ++f->avail[q], 2);
+    virtio_notify(&f->vn.dev);
+}
+
+static unsigned used(struct fixture *f, unsigned q)
+{
+    return (unsigned)get(f, RINGS * (q + 1) + 0x2002, 2);
+}
+
+static void wait_used(struct fixture *f, unsigned q, unsigned count)
+{
+    const struct timespec ms = {0, 1000000};
+
+    for (unsigned i = 0; used(f, q) != count && i < 10000; i++)
+        nanosleep(&ms, NULL);
+    assert_int_equal(used(f, q), count);
+}
+
+static void wait_ready(struct fixture *f, unsigned count)
+{
+    const struct timespec ms = {0, 1000000};
+
+    for (unsigned i = 0; f->readies != count && i < 10000; i++)
+        nanosleep(&ms, NULL);
+    assert_int_equal(f->readies, count);
+}
+
+/* Header with these fields, then `len` bytes of frame. */
+static void transmit(struct fixture *f, struct net_offload o, uint32_t len)
+{
+    unsigned want = used(f, 1) + 1;
+
+    assert_int_equal(mem_write(&f->mem, DATA, &o, sizeof(o)), 0);
+    for (unsigned i = 0; i < 64; i++)
+        put(f, DATA + 12 + i, i, 1);
+    desc(f, 1, 0, DATA, 7, NEXT); /* the header in two pieces */
+    desc(f, 1, 1, DATA + 7, len + 5, 0);
+    give(f, 1, 0);
+    wait_used(f, 1, want);
+}
+
+static bool deliver(struct fixture *f, size_t len)
+{
+    static uint8_t bytes[NET_FRAME_MAX];
+    struct iovec iov[2] = {{bytes, 10}, {bytes + 10, len - 10}};
+    const struct net_frame frame = {
+        .offload = {.flags = NET_DATA_VALID}, .iov = iov, .iovcnt = 2, .len = len};
+
+    for (size_t i = 0; i < len; i++)
+        bytes[i] = (uint8_t)(i * 7 + i / 256);
+    return f->net.card_ops->receive(f->net.card, &frame);
+}
+
+/* ---- Cases --------------------------------------------------------------------------------- */
+
+static void shows_what_it_is(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t cfg[12] = {0};
+
+    f->vn.dev.ops->config_read(&f->vn.dev, 0, cfg, 12);
+    assert_memory_equal(cfg, f->vn.mac, 6);
+    assert_int_equal(cfg[6], 1);
+    assert_int_equal(cfg[10] | cfg[11] << 8, 9000);
+    assert_true(f->vn.dev.features & F_HOST_TSO4);
+    assert_false(f->vn.dev.features & (1ull << 12)); /* HOST_TSO6: the backend does not take it */
+    set_up(f, F_GUEST_CSUM | F_GUEST_TSO4);
+    assert_int_equal(f->net.card_takes, NET_TAKES_CSUM | NET_TAKES_TSO4);
+    set_up(f, F_GUEST_TSO4);
+    assert_int_equal(f->net.card_takes, 0);
+    virtio_net_set_link(&f->vn, false);
+    virtio_net_set_link(&f->vn, false);
+    assert_int_equal(f->config_interrupts, 1);
+    f->vn.dev.ops->config_read(&f->vn.dev, 6, cfg, 1);
+    assert_int_equal(cfg[0], 0);
+}
+
+static void sends(void **state)
+{
+    const struct net_offload plain = {0};
+    const struct net_offload tso = {
+        .flags = 1, .gso_type = 1, .gso_size = 1448, .csum_start = 34, .csum_offset = 16};
+    struct fixture *f = *state;
+    struct net_offload o;
+
+    set_up(f, F_CSUM | F_HOST_TSO4);
+    transmit(f, plain, 60);
+    assert_int_equal(f->sent, 1);
+    assert_int_equal(f->len, 60);
+    for (unsigned i = 0; i < 60; i++)
+        assert_int_equal(f->frame[i], i);
+    transmit(f, tso, 60);
+    assert_int_equal(f->sent, 2);
+    assert_memory_equal(&f->offload, &tso, sizeof(tso));
+    /* Dropped, and nothing worse: too short, sum outside the frame, kinds not agreed on or unknown, no sum. */
+    transmit(f, plain, 13);
+    o = tso;
+    o.csum_start = 59;
+    transmit(f, o, 60);
+    o = tso;
+    o.csum_offset = 0xffff;
+    transmit(f, o, 60);
+    o = tso;
+    o.gso_type = 4;
+    transmit(f, o, 60);
+    o.gso_type = 3;
+    transmit(f, o, 60);
+    o = tso;
+    o.gso_size = 0;
+    transmit(f, o, 60);
+    o = tso;
+    o.flags = 0;
+    transmit(f, o, 60);
+    assert_int_equal(f->sent, 2);
+    virtio_net_set_link(&f->vn, false);
+    transmit(f, plain, 60);
+    assert_int_equal(f->sent, 2);
+    virtio_net_set_link(&f->vn, true);
+    set_up(f, 0);
+    transmit(f, tso, 60); /* agreed on nothing now */
+    transmit(f, plain, 60);
+    assert_int_equal(f->sent, 3);
+    assert_false(f->vn.dev.status & VIRTIO_NEEDS_RESET);
+}
+
+static void receives_into_one_buffer(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_true(deliver(f, 100)); /* nobody there: dropped */
+    set_up(f, 0);
+    wait_ready(f, 1);
+    assert_false(deliver(f, 100));
+    desc(f, 0, 0, DATA, 12, NEXT | WRITE);
+    desc(f, 0, 1, DATA + 0x100, 1514, WRITE);
+    give(f, 0, 0);
+    wait_ready(f, 2);
+    assert_true(deliver(f, 1514));
+    assert_int_equal(used(f, 0), 1);
+    assert_int_equal(get(f, RINGS + 0x2004, 8), 1526ull << 32);
+    assert_int_equal(get(f, DATA, 1), NET_DATA_VALID);
+    assert_int_equal(get(f, DATA + 10, 2), 1);
+    assert_int_equal(get(f, DATA + 0x100 + 1513, 1), (uint8_t)(1513 * 7 + 5));
+    /* One that does not fit is dropped, and its buffer serves the next. */
+    give(f, 0, 0);
+    assert_true(deliver(f, 1515));
+    assert_int_equal(used(f, 0), 1);
+    assert_true(deliver(f, 60));
+    assert_int_equal(used(f, 0), 2);
+}
+
+static void merges_buffers(void **state)
+{
+    struct fixture *f = *state;
+
+    set_up(f, F_MRG);
+    wait_ready(f, 1);
+    for (unsigned i = 0; i < 3; i++) {
+        desc(f, 0, i, DATA + 0x1000 * i, 1000, WRITE);
+        give(f, 0, i);
+    }
+    assert_true(deliver(f, 2000));
+    assert_int_equal(used(f, 0), 3);
+    assert_int_equal(get(f, DATA + 10, 2), 3);
+    assert_int_equal(get(f, RINGS + 0x2004 + 8 * 2, 8), 2 | 12ull << 32);
+    assert_int_equal(get(f, DATA + 0x1000, 1), (uint8_t)(988 * 7 + 3));
+    assert_int_equal(get(f, DATA + 0x2000 + 11, 1), (uint8_t)(1999 * 7 + 7));
+    /* Two are too few: they stay, until a third comes. */
+    give(f, 0, 0);
+    give(f, 0, 1);
+    assert_false(deliver(f, 2000));
+    assert_int_equal(used(f, 0), 3);
+    give(f, 0, 2);
+    wait_ready(f, 2);
+    assert_true(deliver(f, 2000));
+    assert_int_equal(used(f, 0), 6);
+}
+
+static void breaks(void **state)
+{
+    struct fixture *f = *state;
+
+    set_up(f, 0);
+    wait_ready(f, 1);
+    desc(f, 0, 0, DATA, 12, WRITE); /* room for the header only */
+    give(f, 0, 0);
+    deliver(f, 60);
+    assert_true(f->vn.dev.status & VIRTIO_NEEDS_RESET);
+    assert_int_equal(f->config_interrupts, 1);
+    assert_true(deliver(f, 60));
+    set_up(f, 0);
+    wait_ready(f, 2);
+    assert_false(deliver(f, 60));
+}
+
+/* Paused it takes nothing and loses nothing. */
+static void stands_still(void **state)
+{
+    struct fixture *f = *state;
+
+    set_up(f, 0);
+    wait_ready(f, 1);
+    desc(f, 0, 0, DATA, 2000, WRITE);
+    give(f, 0, 0);
+    virtio_pause(&f->vn.dev);
+    assert_false(deliver(f, 60));
+    assert_int_equal(used(f, 0), 0);
+    f->readies = 0;
+    virtio_resume(&f->vn.dev);
+    wait_ready(f, 1);
+    assert_true(deliver(f, 60));
+    assert_int_equal(used(f, 0), 1);
+}
+
+int main(void)
+{
+#define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        CASE(shows_what_it_is), CASE(sends),  CASE(receives_into_one_buffer),
+        CASE(merges_buffers),   CASE(breaks), CASE(stands_still),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
