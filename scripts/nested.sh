@@ -45,7 +45,7 @@ for program in "$@"; do
         continue
     fi
     cp "$program" "$root/nested/$name"
-    ldd "$program" | grep -o '/[^ ]*' | while read -r lib; do
+    ldd "$program" 2>/dev/null | grep -o '/[^ ]*' | while read -r lib; do
         mkdir -p "$root$(dirname "$lib")"
         cp -L "$lib" "$root$lib"
     done

@@ -140,6 +140,26 @@ def dirty_nested(*engines):
         looked(run.stdout())
 
 
+def refused_nested():
+    """What cannot be had is told, with the next step, and nothing is started."""
+    command = nested_command("lodge.what=refuse", programs=[payload()])
+    command[command.index("-cpu") + 1] += ",-movbe"  # which x86-64-v3 has
+    with Place() as place, place.run(command) as run:
+        run.wait_line(r"NESTED done", 150)
+        tried = dict(re.findall(r"NESTED try (\w+)\n(.*?)NESTED end", run.stdout(), re.S))
+        for name, texts in (
+                ("root", ("you have no permission to use /dev/kvm", "give a group access")),
+                ("group", ("you have no permission to use /dev/kvm", "the group 'virtuals'")),
+                ("model", ("x86-64-v3", "--cpu")),
+                ("cpus", ("65", "64")),
+                ("module", ("there is no /dev/kvm", "modprobe kvm_intel, or kvm_amd")),
+                ("auto", ("engine soft, since KVM cannot be used here: there is no /dev/kvm",))):
+            for text in texts:
+                check(text in tried.get(name, ""), f"{name}: no {text!r} in {tried.get(name)!r}")
+        statuses = re.findall(r"NESTED end status=(\d+)", run.stdout())
+        check(statuses[:5] == ["1", "1", "1", "2", "1"], f"statuses: {statuses}")
+
+
 def moves_here():
     """From the software engine to a new one of the same kind: state and memory only."""
     with Place() as place, place.run([mover(), kernel("cloud"), initramfs(), MOVE_APPEND, "2",
@@ -196,6 +216,7 @@ CASES = [
     Case("disk under KVM nested, 1 CPU", disk_nested, 1, "", "PCI-MSI"),
     Case("disk under KVM nested, 2 CPUs, without MSI-X", disk_nested, 2, "pci=nomsi", "IO-APIC"),
     Case("doorbells and interrupts of eventfds, nested", doorbells_nested),
+    Case("KVM refused, nested", refused_nested),
     Case("log of written pages", dirty_here, "soft"),
     Case("log of written pages, moving", dirty_here, "soft", "soft"),
     Case("log of written pages, nested", dirty_nested, "kvm"),
