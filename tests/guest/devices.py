@@ -5,9 +5,10 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
-from guest import (Case, Place, check, initramfs_with_modules, kernel, lodge_command,
+from guest import (PROGRAM, Case, Place, check, initramfs_with_modules, kernel, lodge_command,
                    need_proc)
 
 from boot import DONE, INIT, ends_well
@@ -84,6 +85,52 @@ def read_only():
             check(said(run, "disk before").split()[0] == before, "the guest reads something else")
             check("disk was written" not in run.stdout(), "a read-only disk took a write")
             check(md5(image) == before, "a read-only image has changed")
+
+
+def image_verb(place, *words):
+    """lodge image; its output."""
+    done = subprocess.run([*PROGRAM, "image", *words], cwd=place.path, capture_output=True,
+                          text=True)
+    check(done.returncode == 0, f"lodge image {words}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def qcow2():
+    """One disk stands on a raw image, which stays as it is; the other one has nothing yet."""
+    with Place() as place:
+        base = new_image(place, "base.raw", 64)
+        before = md5(base)
+        top, other = place.path / "top.qcow2", place.path / "other.qcow2"
+        image_verb(place, "create", "-b", "base.raw", top)
+        image_verb(place, "create", "--cluster-size", "4K", other, "32M")
+        with place.run(command("disk", 2, [f"{top},serial=lodge-1", other])) as run:
+            finish(run, place, (top, other))
+            check(said(run, "disk before").split()[0] == before, "the guest reads something else")
+            check(md5(base) == before, "a backing file has changed")
+            for image in (top, other):
+                image_verb(place, "check", image)
+                image_verb(place, "convert", image, f"{image}.raw")
+            check(said(run, "disk after").split()[0] == md5(place.path / "top.qcow2.raw") != before,
+                  "what the guest wrote is not in the image")
+            check(said(run, "disk files") == "same", "a file came back changed")
+        if shutil.which("e2fsck"):
+            done = subprocess.run(["e2fsck", "-fn", place.path / "other.qcow2.raw"],
+                                  capture_output=True, text=True)
+            check(done.returncode == 0, f"e2fsck finds fault: {done.stdout}")
+
+
+def qcow2_killed():
+    """Killed in the middle of writing, the image is not damaged."""
+    with Place() as place:
+        image = place.path / "image.qcow2"
+        image_verb(place, "create", image, "16M")
+        with place.run(command("disk-reboot", 2, [image])) as run:
+            run.wait_line("LODGE-TEST disk busy")
+            time.sleep(1)
+            run.process.kill()
+            run.process.wait()
+        image_verb(place, "check", "--repair", "leaks", image)
+        image_verb(place, "check", image)
 
 
 def random_numbers():
@@ -167,6 +214,8 @@ CASES = [
     Case("disk that is read-only", read_only),
     Case("disk across a reset", reset_with_disk),
     Case("disk in use elsewhere", one_writer),
+    Case("disk in qcow2", qcow2),
+    Case("disk in qcow2, killed", qcow2_killed),
     Case("random numbers", random_numbers),
     Case("freed memory goes back to the host", gives_memory_back),
     Case("bad disk: no such file", refused, "nowhere", "nowhere", "No such file"),
