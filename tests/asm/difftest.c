@@ -22,7 +22,7 @@
 #include "engine/soft/soft.h"
 
 static const char *const kind_names[DT_KINDS + 1] = {"int",    "vec", "x87", "string", "branch",
-                                                     "gather", "raw", "smc", "all"};
+                                                     "gather", "raw", "smc", "image",  "all"};
 
 struct options {
     uint64_t seed, count, one;
@@ -197,7 +197,7 @@ static int usage(void)
 {
     fprintf(stderr,
             "usage: difftest [--seed S] [--count N] [--mode int|vec|x87|string|branch|"
-            "gather|raw|smc|all]\n                [--bits 32|64] [--failures N] "
+            "gather|raw|smc|image|all]\n                [--bits 32|64] [--failures N] "
             "[--case SEED] [--file FILE] [--stress] [--leave]\n                [--verbose]\n");
     return 2;
 }

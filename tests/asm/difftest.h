@@ -25,8 +25,9 @@ extern const uint8_t dt_pages[DT_DATA_PAGES];
 #define DT_RW_PAGES 3 /* how many DT_RW there are */
 #define DT_RW_SIZE  (DT_RW_PAGES * PAGE_SIZE)
 
-#define DT_MAX_INSNS 12
-#define DT_MAX_CODE  (DT_MAX_INSNS * 15 + 2)
+#define DT_MAX_INSNS  12
+#define DT_INSN_BYTES 200 /* of one with what belongs to it */
+#define DT_MAX_CODE   (DT_MAX_INSNS * DT_INSN_BYTES + 2)
 
 #define DT_FILLER 0xcc /* code page bytes that belong to no sequence: INT3 */
 
@@ -54,13 +55,24 @@ struct dt_result {
 };
 
 struct dt_insn {
-    uint8_t bytes[15];
+    uint8_t bytes[DT_INSN_BYTES];
     uint8_t len;
     uint8_t rel_off, rel_size; /* branch displacement, size 0: none */
     uint8_t target;            /* index of the instruction it goes to */
 };
 
-enum dt_kind { DT_INT, DT_VEC, DT_X87, DT_STRING, DT_BRANCH, DT_GATHER, DT_RAW, DT_SMC, DT_KINDS };
+enum dt_kind {
+    DT_INT,
+    DT_VEC,
+    DT_X87,
+    DT_STRING,
+    DT_BRANCH,
+    DT_GATHER,
+    DT_RAW,
+    DT_SMC,
+    DT_IMAGE,
+    DT_KINDS
+};
 
 struct dt_case {
     uint64_t seed;

@@ -322,8 +322,8 @@ unsigned dt_code(const struct dt_case *k, uint8_t out[DT_MAX_CODE])
 static enum dt_kind pick_kind(struct gen *g)
 {
     static const uint8_t weights[DT_KINDS] = {
-        [DT_INT] = 34,   [DT_VEC] = 26,   [DT_X87] = 8,  [DT_STRING] = 8,
-        [DT_BRANCH] = 8, [DT_GATHER] = 4, [DT_RAW] = 10, [DT_SMC] = 2};
+        [DT_INT] = 31,   [DT_VEC] = 26, [DT_X87] = 8, [DT_STRING] = 8, [DT_BRANCH] = 8,
+        [DT_GATHER] = 4, [DT_RAW] = 10, [DT_SMC] = 2, [DT_IMAGE] = 3};
     unsigned x = gen_below(g, 100);
 
     for (unsigned i = 0; i < DT_KINDS; i++) {
@@ -384,6 +384,8 @@ void dt_generate(struct dt_case *k, uint64_t seed, enum dt_kind kind, int mode32
         g.va = gen_insn_va(k, i);
         if (k->smc)
             gen_smc_insn(&g, i);
+        else if (k->kind == DT_IMAGE && gen_percent(&g, 40))
+            gen_image(&g, &k->in[i]);
         else
             gen_insn(&g, &k->in[i]);
         k->off[i + 1] = (uint16_t)(k->off[i] + k->in[i].len);

@@ -584,8 +584,8 @@ void gen_insn(struct gen *g, struct dt_insn *in)
             if (g->k->kind != DT_RAW || !gen_percent(g, 20) || !undefined_everywhere(b))
                 continue;
             memset(in, 0, sizeof(*in));
-            memcpy(in->bytes, b, sizeof(in->bytes));
-            in->len = sizeof(in->bytes);
+            memcpy(in->bytes, b, 15);
+            in->len = 15;
             return;
         }
         if (!acceptable(&d.zi, d.zo, b) || spoils(g, &d, &written))

@@ -264,6 +264,20 @@ static bool put_code(const struct dt_case *k)
     return true;
 }
 
+/* Which components are in use is the processor's to say: have it load and save them as the host's kernel does. */
+static void as_processor(struct xsave_area *a)
+{
+    static const struct xsave_area clean
+        __attribute__((aligned(64))) = {.fcw = 0x37f, .mxcsr = 0x1f80, .xstate_bv = 3};
+
+    __asm__ volatile("xrstor64 (%0)\n\t"
+                     "xsave64 (%0)\n\t"
+                     "xrstor64 (%1)"
+                     :
+                     : "r"(a), "r"(&clean), "a"(7), "d"(0)
+                     : "memory");
+}
+
 static void put_regs(struct x86_state *st, const struct dt_case *k)
 {
     const struct dt_regs *r = &k->init;
@@ -286,6 +300,7 @@ static void put_regs(struct x86_state *st, const struct dt_case *k)
     memcpy(a->xmm, r->xmm, sizeof(a->xmm));
     memcpy(a->ymmh, r->ymmh, sizeof(a->ymmh));
     a->xstate_bv = 7;
+    as_processor(a);
 }
 
 static void get_regs(const struct x86_state *st, struct dt_regs *r)

@@ -20,9 +20,9 @@ static bool shrink_insns(struct dt_case *k, bool (*fails)(const struct dt_case *
     bool any = false;
 
     for (unsigned i = k->n; i-- > 0;) {
-        static const uint8_t nops[15] = {0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90,
-                                         0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90};
+        uint8_t nops[DT_INSN_BYTES];
 
+        memset(nops, 0x90, sizeof(nops));
         if (!memcmp(k->in[i].bytes, nops, k->in[i].len))
             continue;
         before = *k;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Vector and x87 state: moving it between st.xsave and the host's registers,
- * running native instructions, and the save/restore instructions.
+ * and running native instructions.
  */
 #include "engine/soft/fpu.h"
 
@@ -15,16 +15,9 @@
 #include "engine/soft/tlb.h"
 #include "x86/cpuid.h"
 
-#define XS_X87  1u
-#define XS_SSE  2u
-#define XS_AVX  4u
-#define XS_PKRU XCR0_PKRU
-
-#define MXCSR_MASKS 0x1f80u
-#define MXCSR_VALID 0xffffu
-#define FCW_MASKS   0x3fu
-#define FCW_INIT    0x37fu
-#define FSW_ES      0x80u
+#define FCW_MASKS 0x3fu
+#define FCW_INIT  0x37fu
+#define FSW_ES    0x80u
 
 /* The guest's rounding and unmasked exceptions are not for the C code that runs while its state is parked. */
 static void host_controls(struct soft_cpu *c)
@@ -79,6 +72,22 @@ static void fpu_bring(struct soft_cpu *c)
         regs_load(c);
     c->fpu_live = 1;
     c->counters.fpu_load++;
+}
+
+FPU_BARE static void regs_cycle(struct soft_cpu *c)
+{
+    regs_load(c);
+    regs_save(c);
+}
+
+void fpu_loaded(struct soft_cpu *c)
+{
+    fpu_bring(c);
+    if (FPU_IN_CODE_ONLY) {
+        regs_cycle(c);
+        host_controls(c);
+    }
+    soft_fpu_changed(c);
 }
 
 #if FPU_IN_CODE_ONLY
@@ -372,7 +381,7 @@ static void scrub_environment(const struct insn *in, uint8_t *image)
     bool wide = in->mem_size == 28 ||
                 in->mem_size == 108; /* else the 16-bit format, SDM volume 1, figure 8-12 */
 
-    for (unsigned i = wide ? 12 : 6; i < (wide ? 28 : 14); i++)
+    for (unsigned i = wide ? 12 : 6; i < (wide ? 26 : 14); i++)
         image[i] = 0;
 }
 
@@ -461,223 +470,6 @@ static void op_stmxcsr(struct soft_cpu *c, const struct insn *in)
     mem_st(c, va, 4, live_mxcsr(c));
 }
 
-/* ---- FXSAVE, FXRSTOR (SDM volume 1, 10.5) ------------------------------------------- */
-
-#define FXSAVE_64 416 /* bytes in use: with 16 XMM registers */
-#define FXSAVE_32 288 /* with 8 */
-
-static gva_t image_address(struct soft_cpu *c, const struct insn *in, unsigned size, unsigned align,
-                           enum mem_access acc)
-{
-    gva_t va = seg_linear(c, in->mem_seg, insn_ea(c, in), size, acc);
-
-    if (va & (align - 1))
-        soft_raise_err(c, X86_GP, 0);
-    mem_probe(c, va, size, acc);
-    return va;
-}
-
-static void op_fxsave(struct soft_cpu *c, const struct insn *in)
-{
-    unsigned size = c->mode == INSN_64 ? FXSAVE_64 : FXSAVE_32;
-    gva_t va;
-
-    if (c->st.cr0 & (X86_CR0_EM | X86_CR0_TS))
-        soft_raise(c, X86_NM);
-    va = image_address(c, in, 512, 16, ACC_WRITE);
-    soft_fpu_park(c);
-    fpu_area(c)->mxcsr_mask = MXCSR_VALID;
-    mem_st_bytes(c, va, c->st.xsave, size);
-}
-
-static void op_fxrstor(struct soft_cpu *c, const struct insn *in)
-{
-    unsigned size = c->mode == INSN_64 ? FXSAVE_64 : FXSAVE_32;
-    gva_t va;
-
-    if (c->st.cr0 & (X86_CR0_EM | X86_CR0_TS))
-        soft_raise(c, X86_NM);
-    va = image_address(c, in, 512, 16, ACC_READ);
-    if (mem_ld(c, va + 24, 4) & ~(uint64_t)MXCSR_VALID)
-        soft_raise_err(c, X86_GP, 0);
-    soft_fpu_park(c);
-    mem_ld_bytes(c, va, c->st.xsave, size);
-    fpu_area(c)->fip = fpu_area(c)->fdp = 0;
-    fpu_area(c)->xstate_bv |= XS_X87 | XS_SSE;
-}
-
-/* ---- XSAVE family (SDM volume 1, chapter 13) ------------------------------------------ */
-
-/* Pieces of the area by component; MXCSR goes with SSE and AVX. */
-struct piece {
-    uint16_t off, len;
-    uint32_t components;
-};
-
-static const struct piece pieces[] = {
-    {0, 24, XS_X87},          /* control, status, tag, instruction pointers */
-    {24, 8, XS_SSE | XS_AVX}, /* MXCSR and its mask */
-    {32, 128, XS_X87},        /* ST0-7 */
-    {160, 256, XS_SSE},       /* XMM0-15 */
-    {576, 256, XS_AVX},       /* upper halves of YMM0-15 */
-};
-
-/* Bytes of an area that holds these components. Compacted, what follows AVX moves down where AVX is not. */
-static unsigned area_size(uint32_t components)
-{
-    if (components & XS_PKRU)
-        return XSAVE_PKRU + 8;
-    return components & XS_AVX ? XSAVE_PKRU : 576;
-}
-
-static unsigned compact_pkru(uint64_t components)
-{
-    return components & XS_AVX ? XSAVE_PKRU : 576;
-}
-
-/* XINUSE as the guest sees it. */
-static uint64_t in_use(struct soft_cpu *c)
-{
-    return fpu_area(c)->xstate_bv | (c->st.pkru ? XS_PKRU : 0);
-}
-
-static uint32_t requested(struct soft_cpu *c)
-{
-    uint64_t mask = (uint32_t)c->st.gpr[X86_RAX] | c->st.gpr[X86_RDX] << 32;
-
-    return (uint32_t)(mask & c->st.xcr0);
-}
-
-static void require_xsave(struct soft_cpu *c)
-{
-    if (!(c->st.cr4 & X86_CR4_OSXSAVE))
-        soft_raise(c, X86_UD);
-    if (c->st.cr0 & X86_CR0_TS)
-        soft_raise(c, X86_NM);
-}
-
-static void op_xsave(struct soft_cpu *c, const struct insn *in)
-{
-    uint32_t rfbm;
-    gva_t va;
-    uint64_t bv;
-
-    require_xsave(c);
-    rfbm = requested(c);
-    va = image_address(c, in, area_size(rfbm), 64, ACC_WRITE);
-    soft_fpu_park(c);
-    fpu_area(c)->mxcsr_mask = MXCSR_VALID;
-    bv = mem_ld(c, va + 512, 8);
-    for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++)
-        if (pieces[i].components & rfbm)
-            mem_st_bytes(c, va + pieces[i].off, c->st.xsave + pieces[i].off, pieces[i].len);
-    if (rfbm & XS_PKRU)
-        mem_st(c, va + XSAVE_PKRU, 8, c->st.pkru);
-    mem_st(c, va + 512, 8, (bv & ~(uint64_t)rfbm) | (rfbm & in_use(c)));
-}
-
-static void op_xsavec(struct soft_cpu *c, const struct insn *in)
-{
-    uint32_t rfbm, use;
-    gva_t va;
-
-    require_xsave(c);
-    rfbm = requested(c);
-    va = image_address(c, in, area_size(rfbm), 64, ACC_WRITE);
-    soft_fpu_park(c);
-    fpu_area(c)->mxcsr_mask = MXCSR_VALID;
-    use = rfbm & (uint32_t)in_use(c);
-    if ((rfbm & XS_SSE) && fpu_area(c)->mxcsr != MXCSR_MASKS)
-        use |= XS_SSE;
-    for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++) {
-        uint32_t comps = pieces[i].components == (XS_SSE | XS_AVX) ? XS_SSE : pieces[i].components;
-
-        if (comps & use)
-            mem_st_bytes(c, va + pieces[i].off, c->st.xsave + pieces[i].off, pieces[i].len);
-    }
-    if (use & XS_PKRU)
-        mem_st(c, va + compact_pkru(rfbm), 8, c->st.pkru);
-    mem_st(c, va + 512, 8, use);
-    mem_st(c, va + 520, 8, 1ull << 63 | rfbm);
-}
-
-static void init_piece(struct soft_cpu *c, const struct piece *p)
-{
-    uint8_t *to = c->st.xsave + p->off;
-
-    for (unsigned i = 0; i < p->len; i += 8)
-        *(volatile uint64_t *)(to + i) = 0;
-    if (p->off == 0)
-        fpu_area(c)->fcw = 0x37f;
-    if (p->off == 24)
-        fpu_area(c)->mxcsr = MXCSR_MASKS;
-}
-
-static void op_xrstor(struct soft_cpu *c, const struct insn *in)
-{
-    uint32_t rfbm, pkru = 0;
-    uint64_t bv, comp, mx;
-    gva_t va;
-
-    require_xsave(c);
-    rfbm = requested(c);
-    va = image_address(c, in, area_size(rfbm), 64, ACC_READ);
-    bv = mem_ld(c, va + 512, 8);
-    comp = mem_ld(c, va + 520, 8);
-    if (comp >> 63) {
-        if ((comp & ~(1ull << 63) & ~c->st.xcr0) || (bv & ~comp))
-            soft_raise_err(c, X86_GP, 0);
-    } else if (comp || (bv & ~c->st.xcr0) || mem_ld(c, va + 528, 8)) {
-        soft_raise_err(c, X86_GP, 0);
-    }
-    mx = mem_ld(c, va + 24, 4);
-    if ((mx & ~(uint64_t)MXCSR_VALID) &&
-        (comp >> 63 ? rfbm & bv & XS_SSE : rfbm & (XS_SSE | XS_AVX)))
-        soft_raise_err(c, X86_GP, 0);
-    if (rfbm & bv & XS_PKRU)
-        pkru = (uint32_t)mem_ld(c, va + (comp >> 63 ? compact_pkru(comp) : XSAVE_PKRU), 4);
-    soft_fpu_park(c);
-    for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++) {
-        const struct piece *p = &pieces[i];
-        bool mxcsr = p->off == 24;
-
-        if (!(p->components & rfbm))
-            continue;
-        if (mxcsr && !(comp >> 63))
-            mem_ld_bytes(c, va + 24, c->st.xsave + 24, 4);
-        else if ((mxcsr ? XS_SSE : p->components) & bv)
-            mem_ld_bytes(c, va + p->off, c->st.xsave + p->off, p->len);
-        else if (!mxcsr || (rfbm & XS_SSE))
-            init_piece(c, p);
-    }
-    fpu_area(c)->fip = fpu_area(c)->fdp = 0;
-    fpu_area(c)->xstate_bv =
-        (fpu_area(c)->xstate_bv & ~(uint64_t)rfbm) | (bv & rfbm & CPUID_XCR0_MASK);
-    /* Last: the area has been read with the old rights. */
-    if (rfbm & XS_PKRU)
-        soft_set_pkru(c, bv & XS_PKRU ? pkru : 0);
-}
-
-static void op_xgetbv(struct soft_cpu *c, const struct insn *in)
-{
-    uint64_t v = c->st.xcr0;
-
-    if (!(c->st.cr4 & X86_CR4_OSXSAVE))
-        soft_raise(c, X86_UD);
-    switch ((uint32_t)c->st.gpr[X86_RCX]) {
-    case 0:
-        break;
-    case 1:
-        soft_fpu_park(c);
-        v &= in_use(c);
-        break;
-    default:
-        soft_raise_err(c, X86_GP, 0);
-    }
-    c->st.gpr[X86_RAX] = (uint32_t)v;
-    c->st.gpr[X86_RDX] = v >> 32;
-}
-
 /* ---- MASKMOVDQU and kin: bytes of a register stored where the mask's top bits say -------- */
 
 static const uint8_t *vec_bytes(struct soft_cpu *c, const struct opnd *o)
@@ -751,13 +543,13 @@ static void op_vzero(struct soft_cpu *c, const struct insn *in)
 insn_fn *const interp_fpu_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     [ZYDIS_MNEMONIC_LDMXCSR] = op_ldmxcsr,       [ZYDIS_MNEMONIC_VLDMXCSR] = op_ldmxcsr,
     [ZYDIS_MNEMONIC_STMXCSR] = op_stmxcsr,       [ZYDIS_MNEMONIC_VSTMXCSR] = op_stmxcsr,
-    [ZYDIS_MNEMONIC_FXSAVE] = op_fxsave,         [ZYDIS_MNEMONIC_FXSAVE64] = op_fxsave,
-    [ZYDIS_MNEMONIC_FXRSTOR] = op_fxrstor,       [ZYDIS_MNEMONIC_FXRSTOR64] = op_fxrstor,
-    [ZYDIS_MNEMONIC_XSAVE] = op_xsave,           [ZYDIS_MNEMONIC_XSAVE64] = op_xsave,
-    [ZYDIS_MNEMONIC_XSAVEOPT] = op_xsave,        [ZYDIS_MNEMONIC_XSAVEOPT64] = op_xsave,
-    [ZYDIS_MNEMONIC_XSAVEC] = op_xsavec,         [ZYDIS_MNEMONIC_XSAVEC64] = op_xsavec,
-    [ZYDIS_MNEMONIC_XRSTOR] = op_xrstor,         [ZYDIS_MNEMONIC_XRSTOR64] = op_xrstor,
-    [ZYDIS_MNEMONIC_XGETBV] = op_xgetbv,         [ZYDIS_MNEMONIC_MASKMOVQ] = op_maskmov,
+    [ZYDIS_MNEMONIC_FXSAVE] = fop_fxsave,        [ZYDIS_MNEMONIC_FXSAVE64] = fop_fxsave,
+    [ZYDIS_MNEMONIC_FXRSTOR] = fop_fxrstor,      [ZYDIS_MNEMONIC_FXRSTOR64] = fop_fxrstor,
+    [ZYDIS_MNEMONIC_XSAVE] = fop_xsave,          [ZYDIS_MNEMONIC_XSAVE64] = fop_xsave,
+    [ZYDIS_MNEMONIC_XSAVEOPT] = fop_xsaveopt,    [ZYDIS_MNEMONIC_XSAVEOPT64] = fop_xsaveopt,
+    [ZYDIS_MNEMONIC_XSAVEC] = fop_xsavec,        [ZYDIS_MNEMONIC_XSAVEC64] = fop_xsavec,
+    [ZYDIS_MNEMONIC_XRSTOR] = fop_xrstor,        [ZYDIS_MNEMONIC_XRSTOR64] = fop_xrstor,
+    [ZYDIS_MNEMONIC_XGETBV] = fop_xgetbv,        [ZYDIS_MNEMONIC_MASKMOVQ] = op_maskmov,
     [ZYDIS_MNEMONIC_MASKMOVDQU] = op_maskmov,    [ZYDIS_MNEMONIC_VMASKMOVDQU] = op_maskmov,
     [ZYDIS_MNEMONIC_VZEROALL] = op_vzero,        [ZYDIS_MNEMONIC_VZEROUPPER] = op_vzero,
     [ZYDIS_MNEMONIC_VMASKMOVPS] = fop_maskmov4,  [ZYDIS_MNEMONIC_VPMASKMOVD] = fop_maskmov4,

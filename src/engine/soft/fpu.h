@@ -4,6 +4,7 @@
 
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/soft.h"
+#include "x86/cpuid.h"
 
 /*
  * -mgeneral-regs-only keeps the compiler from vector registers, but not the functions it has called: the sanitizers'
@@ -50,8 +51,23 @@ extern insn_fn *const interp_fpu_table[];
 /* #UD and #NM as SDM volume 3, 2.5 and volume 1, 13.5 ask for them. */
 void fpu_require_enabled(struct soft_cpu *c, const struct insn *in);
 
+/* The guest has put an image into st.xsave: have the processor set reserved bits and what follows from others. */
+void fpu_loaded(struct soft_cpu *c);
+
+/* fpu_save.c */
+insn_fn fop_fxsave, fop_fxrstor, fop_xsave, fop_xsaveopt, fop_xsavec, fop_xrstor, fop_xgetbv;
+
 /* fpu_masked.c: masked moves by element size, gathers by index (d 4, q 8) and element size. */
 insn_fn fop_maskmov4, fop_maskmov8, fop_gather_d4, fop_gather_d8, fop_gather_q4, fop_gather_q8;
+
+/* Components of the XSAVE area. */
+#define XS_X87  1u
+#define XS_SSE  2u
+#define XS_AVX  4u
+#define XS_PKRU XCR0_PKRU
+
+#define MXCSR_MASKS 0x1f80u /* all exceptions masked: as after a reset */
+#define MXCSR_VALID 0xffffu
 
 /* Layout of st.xsave: the XSAVE area in standard format (SDM volume 1, 13.4). */
 struct xsave_area {
