@@ -193,7 +193,7 @@ static uint32_t handler_of(unsigned vector)
         at = MASTER_AT;
     else if (vector - VECTOR_IRQ8 < 8)
         at = SLAVE_AT;
-    return FIRMWARE >> 4 << 16 | at;
+    return (uint32_t)(FIRMWARE >> 4) << 16 | at;
 }
 
 /*
