@@ -151,8 +151,8 @@ static int write_piece(struct copy *c, uint64_t off, uint64_t len)
 
 static int copy_all(struct copy *c, struct err *err)
 {
-    uint64_t len;
-    bool zero;
+    uint64_t len, data_until = 0; /* what was asked about need not be asked again: it may be slow */
+    bool zero = false;
     int r = 0;
 
     for (uint64_t off = 0; off < c->from.size && !stop_signal; off += len) {
@@ -161,10 +161,13 @@ static int copy_all(struct copy *c, struct err *err)
 
         if (max > c->from.size - off)
             max = c->from.size - off;
-        r = side_is_zero(&c->from, off, c->from.size - off, &zero, &len);
+        if (off >= data_until)
+            r = side_is_zero(&c->from, off, c->from.size - off, &zero, &len);
         if (r)
             return err_set(err, r, "cannot read %s: %s", c->from.path, strerror(-r));
         progress_show(&c->progress, off, c->from.size);
+        if (off >= data_until && !zero)
+            data_until = off + len;
         if (zero && len < max)
             zero = false;
         if (zero) {
