@@ -52,25 +52,26 @@ static void clear(const struct iovec *iov, int n)
         memset(iov->iov_base, 0, iov->iov_len);
 }
 
-int layer_read(struct layer *l, const struct iovec *iov, unsigned n, size_t skip, uint64_t off,
-               uint64_t len)
+/*
+ * Each layer of a chain calls the one below, a thousand at most; the arrays
+ * are in functions of their own, so that they are not on the stack meanwhile.
+ */
+#define NOT_MEANWHILE __attribute__((noinline))
+
+/* From a raw file; what lies behind its end, or has no file, is zero. */
+NOT_MEANWHILE static int raw_read(struct layer *l, const struct iovec *iov, unsigned n, size_t skip,
+                                  uint64_t off, uint64_t len)
 {
     while (len) {
         struct iovec part[PARTS];
         uint64_t max = off >= l->size ? len : len < l->size - off ? len : l->size - off;
         size_t got;
-        int used, r = 0;
+        int used = iov_part(iov, n, skip, max, part, PARTS, &got), r = 0;
 
-        if (off < l->size && l->q) {
-            r = read_clusters(l->q, iov, n, skip, off, max);
-            got = max;
-        } else {
-            used = iov_part(iov, n, skip, max, part, PARTS, &got);
-            if (off < l->size)
-                r = file_readv(&l->raw, part, used, off);
-            else
-                clear(part, used);
-        }
+        if (off < l->size)
+            r = file_readv(&l->raw, part, used, off);
+        else
+            clear(part, used);
         if (r)
             return r;
         skip += got;
@@ -80,14 +81,24 @@ int layer_read(struct layer *l, const struct iovec *iov, unsigned n, size_t skip
     return 0;
 }
 
-/* All of `len` lies in `m`. */
-static int read_mapped(struct qcow2 *q, const struct map *m, const struct iovec *iov, unsigned n,
-                       size_t skip, uint64_t off, uint64_t len)
+int layer_read(struct layer *l, const struct iovec *iov, unsigned n, size_t skip, uint64_t off,
+               uint64_t len)
+{
+    uint64_t inside = off >= l->size ? 0 : len < l->size - off ? len : l->size - off;
+    int r;
+
+    if (!l->q || !inside)
+        return raw_read(l, iov, n, skip, off, len);
+    r = read_clusters(l->q, iov, n, skip, off, inside);
+    return r || inside == len ? r : raw_read(l, iov, n, skip + inside, off + inside, len - inside);
+}
+
+/* All of `len` lies in `m`, which is not the backing file's. */
+NOT_MEANWHILE static int read_own(struct qcow2 *q, const struct map *m, const struct iovec *iov,
+                                  unsigned n, size_t skip, uint64_t off, uint64_t len)
 {
     uint64_t in = off & (cluster_size(q) - 1);
 
-    if (m->type == MAP_NONE && q->backing)
-        return layer_read(q->backing, iov, n, skip, off, len);
     while (len) {
         struct iovec part[PARTS];
         size_t got;
@@ -128,7 +139,10 @@ int read_clusters(struct qcow2 *q, const struct iovec *iov, unsigned n, size_t s
         part = (m.count << q->cluster_bits) - in;
         if (part > len)
             part = len;
-        r = read_mapped(q, &m, iov, n, skip, off, part);
+        if (m.type == MAP_NONE && q->backing)
+            r = layer_read(q->backing, iov, n, skip, off, part);
+        else
+            r = read_own(q, &m, iov, n, skip, off, part);
         if (r)
             return r;
         skip += part;
