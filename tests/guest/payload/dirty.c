@@ -44,7 +44,7 @@ static void other_writes(void)
     __asm__ volatile("lock incl %0" : "+m"(*(volatile uint32_t *)page(20)));
     __asm__ volatile("xchg %0, %1" : "+r"(val), "+m"(*(volatile uint64_t *)page(21)));
     *(volatile uint64_t *)(page(32) - 4) = ~0ul; /* 31 and 32 */
-    __asm__ volatile("bts $3, %0" : "+m"(*(volatile uint32_t *)page(40)) : : "cc");
+    __asm__ volatile("btsl $3, %0" : "+m"(*(volatile uint32_t *)page(40)) : : "cc");
     __asm__ volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %%rax; mov %%rbx, %%rsp"
                      :
                      : "r"(page(50))
