@@ -18,6 +18,11 @@
 #define STOP_ID   UINT64_MAX
 #define MAX_READY 16
 
+struct bell {
+    struct ioevent ev;
+    bool asked, in_engine; /* the engine was asked to take it, and has */
+};
+
 struct irq_slot {
     bool used, in_engine;
     int fd;
@@ -26,9 +31,9 @@ struct irq_slot {
 
 struct ioevents {
     struct vm *vm;
-    _Atomic unsigned count; /* of `event`, for those who look without the lock */
-    pthread_rwlock_t lock;  /* event */
-    struct ioevent event[IOEVENT_MAX];
+    _Atomic unsigned count; /* of `bell`, for those who look without the lock */
+    pthread_rwlock_t lock;  /* bell */
+    struct bell bell[IOEVENT_MAX];
     pthread_mutex_t irq_lock; /* slot, thread; held while an interrupt is delivered */
     struct irq_slot slot[IRQEVENT_MAX];
     bool started;
@@ -55,11 +60,23 @@ static uint64_t size_mask(unsigned size)
     return size >= 8 || !size ? ~0ull : (1ull << 8 * size) - 1;
 }
 
-/* An engine that refuses leaves the write to ioevents_take. */
-static void engine_attach(struct vm *vm, const struct ioevent *ev, bool on)
+/*
+ * The engine is asked when a bell is rung for the first time: most are never, and KVM waits for all its readers with
+ * each that it takes, for a millisecond at times. One that it refuses stays with ioevents_take.
+ */
+static void bell_attach_locked(struct vm *vm, struct bell *b)
 {
-    if (vm->engine->ioevent)
-        vm->engine->ioevent(vm, ev, on);
+    if (b->asked)
+        return;
+    b->asked = true;
+    b->in_engine = vm->engine->ioevent && !vm->engine->ioevent(vm, &b->ev, true);
+}
+
+static void bell_detach_locked(struct vm *vm, struct bell *b)
+{
+    if (b->in_engine)
+        vm->engine->ioevent(vm, &b->ev, false);
+    b->asked = b->in_engine = false;
 }
 
 int ioevent_add(struct vm *vm, const struct ioevent *ev, struct err *err)
@@ -71,15 +88,14 @@ int ioevent_add(struct vm *vm, const struct ioevent *ev, struct err *err)
     pthread_rwlock_wrlock(&io->lock);
     n = atomic_load(&io->count);
     for (unsigned i = 0; i < n && !rc; i++)
-        if (overlap(&io->event[i], ev))
+        if (overlap(&io->bell[i].ev, ev))
             rc = -EEXIST;
     if (!rc && n == IOEVENT_MAX)
         rc = -ENOSPC;
     if (!rc) {
-        io->event[n] = *ev;
-        io->event[n].data &= size_mask(ev->size);
+        io->bell[n] = (struct bell){.ev = *ev};
+        io->bell[n].ev.data &= size_mask(ev->size);
         atomic_store(&io->count, n + 1);
-        engine_attach(vm, &io->event[n], true);
     }
     pthread_rwlock_unlock(&io->lock);
     return rc ? err_set(err, rc, "no doorbell can be put at 0x%llx: %s",
@@ -97,10 +113,10 @@ void ioevent_remove(struct vm *vm, const struct ioevent *ev)
     pthread_rwlock_wrlock(&io->lock);
     n = atomic_load(&io->count);
     for (unsigned i = 0; i < n; i++) {
-        if (!same(&io->event[i], &like))
+        if (!same(&io->bell[i].ev, &like))
             continue;
-        engine_attach(vm, &io->event[i], false);
-        io->event[i] = io->event[n - 1];
+        bell_detach_locked(vm, &io->bell[i]);
+        io->bell[i] = io->bell[n - 1];
         atomic_store(&io->count, n - 1);
         break;
     }
@@ -116,6 +132,16 @@ static void event_signal(int fd)
         log_once(LOG_ERROR, "an eventfd cannot be signalled: %s", strerror(errno));
 }
 
+/* The bells may have changed since it was rung. */
+static void bell_rung(struct ioevents *io, const struct ioevent *seen)
+{
+    pthread_rwlock_wrlock(&io->lock);
+    for (unsigned i = 0, n = atomic_load(&io->count); i < n; i++)
+        if (overlap(&io->bell[i].ev, seen))
+            bell_attach_locked(io->vm, &io->bell[i]);
+    pthread_rwlock_unlock(&io->lock);
+}
+
 bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, uint64_t val)
 {
     const struct ioevent seen = {.pio = pio,
@@ -123,17 +149,21 @@ bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, 
                                  .size = (uint8_t)size,
                                  .addr = addr,
                                  .data = val & size_mask(size)};
-    bool hit = false;
+    bool hit = false, first = false;
 
     if (likely(!io || !atomic_load_explicit(&io->count, memory_order_relaxed)))
         return false;
     pthread_rwlock_rdlock(&io->lock);
     for (unsigned i = 0, n = atomic_load(&io->count); i < n && !hit; i++) {
-        hit = overlap(&io->event[i], &seen);
-        if (hit)
-            event_signal(io->event[i].fd);
+        hit = overlap(&io->bell[i].ev, &seen);
+        if (hit) {
+            event_signal(io->bell[i].ev.fd);
+            first = !io->bell[i].asked;
+        }
     }
     pthread_rwlock_unlock(&io->lock);
+    if (first)
+        bell_rung(io, &seen);
     return hit;
 }
 
@@ -328,15 +358,13 @@ void ioevents_pause(struct vm *vm)
             slot_detach_locked(io, i);
     pthread_rwlock_wrlock(&io->lock);
     for (unsigned i = 0, n = atomic_load(&io->count); i < n; i++)
-        engine_attach(vm, &io->event[i], false);
+        bell_detach_locked(vm, &io->bell[i]);
 }
 
 void ioevents_resume(struct vm *vm, bool attach)
 {
     struct ioevents *io = vm->ioevents;
 
-    for (unsigned i = 0, n = atomic_load(&io->count); attach && i < n; i++)
-        engine_attach(vm, &io->event[i], true);
     pthread_rwlock_unlock(&io->lock);
     for (unsigned i = 0; attach && i < IRQEVENT_MAX; i++) {
         int rc = io->slot[i].used ? slot_attach_locked(io, i) : 0;

@@ -176,19 +176,28 @@ static void an_engine_takes_doorbells(void **state)
 
     vm.engine = &able;
     assert_int_equal(ioevent_add(&vm, &one, NULL), 0);
+    /* Not before it is rung. */
+    assert_int_equal(seen.bells, 0);
+    assert_true(ioevents_take(vm.ioevents, false, 8, 4, 0));
+    assert_int_equal(event_take(one.fd), 1);
     assert_int_equal(seen.bells, 1);
     seen.refuse = true; /* then they are core's */
     assert_int_equal(ioevent_add(&vm, &two, NULL), 0);
     assert_true(ioevents_take(vm.ioevents, false, 16, 4, 0));
     assert_int_equal(event_take(two.fd), 1);
+    assert_int_equal(seen.bells, 1);
     seen.refuse = false;
     ioevents_pause(&vm);
     vm.engine = &plain;
     ioevents_resume(&vm, true);
-    seen.bells = 0;
+    assert_int_equal(seen.bells, 0);
+    assert_true(ioevents_take(vm.ioevents, false, 8, 4, 0));
     ioevents_pause(&vm);
     vm.engine = &able;
     ioevents_resume(&vm, true);
+    assert_int_equal(seen.bells, 0);
+    assert_true(ioevents_take(vm.ioevents, false, 8, 4, 0));
+    assert_true(ioevents_take(vm.ioevents, false, 16, 4, 0));
     assert_int_equal(seen.bells, 2);
     ioevent_remove(&vm, &one);
     ioevent_remove(&vm, &two);
