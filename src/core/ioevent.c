@@ -33,9 +33,11 @@ struct ioevents {
     struct vm *vm;
     _Atomic unsigned count; /* of `bell`, for those who look without the lock */
     pthread_rwlock_t lock;  /* bell */
-    struct bell bell[IOEVENT_MAX];
+    struct bell *bell;      /* room for so many, up to IOEVENT_MAX: */
+    unsigned bell_room;
     pthread_mutex_t irq_lock; /* slot, thread; held while an interrupt is delivered */
-    struct irq_slot slot[IRQEVENT_MAX];
+    struct irq_slot *slot;    /* room for so many, up to IRQEVENT_MAX: */
+    unsigned slot_room;
     bool started;
     pthread_t thread;
     int epoll, stop;
@@ -79,6 +81,34 @@ static void bell_detach_locked(struct vm *vm, struct bell *b)
     b->asked = b->in_engine = false;
 }
 
+/* Most machines have few: room for more is made when it is needed. The new part is zero. */
+static void *grow(void *table, unsigned *room, unsigned max, size_t size)
+{
+    unsigned more = *room ? 2 * *room : 16;
+    void *grown;
+
+    more = more < max ? more : max;
+    grown = realloc(table, more * size);
+    if (!grown)
+        return NULL;
+    memset((char *)grown + *room * size, 0, (more - *room) * size);
+    *room = more;
+    return grown;
+}
+
+static int bell_make_room_locked(struct ioevents *io)
+{
+    void *grown;
+
+    if (atomic_load(&io->count) < io->bell_room)
+        return 0;
+    if (io->bell_room == IOEVENT_MAX)
+        return -ENOSPC;
+    grown = grow(io->bell, &io->bell_room, IOEVENT_MAX, sizeof(*io->bell));
+    io->bell = grown ? grown : io->bell;
+    return grown ? 0 : -ENOMEM;
+}
+
 int ioevent_add(struct vm *vm, const struct ioevent *ev, struct err *err)
 {
     struct ioevents *io = vm->ioevents;
@@ -90,8 +120,8 @@ int ioevent_add(struct vm *vm, const struct ioevent *ev, struct err *err)
     for (unsigned i = 0; i < n && !rc; i++)
         if (overlap(&io->bell[i].ev, ev))
             rc = -EEXIST;
-    if (!rc && n == IOEVENT_MAX)
-        rc = -ENOSPC;
+    if (!rc)
+        rc = bell_make_room_locked(io);
     if (!rc) {
         io->bell[n] = (struct bell){.ev = *ev};
         io->bell[n].ev.data &= size_mask(ev->size);
@@ -201,8 +231,8 @@ static void *irq_thread(void *opaque)
 
             if (ready[i].data.u64 == STOP_ID)
                 return NULL;
-            s = &io->slot[ready[i].data.u64];
             pthread_mutex_lock(&io->irq_lock);
+            s = &io->slot[ready[i].data.u64];
             if (s->used && !s->in_engine)
                 deliver_locked(io, s);
             pthread_mutex_unlock(&io->irq_lock);
@@ -268,33 +298,50 @@ static void slot_detach_locked(struct ioevents *io, unsigned id)
     s->in_engine = false;
 }
 
+/* A free number, or a negative errno. */
+static int slot_find_locked(struct ioevents *io)
+{
+    unsigned n = 0;
+    void *grown;
+
+    while (n < io->slot_room && io->slot[n].used)
+        n++;
+    if (n < io->slot_room)
+        return (int)n;
+    if (n == IRQEVENT_MAX)
+        return -ENOSPC;
+    grown = grow(io->slot, &io->slot_room, IRQEVENT_MAX, sizeof(*io->slot));
+    if (!grown)
+        return -ENOMEM;
+    io->slot = grown;
+    return (int)n;
+}
+
 int irqevent_add(struct vm *vm, int fd, const struct irqevent *ev, unsigned *id, struct err *err)
 {
     struct ioevents *io = vm->ioevents;
-    unsigned n = 0;
-    int rc = 0;
+    int rc;
 
     pthread_mutex_lock(&io->irq_lock);
-    while (n < IRQEVENT_MAX && io->slot[n].used)
-        n++;
-    if (n == IRQEVENT_MAX) {
-        rc = -ENOSPC;
-    } else {
-        io->slot[n] = (struct irq_slot){.used = true, .fd = fd, .ev = *ev};
-        rc = slot_attach_locked(io, n);
-        io->slot[n].used = !rc;
-        *id = n;
+    rc = slot_find_locked(io);
+    if (rc >= 0) {
+        *id = (unsigned)rc;
+        io->slot[*id] = (struct irq_slot){.used = true, .fd = fd, .ev = *ev};
+        rc = slot_attach_locked(io, *id);
+        io->slot[*id].used = !rc;
     }
     pthread_mutex_unlock(&io->irq_lock);
-    return rc ? err_set(err, rc, "an eventfd cannot be made an interrupt: %s", strerror(-rc)) : 0;
+    return rc < 0 ? err_set(err, rc, "an eventfd cannot be made an interrupt: %s", strerror(-rc))
+                  : 0;
 }
 
 void irqevent_change(struct vm *vm, unsigned id, const struct irqevent *ev)
 {
     struct ioevents *io = vm->ioevents;
-    struct irq_slot *s = &io->slot[id];
+    struct irq_slot *s;
 
     pthread_mutex_lock(&io->irq_lock);
+    s = &io->slot[id];
     s->ev = *ev;
     if (s->in_engine && !engine_irqfd(vm, id, s, true))
         log_once(LOG_ERROR, "the %s engine does not take an interrupt's new message",
@@ -344,6 +391,8 @@ void ioevents_free(struct vm *vm)
         close(io->stop);
     pthread_rwlock_destroy(&io->lock);
     pthread_mutex_destroy(&io->irq_lock);
+    free(io->bell);
+    free(io->slot);
     free(io);
     vm->ioevents = NULL;
 }
@@ -353,7 +402,7 @@ void ioevents_pause(struct vm *vm)
     struct ioevents *io = vm->ioevents;
 
     pthread_mutex_lock(&io->irq_lock);
-    for (unsigned i = 0; i < IRQEVENT_MAX; i++)
+    for (unsigned i = 0; i < io->slot_room; i++)
         if (io->slot[i].used)
             slot_detach_locked(io, i);
     pthread_rwlock_wrlock(&io->lock);
@@ -366,7 +415,7 @@ void ioevents_resume(struct vm *vm, bool attach)
     struct ioevents *io = vm->ioevents;
 
     pthread_rwlock_unlock(&io->lock);
-    for (unsigned i = 0; attach && i < IRQEVENT_MAX; i++) {
+    for (unsigned i = 0; attach && i < io->slot_room; i++) {
         int rc = io->slot[i].used ? slot_attach_locked(io, i) : 0;
 
         if (rc)

@@ -110,6 +110,7 @@ static void kvm_vm_fini(struct vm *vm)
     if (k->dev >= 0)
         close(k->dev);
     free(k->supported);
+    free(k->irqfd);
     free(k);
     vm->engine_data = NULL;
 }

@@ -67,8 +67,8 @@ static int routes_set(struct kvm_vm *k)
         route_add(r, n, KVM_IRQCHIP_IOAPIC, n == IRQ_PIT ? IOAPIC_PIT_PIN : n);
     }
     for (unsigned i = 0; i < k->msis; i++)
-        if (k->msi[i].used)
-            route_add_msi(r, KVM_MSI_GSI + i, &k->msi[i]);
+        if (k->irqfd[i].msi.used)
+            route_add_msi(r, KVM_MSI_GSI + i, &k->irqfd[i].msi);
     if (ioctl(k->fd, KVM_SET_GSI_ROUTING, r) < 0)
         code = -errno;
     free(r);
@@ -77,15 +77,15 @@ static int routes_set(struct kvm_vm *k)
 
 static int msi_route_set(struct kvm_vm *k, unsigned slot, const struct kvm_msi_route *m)
 {
-    const struct kvm_msi_route was = k->msi[slot];
+    const struct kvm_msi_route was = k->irqfd[slot].msi;
     int code;
 
-    k->msi[slot] = *m;
+    k->irqfd[slot].msi = *m;
     if (slot >= k->msis)
         k->msis = slot + 1;
     code = routes_set(k);
     if (code < 0)
-        k->msi[slot] = was;
+        k->irqfd[slot].msi = was;
     return code;
 }
 
@@ -101,15 +101,21 @@ static int irqfd_set(struct kvm_vm *k, int fd, unsigned gsi, bool on)
 static int chip_irqfd(struct vm *vm, unsigned slot, int fd, const struct irqevent *ev)
 {
     struct kvm_vm *k = kvm_of(vm);
-    struct kvm_irqfd_slot *s = &k->irqfd[slot];
     struct kvm_msi_route route = {0};
-    bool had = s->on;
+    struct kvm_irqfd_slot *s;
+    bool had;
     int code;
 
+    if (!k->irqfd)
+        k->irqfd = calloc(IRQEVENT_MAX, sizeof(*k->irqfd));
+    if (!k->irqfd)
+        return -ENOMEM;
+    s = &k->irqfd[slot];
+    had = s->on;
     if (!ev) {
         irqfd_set(k, fd, s->gsi, false);
         s->on = false;
-        return k->msi[slot].used ? msi_route_set(k, slot, &route) : 0;
+        return k->irqfd[slot].msi.used ? msi_route_set(k, slot, &route) : 0;
     }
     if (ev->msi) {
         route = (struct kvm_msi_route){true, ev->addr, ev->data};
@@ -121,7 +127,7 @@ static int chip_irqfd(struct vm *vm, unsigned slot, int fd, const struct irqeven
     code = irqfd_set(k, fd, s->gsi, true);
     s->on = !code;
     if (code < 0)
-        k->msi[slot].used = false; /* goes with the next change */
+        k->irqfd[slot].msi.used = false; /* goes with the next change */
     return code;
 }
 

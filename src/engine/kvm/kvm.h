@@ -25,6 +25,7 @@ struct kvm_msi_route {
 struct kvm_irqfd_slot {
     bool on;
     unsigned gsi;
+    struct kvm_msi_route msi; /* of GSI KVM_MSI_GSI and the slot's number */
 };
 
 struct kvm_vm {
@@ -33,9 +34,8 @@ struct kvm_vm {
     struct kvm_cpuid2 *supported;       /* what KVM_GET_SUPPORTED_CPUID says */
     struct kvm_irqchip chip[KVM_CHIPS]; /* as after RESET */
     struct kvm_pit_state2 pit;
-    struct kvm_irqfd_slot irqfd[IRQEVENT_MAX];
-    struct kvm_msi_route msi[IRQEVENT_MAX]; /* of eventfds; GSI KVM_MSI_GSI and up */
-    unsigned msis;                          /* one more than the last of them */
+    struct kvm_irqfd_slot *irqfd; /* IRQEVENT_MAX, once there is one */
+    unsigned msis;                /* one more than the last slot with a message */
 };
 
 #define KVM_EXIT_COUNTERS(X)                                                                       \
