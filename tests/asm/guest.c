@@ -11,6 +11,7 @@
 
 #include "difftest.h"
 #include "engine/engine.h"
+#include "engine/soft/engine_soft.h"
 #include "engine/soft/fpu.h"
 #include "engine/soft/run.h"
 #include "engine/soft/soft.h"
@@ -368,7 +369,7 @@ static void set_state(const struct dt_case *k)
 static void use_view(bool on)
 {
     g.c->no_views = !on;
-    for (unsigned i = 0; on && i < 1000 && !g.c->set->direct; i++)
+    for (unsigned i = 0; on && i < 1000 && BLOCK_KIND(g.c->set->code) != BLOCK_DIRECT; i++)
         view_tick(g.c);
     view_enter(g.c);
 }

@@ -181,8 +181,7 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off,
-                         enum block_kind kind)
+struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, block_key key)
 {
     struct soft_vm *svm = c->svm;
     struct cache *k = &svm->cache;
@@ -193,7 +192,7 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off,
     start = now_ns();
     for (int tries = 0; tries < 2; tries++) {
         pthread_mutex_lock(&k->lock);
-        b = cache_find(k, phys, kind);
+        b = cache_find(k, phys, key);
         if (!b) {
             /*
              * Mark the whole page first: a write entry made from here on is refused, one made before is dropped, and
@@ -204,7 +203,7 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off,
 
             if (!before)
                 page_protect(c, pn);
-            b = translate_block(c, page, off, kind, &full);
+            b = translate_block(c, page, off, key, &full);
             if (b) {
                 if (unlikely(k->made))
                     k->made(k->made_arg, b);

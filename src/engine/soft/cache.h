@@ -38,12 +38,20 @@ struct recover {
     uint16_t live;             /* the arithmetic flags that are right there; others may be stale */
 };
 
-/* How a block reaches guest memory. The same guest code may be there in each form. */
+/*
+ * How a block reaches guest memory. The same guest code may be there in each form. Blocks of the first two are for
+ * every address space; those of the third belong to one view, and know the address they are for.
+ */
 enum block_kind {
     BLOCK_SOFT,    /* by soft TLB checks, several accesses sharing one where they can */
     BLOCK_CAREFUL, /* the same, every access checked by itself */
     BLOCK_DIRECT,  /* user code through a view (view.h) */
 };
+
+/* A kind, and with BLOCK_DIRECT above it whose blocks. */
+typedef uint32_t block_key;
+#define BLOCK_KIND(key)      ((enum block_kind)((key)&3))
+#define BLOCK_OF_VIEW(owner) ((block_key)(owner) << 2 | BLOCK_DIRECT)
 
 struct block {
     struct block *_Atomic hash_next;
@@ -60,7 +68,8 @@ struct block {
     uint16_t ninsn;
     uint8_t live_in; /* does it read flags set before it? */
     uint8_t valid;
-    uint8_t kind; /* enum block_kind */
+    block_key key;
+    gva_t va; /* with BLOCK_DIRECT, the guest address of its page */
 };
 
 /* Bits of soft_cpu.exit_arg: guest page offset and why translated code was left. */
@@ -136,11 +145,11 @@ static inline size_t cache_hash(uint64_t phys)
  * The block that starts at `phys` (memfd offset), or NULL. Lock-free; check cache.gen after entering in_code.
  * Inline: called while vector registers may be the guest's.
  */
-static inline struct block *cache_find(struct cache *k, uint64_t phys, enum block_kind kind)
+static inline struct block *cache_find(struct cache *k, uint64_t phys, block_key key)
 {
     struct block *b = atomic_load_explicit(&k->hash[cache_hash(phys)], memory_order_acquire);
 
-    while (b && (b->phys != phys || b->kind != kind))
+    while (b && (b->phys != phys || b->key != key))
         b = atomic_load_explicit(&b->hash_next, memory_order_acquire);
     return b;
 }
@@ -149,8 +158,7 @@ static inline struct block *cache_find(struct cache *k, uint64_t phys, enum bloc
  * Translate the block at the CPU's present RIP, whose page is at `page`, unless another vCPU just did. The FPU is
  * parked. Takes the lock; NULL: interpret.
  */
-struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off,
-                         enum block_kind kind);
+struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, block_key key);
 
 /* Link the branch displacement at `site` (executable address) to `to`, if the cache is still of generation `gen`. */
 void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
@@ -176,7 +184,7 @@ const uint8_t *cache_thunk(struct soft_cpu *c, const struct insn *in, bool *full
 void glue_make(struct soft_vm *svm);
 
 /* Translate a block (translate.c); the lock is held. NULL with *full set when the cache has no room. */
-struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off,
-                              enum block_kind kind, bool *full);
+struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, block_key key,
+                              bool *full);
 
 #endif

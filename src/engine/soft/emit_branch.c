@@ -25,7 +25,8 @@ static void emit_chained(struct translation *t, int cc, int64_t target)
         site = emit_jcc_fwd(e, (unsigned)cc);
     }
     stub_add(t, STUB_CHAIN, site,
-             exit_arg(EXIT_CHAIN, target) | (t->flags == FLAGS_HOST ? 0 : EXIT_SITE_MEM));
+             exit_arg(EXIT_CHAIN, target) | (t->flags == FLAGS_HOST ? 0 : EXIT_SITE_MEM))
+        ->page = (int32_t)(target >> PAGE_SHIFT);
 }
 
 /* T0 holds the target's address; the flags are in lazy_flags or dead. */
@@ -50,15 +51,39 @@ static void emit_probe(struct translation *t)
     stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
              t->cur < t->ninsn ? exit_arg(EXIT_RIP, t->off[t->cur]) | EXIT_BRANCH
                                : exit_arg(EXIT_RIP, 0));
-    emit_8(e, 0x49); /* and T0, -4096 */
-    emit_8(e, 0x81);
-    emit_8(e, 0xe0 | (T0 & 7));
-    emit_32(e, (uint32_t)-4096);
-    emit_store(e, CPU_OFF(page_va), T0);
+    if (t->kind != BLOCK_DIRECT) {
+        emit_8(e, 0x49); /* and T0, -4096 */
+        emit_8(e, 0x81);
+        emit_8(e, 0xe0 | (T0 & 7));
+        emit_32(e, (uint32_t)-4096);
+        emit_store(e, CPU_OFF(page_va), T0);
+    }
     emit_8(e, 0x41); /* jmp [T1 + 8] */
     emit_8(e, 0xff);
     emit_8(e, 0x60 | (T1 & 7));
     emit_8(e, 8);
+}
+
+/* T0 = address of what is that far from the page's beginning. */
+static void emit_code_address(struct translation *t, int64_t off)
+{
+    if (t->kind == BLOCK_DIRECT) {
+        emit_const(t, T0, t->va + (uint64_t)off);
+    } else {
+        emit_load(&t->e, T0, CPU_OFF(page_va));
+        emit_lea(&t->e, T0, T0, INSN_NOREG, 1, (int32_t)off);
+    }
+}
+
+/*
+ * Can a jump lead straight to the target's block? In a view that is so wherever it is: what else would have to be
+ * mapped there makes the view's blocks useless as a whole.
+ */
+static bool is_linkable(const struct translation *t, int64_t target)
+{
+    if (t->kind == BLOCK_DIRECT)
+        return (t->va + (uint64_t)target) >> 47 == 0;
+    return target >= 0 && target < (int64_t)PAGE_SIZE;
 }
 
 void emit_goto(struct translation *t, int64_t target, uint16_t live, bool backward)
@@ -67,13 +92,12 @@ void emit_goto(struct translation *t, int64_t target, uint16_t live, bool backwa
 
     if (!live && t->flags != FLAGS_MEM)
         t->flags = FLAGS_DEAD;
-    if (target < 0 || target >= (int64_t)PAGE_SIZE) {
+    if (!is_linkable(t, target)) {
         if (t->flags == FLAGS_HOST) {
             emit_flags_save(e);
             t->flags = FLAGS_MEM;
         }
-        emit_load(e, T0, CPU_OFF(page_va));
-        emit_lea(e, T0, T0, INSN_NOREG, 1, (int32_t)target);
+        emit_code_address(t, target);
         emit_probe(t);
         return;
     }
@@ -84,7 +108,8 @@ void emit_goto(struct translation *t, int64_t target, uint16_t live, bool backwa
         }
         emit_gs(e, false, 0x83, 7, CPU_OFF(exit_request)); /* cmp dword gs:exit_request, 0 */
         emit_8(e, 0);
-        stub_add(t, STUB_EXIT, emit_jcc_fwd(e, 5), exit_arg(EXIT_NEXT, target));
+        stub_add(t, STUB_EXIT, emit_jcc_fwd(e, 5), exit_arg(EXIT_NEXT, target))->page =
+            (int32_t)(target >> PAGE_SHIFT);
     }
     emit_chained(t, -1, target);
 }
@@ -113,7 +138,7 @@ void emit_branch(struct translation *t)
     uint8_t *skip;
 
     flags_to_host(t);
-    if (!backward && target < (int64_t)PAGE_SIZE) {
+    if (!backward && is_linkable(t, target)) {
         emit_chained(t, (int)condition(in), target);
         return;
     }
@@ -133,8 +158,7 @@ static void emit_push_return(struct translation *t)
     struct emit *e = &t->e;
     struct loc at = emit_stack_slot(t, X86_RSP, -8, ACC_WRITE, 1u << T0);
 
-    emit_load(e, T0, CPU_OFF(page_va));
-    emit_lea(e, T0, T0, INSN_NOREG, 1, t->off[t->cur] + in->len);
+    emit_code_address(t, t->off[t->cur] + in->len);
     emit_rm(e, true, 0x89, T0, at.base, at.index, 1, at.disp);
     emit_lea(e, X86_RSP, X86_RSP, INSN_NOREG, 1, -8);
 }

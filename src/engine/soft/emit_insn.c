@@ -95,8 +95,12 @@ static void emit_lea_rip(struct translation *t)
     struct ea ea = ea_of(t, in);
     unsigned dst = in->opnd[0].reg;
 
-    emit_load(&t->e, dst, CPU_OFF(page_va));
-    emit_lea(&t->e, dst, dst, INSN_NOREG, 1, (int32_t)ea.disp);
+    if (t->kind == BLOCK_DIRECT) {
+        emit_const(t, dst, t->va + (uint64_t)ea.disp);
+    } else {
+        emit_load(&t->e, dst, CPU_OFF(page_va));
+        emit_lea(&t->e, dst, dst, INSN_NOREG, 1, (int32_t)ea.disp);
+    }
     store_temps(t, in);
 }
 
@@ -181,6 +185,10 @@ void emit_interp(struct translation *t, bool last)
     if (t->flags == FLAGS_HOST)
         emit_flags_save(e);
     t->flags = FLAGS_MEM;
+    if (t->kind == BLOCK_DIRECT) {
+        emit_const(t, T0, t->va);
+        emit_store(e, CPU_OFF(page_va), T0);
+    }
     emit_store_imm32(e, CPU_OFF(exit_arg), t->off[t->cur]);
     emit_8(e, 0x49); /* mov T0, imm64 */
     emit_8(e, 0xb8 | (T0 & 7));

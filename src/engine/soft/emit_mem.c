@@ -64,6 +64,22 @@ struct ea ea_of(const struct translation *t, const struct insn *in)
     return ea;
 }
 
+void emit_const(struct translation *t, unsigned reg, uint64_t v)
+{
+    struct emit *e = &t->e;
+
+    if (v <= UINT32_MAX) { /* mov reg32, imm32 */
+        if (reg >= 8)
+            emit_8(e, 0x41);
+        emit_8(e, 0xb8 | (reg & 7));
+        emit_32(e, (uint32_t)v);
+    } else { /* mov reg, imm64 */
+        emit_8(e, 0x48 | (reg >= 8));
+        emit_8(e, 0xb8 | (reg & 7));
+        emit_64(e, v);
+    }
+}
+
 void emit_address(struct translation *t, const struct ea *ea)
 {
     struct emit *e = &t->e;
@@ -75,7 +91,10 @@ void emit_address(struct translation *t, const struct ea *ea)
     if (base == T0 || ea->index == T0)
         emit_load(e, T0, GPR_OFF(T0));
     if (base == INSN_RIP) {
-        emit_load(e, T0, CPU_OFF(page_va));
+        if (t->kind == BLOCK_DIRECT)
+            emit_const(t, T0, t->va);
+        else
+            emit_load(e, T0, CPU_OFF(page_va));
         base = T0;
     }
     emit_rm(e, ea->addr_size == 8, 0x8d, T0, base, ea->index, ea->scale, (int32_t)ea->disp);
@@ -197,6 +216,12 @@ static bool is_simple(const struct ea *ea)
            ea->addr_size == 8 && ea->seg != X86_FS && ea->seg != X86_GS;
 }
 
+/* An address known now? */
+static bool is_constant(const struct ea *ea)
+{
+    return ea->base == INSN_RIP && ea->addr_size == 8 && ea->seg != X86_FS && ea->seg != X86_GS;
+}
+
 /* emit_locate through the view. */
 static struct loc locate_direct(struct translation *t, const struct ea *ea, unsigned size,
                                 enum mem_access acc, unsigned keep, bool flags)
@@ -213,6 +238,13 @@ static struct loc locate_direct(struct translation *t, const struct ea *ea, unsi
         emit_load(&t->e, reg, CPU_OFF(window[w->slot]));
     } else if (!w && is_simple(ea)) {
         emit_region(t, reg, ea->base);
+    } else if (!w && is_constant(ea)) {
+        uint64_t at = t->va + (uint64_t)ea->disp;
+
+        emit_const(t, reg, at + t->cpu->view_table[(uint8_t)(at >> VIEW_REGION_SHIFT)]);
+        if (reg == T1)
+            t->t1_slot = -1;
+        return (struct loc){(uint8_t)reg, INSN_NOREG, 0};
     } else if (!w) {
         emit_check(t, ea, size, acc);
         return keep ? collapse_into(t, keep & 1u << T0 ? T1 : T0) : (struct loc){T1, T0, 0};

@@ -35,6 +35,7 @@ struct soft_vm {
     _Atomic(_Atomic uint64_t *)
         dirty; /* bit per guest page: written since the last look; NULL: not noted */
     _Atomic unsigned view_runs;       /* mappings in views */
+    _Atomic uint32_t view_owners;     /* given out for block_key */
     uint64_t declines[DECLINE_COUNT]; /* instructions left to the interpreter; under cache.lock */
 };
 

@@ -361,16 +361,17 @@ static void after_code(struct soft_cpu *c)
 }
 
 /* The block at RIP, whose page is at `page`; NULL: interpret. */
-static struct block *find_block(struct soft_cpu *c, const uint8_t *page, enum block_kind kind)
+static struct block *find_block(struct soft_cpu *c, const uint8_t *page, block_key key)
 {
     unsigned off = c->st.rip & ~PAGE_MASK;
-    struct block *b =
-        cache_find(&c->svm->cache, (uint64_t)(page - c->svm->vm->mem.map) + off, kind);
+    struct block *b = cache_find(&c->svm->cache, (uint64_t)(page - c->svm->vm->mem.map) + off, key);
 
     if (b)
         return b;
     soft_fpu_park(c);
-    return cache_make(c, page, off, kind);
+    if (BLOCK_KIND(key) == BLOCK_DIRECT && !view_note_code(c, c->st.rip & PAGE_MASK, page))
+        return NULL;
+    return cache_make(c, page, off, key);
 }
 
 /* Enter a target into the jump cache; the one it displaces moves to the second table. */
@@ -390,7 +391,7 @@ static void step_code(struct soft_cpu *c)
 {
     const uint8_t *site = c->chain_site, *page;
     struct block *b;
-    enum block_kind kind = c->set->direct ? BLOCK_DIRECT : c->careful ? BLOCK_CAREFUL : BLOCK_SOFT;
+    block_key key = c->careful ? BLOCK_CAREFUL : c->set->code;
 
     c->chain_site = NULL;
     c->careful = false;
@@ -400,7 +401,7 @@ static void step_code(struct soft_cpu *c)
         site = NULL;
     }
     page = tlb_fetch_page(c, c->st.rip);
-    b = page ? find_block(c, page, kind) : NULL;
+    b = page ? find_block(c, page, key) : NULL;
     if (!b) {
         interp_one(c);
         return;
@@ -414,7 +415,7 @@ static void step_code(struct soft_cpu *c)
         interp_one(c);
         return;
     }
-    if (kind != BLOCK_CAREFUL)
+    if (key != BLOCK_CAREFUL)
         jc_enter(c->set, c->st.rip, b->entry_mem);
     if (enter_code(c, b->entry_mem))
         after_code(c);

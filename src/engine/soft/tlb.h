@@ -31,7 +31,7 @@ struct tlb_set {
     uint8_t mode;  /* enum tlb_mode */
     uint64_t last_use;
     uint32_t flushes; /* how often entries were forgotten */
-    bool direct;      /* `jc` leads to blocks of kind DIRECT */
+    uint32_t code;    /* block_key of what `jc` leads to */
 };
 
 /* Result of a page walk. */

@@ -151,6 +151,15 @@ static void emit_fpu_check(struct translation *t)
     t->simd_checked = true;
 }
 
+/* Code of a view knows its address; soft_cpu.page_va is brought up to date only where it is left. */
+static void emit_set_page(struct translation *t, unsigned temp, int32_t page)
+{
+    if (t->kind != BLOCK_DIRECT)
+        return;
+    emit_const(t, temp, t->va + (uint64_t)((int64_t)page << PAGE_SHIFT));
+    emit_store(&t->e, CPU_OFF(page_va), temp);
+}
+
 static void emit_stub(struct translation *t, const struct cache *k, const struct stub *s)
 {
     struct emit *e = &t->e;
@@ -176,17 +185,20 @@ static void emit_stub(struct translation *t, const struct cache *k, const struct
         emit_jmp(e, s->acc == ACC_WRITE ? k->glue.miss_write : k->glue.miss_read);
         break;
     case STUB_CHAIN:
+        emit_set_page(t, T0, s->page);
         emit_lea_code(e, T0, s->from + e->to_rx);
         emit_store(e, CPU_OFF(exit_site), T0);
         emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
         emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
         break;
     case STUB_PROBE:
+        emit_set_page(t, T1, s->page);
         emit_store(e, CPU_OFF(st.rip), T0);
         emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
         emit_jmp(e, k->glue.probe);
         break;
     case STUB_EXIT:
+        emit_set_page(t, T0, s->page);
         emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
         emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
         break;
@@ -197,6 +209,7 @@ static const uint8_t *emit_block_stub(struct translation *t, const uint8_t *glue
 {
     const uint8_t *start = emit_here(&t->e);
 
+    emit_set_page(t, T0, 0);
     emit_store_imm32(&t->e, CPU_OFF(exit_arg), (uint32_t)EXIT_NEXT << EXIT_KIND_SHIFT | t->start);
     emit_jmp(&t->e, glue);
     return start;
@@ -247,8 +260,8 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
         emit_goto(t, t->end, t->ninsn ? t->live[t->ninsn - 1] : X86_ARITH, false);
 }
 
-struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off,
-                              enum block_kind kind, bool *full)
+struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, block_key key,
+                              bool *full)
 {
     struct cache *k = &c->svm->cache;
     struct translation t;
@@ -270,7 +283,8 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.peeked = 0;
     end = decode_line(&t, c->svm);
     find_liveness(&t, end);
-    t.kind = kind;
+    t.kind = BLOCK_KIND(key);
+    t.va = c->st.rip & PAGE_MASK;
     windows_find(&t);
 
     b = &k->blocks[k->nblocks];
@@ -282,7 +296,8 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->len = (uint16_t)(t.end - off);
     b->live_in = t.live_in != 0;
     b->valid = 1;
-    b->kind = (uint8_t)kind;
+    b->key = key;
+    b->va = t.va;
     b->peeked = t.peeked;
     emit_body(&t, b, rec, end);
     b->code_len = (uint32_t)(emit_here(&t.e) - b->code);

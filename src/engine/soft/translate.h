@@ -31,6 +31,7 @@ struct stub {
     struct ea ea;         /* MISS */
     enum mem_access acc;  /* MISS */
     enum flags_at flags;
+    int32_t page; /* DIRECT: RIP is in the page that many pages on */
     uint32_t arg; /* exit_arg; INSN: index of the instruction, `from` the imm64 that points to it */
 };
 
@@ -64,6 +65,7 @@ struct translation {
     unsigned nwindows;
     int8_t use[BLOCK_MAX_INSNS]; /* the window an instruction's access goes through, or -1 */
     enum block_kind kind;
+    gva_t va;        /* BLOCK_DIRECT: guest address of the page */
     bool cross_page; /* the last instruction is for the interpreter to fetch */
     bool simd_checked;
     int8_t t1_slot; /* the window whose difference T1 holds, or -1 */
@@ -139,6 +141,9 @@ void flags_keep(struct translation *t);   /* before EFLAGS are destroyed: save t
 void flags_before(struct translation *t); /* before an instruction without memory operand */
 void flags_after(struct translation *t);
 void flags_to_host(struct translation *t); /* the coming code reads EFLAGS or keeps some */
+
+/* reg = a constant. EFLAGS are kept. */
+void emit_const(struct translation *t, unsigned reg, uint64_t v);
 
 /* Register a stub reached from the displacement `from`. */
 struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from, uint32_t arg);

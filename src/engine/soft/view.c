@@ -20,6 +20,7 @@
 #define CHUNK_SLOTS  2048
 #define MAX_CHUNKS   (CHUNK_SLOTS / 2)
 #define MAX_PENDING  64
+#define CODE_SLOTS   16384
 #define AROUND       16 /* pages looked at around one that is mapped */
 
 /* A process may have 65530 mappings if nobody changed that (vm.max_map_count). Of all vCPUs' views together: */
@@ -40,6 +41,12 @@ struct chunk {
 #define PAGE_READ  1u
 #define PAGE_WRITE 2u
 
+/* Where blocks were made from. */
+struct code_page {
+    gva_t va; /* 0: free; nothing is linked to page 0 */
+    const uint8_t *page;
+};
+
 struct region {
     unsigned idx; /* bits 39 to 46 of its guest addresses */
     uint8_t *host;
@@ -56,6 +63,9 @@ struct view {
     unsigned nregions, nchunks, nruns, npending;
     struct region regions[MAX_REGIONS];
     struct chunk *chunks[CHUNK_SLOTS];
+    block_key code; /* of its blocks */
+    struct code_page codes[CODE_SLOTS];
+    unsigned ncodes;
     gva_t pending[MAX_PENDING]; /* pages of INVLPG */
 };
 
@@ -343,6 +353,41 @@ static bool chunk_check(struct soft_cpu *c, struct view *v, struct chunk *ch, un
     return ok;
 }
 
+/* ---- Where its blocks come from ------------------------------------------------------------ */
+
+static struct code_page *code_slot(struct view *v, gva_t va)
+{
+    uint32_t h = (uint32_t)(va >> PAGE_SHIFT) * 0x9e3779b1u >> 18;
+
+    while (v->codes[h].va && v->codes[h].va != va)
+        h = (h + 1) & (CODE_SLOTS - 1);
+    return &v->codes[h];
+}
+
+/* None of its blocks is to be entered any more. */
+static void codes_forget(struct soft_cpu *c, struct view *v)
+{
+    memset(v->codes, 0, sizeof(v->codes));
+    v->ncodes = 0;
+    v->code = BLOCK_OF_VIEW(atomic_fetch_add(&c->svm->view_owners, 1) + 1);
+}
+
+/* Is the page still mapped there? Fetching is what it is for, so the page tables note that. */
+static bool code_stays(struct soft_cpu *c, const struct code_page *p)
+{
+    struct walk w;
+
+    return !mmu_walk(c, p->va, ACC_FETCH, TLB_USER, &w) &&
+           mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE) == p->page;
+}
+
+static void codes_check(struct soft_cpu *c, struct view *v)
+{
+    for (unsigned i = 0; v->ncodes && i < CODE_SLOTS; i++)
+        if (v->codes[i].va && !code_stays(c, &v->codes[i]))
+            codes_forget(c, v);
+}
+
 static void view_off(struct soft_cpu *c, struct view *v, int ticks)
 {
     struct views *vs = c->views;
@@ -387,6 +432,7 @@ static void check_all(struct soft_cpu *c, struct view *v)
             pages += ch->page[k] != 0;
         ok = chunk_check(c, v, ch, 0, CHUNK_PAGES, &changes);
     }
+    codes_check(c, v);
     c->counters.view_check++;
     v->events += changes;
     if (!ok || (changes > 64 && changes > pages / 2))
@@ -402,8 +448,12 @@ static void check_pending(struct soft_cpu *c, struct view *v)
         struct chunk *ch = chunk_get(v, v->pending[i], false);
         unsigned k = v->pending[i] >> PAGE_SHIFT & (CHUNK_PAGES - 1);
 
+        const struct code_page *code = code_slot(v, v->pending[i]);
+
         if (ch)
             ok = ok && chunk_check(c, v, ch, k, k + 1, &changes);
+        if (code->va && !code_stays(c, code))
+            codes_forget(c, v);
     }
     v->events += changes;
     if (!ok)
@@ -433,6 +483,7 @@ static void view_on(struct soft_cpu *c, struct view *v)
 
     v->nregions = 0;
     v->active = true;
+    codes_forget(c, v);
     c->views->nactive++;
     c->counters.view_on++;
     if (!regions_find(c, v)) {
@@ -528,17 +579,17 @@ void view_enter(struct soft_cpu *c)
     struct tlb_set *s = c->set;
     const struct view *v = vs->now;
 
-    if (!vs->nactive && !s->direct)
+    if (!vs->nactive && !s->code)
         return;
-    if (v && s->direct && v->pgd == (c->st.cr3 & X86_CR3_PGD) && v->set == s &&
+    if (v && s->code == v->code && v->pgd == (c->st.cr3 & X86_CR3_PGD) && v->set == s &&
         v->flushes == s->flushes && !v->npending)
         return;
     soft_fpu_park(c);
     pthread_mutex_lock(&vs->lock);
     v = enter_locked(c, s);
     pthread_mutex_unlock(&vs->lock);
-    if (s->direct != (v != NULL)) {
-        s->direct = v != NULL;
+    if (s->code != (v ? v->code : BLOCK_SOFT)) {
+        s->code = v ? v->code : BLOCK_SOFT;
         tlb_set_flush_jc(s);
     }
     c->chain_site = NULL;
@@ -567,6 +618,26 @@ bool view_fault(struct soft_cpu *c, uintptr_t host, bool write)
     return ok;
 }
 
+bool view_note_code(struct soft_cpu *c, gva_t va, const uint8_t *page)
+{
+    struct view *v = c->views->now;
+    struct code_page *p = code_slot(v, va);
+
+    if (p->va)
+        return p->page == page;
+    if (!va)
+        return false;
+    if (v->ncodes == CODE_SLOTS / 2) { /* start over */
+        codes_forget(c, v);
+        c->set->code = v->code;
+        tlb_set_flush_jc(c->set);
+        return false;
+    }
+    *p = (struct code_page){va, page};
+    v->ncodes++;
+    return true;
+}
+
 void view_flush_page(struct soft_cpu *c, gva_t va)
 {
     struct views *vs = c->views;
@@ -574,12 +645,13 @@ void view_flush_page(struct soft_cpu *c, gva_t va)
     for (unsigned i = 0; vs->nactive && i < MAX_VIEWS; i++) {
         struct view *v = &vs->v[i];
 
-        if (!v->active || va >> 47 || !chunk_get(v, va, false))
+        if (!v->active || va >> 47 ||
+            !(chunk_get(v, va, false) || code_slot(v, va & PAGE_MASK)->va))
             continue;
         if (v->npending == MAX_PENDING)
             v->set = NULL; /* compare all */
         else
-            v->pending[v->npending++] = va;
+            v->pending[v->npending++] = va & PAGE_MASK;
     }
 }
 

@@ -10,6 +10,9 @@
  * mapped one by one out of guest memory with the rights the guest's page tables give, when they are first touched:
  * what is not there faults on the host, and is then mapped, or left to the interpreter to fault properly.
  *
+ * Blocks that use a view belong to it and know where they are: they contain addresses, and are linked across pages.
+ * They are all forgotten when something else is mapped where one of them came from.
+ *
  * A view is a TLB, and is kept in step like one: INVLPG has the page looked up again, and a flush has all of them
  * compared with the page tables before user code runs next. Pages that hold translated code are not writable.
  *
@@ -37,6 +40,12 @@ void view_tick(struct soft_cpu *c);
  * succeed, or fault elsewhere.
  */
 bool view_fault(struct soft_cpu *c, uintptr_t host, bool write);
+
+/*
+ * Blocks of the present view are to be made from a page of code: it is remembered, so that a change of what is mapped
+ * there is seen. False: they are not to be. The FPU is parked.
+ */
+bool view_note_code(struct soft_cpu *c, gva_t va, const uint8_t *page);
 
 /* INVLPG, in whichever address space. */
 void view_flush_page(struct soft_cpu *c, gva_t va);
