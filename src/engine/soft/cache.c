@@ -135,6 +135,14 @@ static void page_protect(struct soft_cpu *c, uint64_t page)
     }
 }
 
+void cache_hold_page(struct soft_cpu *c, const uint8_t *page)
+{
+    uint64_t pn = (uint64_t)(page - c->svm->vm->mem.map) >> PAGE_SHIFT;
+
+    if (!atomic_fetch_or(&c->svm->cache.granules[pn], 1))
+        page_protect(c, pn);
+}
+
 void cache_recheck(struct soft_cpu *c)
 {
     struct cache *k = &c->svm->cache;
@@ -154,13 +162,21 @@ void cache_recheck(struct soft_cpu *c)
         cache_invalidate(c->svm, pages[i], 0, PAGE_SIZE);
 }
 
-static void block_publish(struct cache *k, struct block *b)
+static void page_add(struct cache *k, struct block *b)
 {
     uint64_t page = b->phys >> PAGE_SHIFT;
-    size_t h = cache_hash(b->phys);
 
     b->page_next = k->page_blocks[page];
     k->page_blocks[page] = b;
+}
+
+static void block_publish(struct cache *k, struct block *b)
+{
+    size_t h = cache_hash(b->phys);
+
+    page_add(k, b);
+    if (b->tail)
+        page_add(k, b->tail);
     atomic_store_explicit(&b->hash_next, atomic_load_explicit(&k->hash[h], memory_order_relaxed),
                           memory_order_relaxed);
     atomic_store_explicit(&k->hash[h], b, memory_order_release);
@@ -251,8 +267,10 @@ static void entry_redirect(struct cache *k, const uint8_t *entry, const uint8_t 
 
 static void block_kill(struct cache *k, struct block *b)
 {
-    struct block *_Atomic *link = &k->hash[cache_hash(b->phys)];
+    struct block *_Atomic *link;
 
+    b = b->of ? b->of : b;
+    link = &k->hash[cache_hash(b->phys)];
     for (struct block *at = atomic_load(link); at; link = &at->hash_next, at = atomic_load(link))
         if (at == b) {
             atomic_store_explicit(link, atomic_load(&b->hash_next), memory_order_release);

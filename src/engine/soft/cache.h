@@ -69,7 +69,9 @@ struct block {
     uint8_t live_in; /* does it read flags set before it? */
     uint8_t valid;
     block_key key;
-    gva_t va; /* with BLOCK_DIRECT, the guest address of its page */
+    struct block *tail; /* stands for the bytes of the last instruction that are in the next page */
+    struct block *of;   /* in such a one: the block proper */
+    gva_t va;           /* with BLOCK_DIRECT, the guest address of its page */
 };
 
 /* Bits of soft_cpu.exit_arg: guest page offset and why translated code was left. */
@@ -163,6 +165,9 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
 /* Link the branch displacement at `site` (executable address) to `to`, if the cache is still of generation `gen`. */
 void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
                  uint32_t gen);
+
+/* For the translator, before it reads the first bytes of a further page: they will be part of a block. */
+void cache_hold_page(struct soft_cpu *c, const uint8_t *page);
 
 /* Forget the blocks overlapping [off, off+len) of guest page `page`. */
 void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned len);

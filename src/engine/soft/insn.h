@@ -51,6 +51,7 @@ struct opnd {
 #define INSN_PRIV     (1u << 6)
 #define INSN_BRANCH   (1u << 7) /* ends a straight line: any transfer of control */
 #define INSN_FAR      (1u << 8) /* far JMP, CALL, RET */
+#define INSN_MAX_LEN  15
 #define INSN_TOO_LONG (1u << 9) /* with len 0: more than 15 bytes, #GP instead of #UD */
 
 struct insn {

@@ -10,6 +10,7 @@
 #include "engine/soft/translate.h"
 
 #include "engine/soft/decode.h"
+#include "engine/soft/view.h"
 
 /* How far a branch target is looked at for whether it reads flags. */
 #define PEEK_INSNS 6
@@ -78,6 +79,25 @@ static void mark_interp(struct translation *t, enum insn_class k)
     t->ninsn++;
 }
 
+/* An instruction whose end is in the next page, where that is known: in a view. */
+static int decode_crossing(struct translation *t, unsigned off, struct insn *in)
+{
+    unsigned n = (unsigned)PAGE_SIZE - off;
+    const uint8_t *next =
+        t->kind == BLOCK_DIRECT ? view_code_page(t->cpu, t->va + PAGE_SIZE) : NULL;
+    uint8_t bytes[2 * INSN_MAX_LEN];
+
+    if (!next || n >= INSN_MAX_LEN)
+        return -1;
+    cache_hold_page(t->cpu, next);
+    memcpy(bytes, t->page + off, n);
+    memcpy(bytes + n, next, INSN_MAX_LEN);
+    if (decode_insn(bytes, n + INSN_MAX_LEN, INSN_64, in))
+        return -1;
+    t->next_page = next;
+    return 0;
+}
+
 /* Decode up to the end of the block. Returns the class of its last instruction, CLASS_NOP if the line goes on. */
 static enum insn_class decode_line(struct translation *t, struct soft_vm *svm)
 {
@@ -89,7 +109,8 @@ static enum insn_class decode_line(struct translation *t, struct soft_vm *svm)
         enum insn_class k;
 
         t->off[t->ninsn] = (uint16_t)off;
-        if (decode_insn(t->page + off, (unsigned)PAGE_SIZE - off, INSN_64, in)) {
+        if (decode_insn(t->page + off, (unsigned)PAGE_SIZE - off, INSN_64, in) &&
+            decode_crossing(t, off, in)) {
             svm->declines[DECLINE_CROSS_PAGE]++;
             t->end = PAGE_SIZE;
             t->cross_page = true;
@@ -260,6 +281,17 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
         emit_goto(t, t->end, t->ninsn ? t->live[t->ninsn - 1] : X86_ARITH, false);
 }
 
+/* Blocks are in order of their code, the tail before the block proper, which is returned. */
+static struct block *tail_make(struct block *tail, const struct translation *t)
+{
+    memset(tail, 0, sizeof(*tail));
+    tail->phys = (uint64_t)(t->next_page - t->cpu->svm->vm->mem.map);
+    tail->code = emit_here(&t->e);
+    tail->len = (uint16_t)(t->end - PAGE_SIZE);
+    tail->of = tail + 1;
+    return tail + 1;
+}
+
 struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned off, block_key key,
                               bool *full)
 {
@@ -270,30 +302,34 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     enum insn_class end;
 
     *full = k->used + BLOCK_MAX_CODE > CACHE_COLD || k->cold_used + BLOCK_MAX_CODE > CACHE_SIZE ||
-            k->nblocks == k->max_blocks || k->nrecover + BLOCK_MAX_INSNS > k->max_recover;
+            k->nblocks + 2 > k->max_blocks || k->nrecover + BLOCK_MAX_INSNS > k->max_recover;
     if (*full)
         return NULL;
     t.e = (struct emit){.p = k->rw + k->used, .end = k->rw + CACHE_SIZE, .to_rx = k->rx - k->rw};
     t.cpu = c;
     t.page = page;
+    t.kind = BLOCK_KIND(key);
+    t.va = c->st.rip & PAGE_MASK;
     t.start = t.end = off;
     t.ninsn = t.nstubs = 0;
     t.simd_checked = false;
     t.cross_page = false;
+    t.next_page = NULL;
     t.peeked = 0;
     end = decode_line(&t, c->svm);
     find_liveness(&t, end);
-    t.kind = BLOCK_KIND(key);
-    t.va = c->st.rip & PAGE_MASK;
     windows_find(&t);
 
     b = &k->blocks[k->nblocks];
+    if (t.next_page)
+        b = tail_make(b, &t);
     memset(b, 0, sizeof(*b));
     b->phys = (uint64_t)(page - c->svm->vm->mem.map) + off;
     b->code = emit_here(&t.e);
     b->recover = rec;
     b->ninsn = (uint16_t)t.ninsn;
-    b->len = (uint16_t)(t.end - off);
+    b->tail = t.next_page ? b - 1 : NULL;
+    b->len = (uint16_t)((t.end < PAGE_SIZE ? t.end : PAGE_SIZE) - off);
     b->live_in = t.live_in != 0;
     b->valid = 1;
     b->key = key;
@@ -309,6 +345,6 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->stub_host = emit_block_stub(&t, k->glue.exit_host);
     k->cold_used = ALIGN_UP((size_t)(t.e.p - k->rw), 16);
     k->nrecover += t.ninsn;
-    atomic_fetch_add_explicit(&k->nblocks, 1, memory_order_release);
+    atomic_store_explicit(&k->nblocks, (size_t)(b - k->blocks) + 1, memory_order_release);
     return b;
 }

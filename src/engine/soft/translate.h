@@ -65,8 +65,9 @@ struct translation {
     unsigned nwindows;
     int8_t use[BLOCK_MAX_INSNS]; /* the window an instruction's access goes through, or -1 */
     enum block_kind kind;
-    gva_t va;        /* BLOCK_DIRECT: guest address of the page */
-    bool cross_page; /* the last instruction is for the interpreter to fetch */
+    gva_t va;                 /* BLOCK_DIRECT: guest address of the page */
+    bool cross_page;          /* the last instruction is for the interpreter to fetch */
+    const uint8_t *next_page; /* DIRECT: the last instruction ends in this page */
     bool simd_checked;
     int8_t t1_slot; /* the window whose difference T1 holds, or -1 */
     unsigned cur;   /* instruction being emitted */

@@ -638,6 +638,18 @@ bool view_note_code(struct soft_cpu *c, gva_t va, const uint8_t *page)
     return true;
 }
 
+const uint8_t *view_code_page(struct soft_cpu *c, gva_t va)
+{
+    const uint8_t *page;
+    struct walk w;
+
+    if (va >> 47 || mmu_walk(c, va, ACC_FETCH, TLB_USER, &w))
+        return NULL;
+    page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
+    return page && c->views->now->ncodes < CODE_SLOTS / 2 && view_note_code(c, va, page) ? page
+                                                                                         : NULL;
+}
+
 void view_flush_page(struct soft_cpu *c, gva_t va)
 {
     struct views *vs = c->views;

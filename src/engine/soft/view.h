@@ -47,6 +47,9 @@ bool view_fault(struct soft_cpu *c, uintptr_t host, bool write);
  */
 bool view_note_code(struct soft_cpu *c, gva_t va, const uint8_t *page);
 
+/* The page of code at an address of the present view, noted in the same way; NULL: none, or not to be used. */
+const uint8_t *view_code_page(struct soft_cpu *c, gva_t va);
+
 /* INVLPG, in whichever address space. */
 void view_flush_page(struct soft_cpu *c, gva_t va);
 
