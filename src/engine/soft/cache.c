@@ -102,13 +102,6 @@ void cache_fini(struct soft_vm *svm)
 
 /* ---- Look-up ------------------------------------------------------------ */
 
-static uint64_t granule_mask(unsigned off, unsigned len)
-{
-    unsigned first = off >> CACHE_GRANULE_SHIFT, last = (off + len - 1) >> CACHE_GRANULE_SHIFT;
-
-    return (~0ull >> (63 - last)) & (~0ull << first);
-}
-
 /*
  * The page is about to hold code: no vCPU may keep a write entry for it. The others' tables are changed under their
  * feet, which is safe since an entry is made invalid by one store. What such a vCPU has already let through (a store
@@ -226,7 +219,7 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
                 block_publish(k, b);
                 count_block(c, b);
                 c->counters.code_bytes += k->used + k->cold_used - in_use;
-                before |= granule_mask(off, b->len) | b->peeked;
+                before |= cache_granules(off, b->len) | b->peeked;
             }
             atomic_store(&k->granules[pn], before);
         }
@@ -287,7 +280,7 @@ void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned
 {
     struct cache *k = &svm->cache;
     struct block **link;
-    uint64_t map = 0, hit = granule_mask(off, len);
+    uint64_t map = 0, hit = cache_granules(off, len);
 
     pthread_mutex_lock(&k->lock);
     link = &k->page_blocks[page];
@@ -300,7 +293,7 @@ void cache_invalidate(struct soft_vm *svm, uint64_t page, unsigned off, unsigned
             block_kill(k, b);
             continue;
         }
-        map |= granule_mask(at, b->len) | b->peeked;
+        map |= cache_granules(at, b->len) | b->peeked;
         link = &b->page_next;
     }
     atomic_store(&k->granules[page], map);

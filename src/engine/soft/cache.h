@@ -66,7 +66,7 @@ struct block {
     uint32_t code_len;                   /* without its part of the cold half */
     uint16_t len;                        /* guest bytes, all in one page */
     uint16_t ninsn;
-    uint8_t live_in; /* does it read flags set before it? */
+    uint16_t live_in; /* flags set before it that it, or what follows, may read */
     uint8_t valid;
     block_key key;
     struct block *tail; /* stands for the bytes of the last instruction that are in the next page */
@@ -137,6 +137,14 @@ struct cache {
 
 int cache_init(struct soft_vm *svm, struct err *err);
 void cache_fini(struct soft_vm *svm);
+
+/* The 64-byte pieces of a page that [off, off + len) is in. */
+static inline uint64_t cache_granules(unsigned off, unsigned len)
+{
+    unsigned first = off >> CACHE_GRANULE_SHIFT, last = (off + len - 1) >> CACHE_GRANULE_SHIFT;
+
+    return (~0ull >> (63 - last)) & (~0ull << first);
+}
 
 static inline size_t cache_hash(uint64_t phys)
 {

@@ -178,10 +178,10 @@ static inline void emit_patch(struct emit *e, uint8_t *disp)
     memcpy(disp, &rel, 4);
 }
 
-/* One NOP of up to 7 bytes (SDM volume 2, NOP). */
+/* One NOP of up to 8 bytes (SDM volume 2, NOP). */
 static inline void emit_nops(struct emit *e, unsigned n)
 {
-    static const uint8_t nops[8][7] = {
+    static const uint8_t nops[9][8] = {
         {0},
         {0x90},
         {0x66, 0x90},
@@ -190,17 +190,22 @@ static inline void emit_nops(struct emit *e, unsigned n)
         {0x0f, 0x1f, 0x44, 0x00, 0x00},
         {0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00},
         {0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00},
+        {0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00},
     };
 
     memcpy(e->p, nops[n], n);
     e->p += n;
 }
 
-/* 5-byte NOP at an 8-byte boundary: an entry that can be turned into a jump by one store. */
-static inline void emit_entry(struct emit *e)
+/* A NOP at an 8-byte boundary, of 5 or 8 bytes: an entry that can be turned into a jump by one store. */
+static inline const uint8_t *emit_entry(struct emit *e, unsigned bytes)
 {
+    const uint8_t *entry;
+
     emit_nops(e, -(uintptr_t)e->p & 7);
-    emit_nops(e, 5);
+    entry = emit_here(e);
+    emit_nops(e, bytes);
+    return entry;
 }
 
 /* Guest flags from EFLAGS to lazy_flags; T0 is lost. EFLAGS keep their value. */

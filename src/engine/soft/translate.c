@@ -13,13 +13,21 @@
 #include "engine/soft/view.h"
 
 /* How far a branch target is looked at for whether it reads flags. */
-#define PEEK_INSNS 6
+#define PEEK_INSNS 10
 
 /* Flags that the code at a page offset may read before writing them; outside the page: all. */
 static uint16_t peek_live(struct translation *t, int64_t off)
 {
     uint16_t live = 0, killed = 0;
+    const struct block *b;
 
+    if (off >= 0 && off < (int64_t)PAGE_SIZE) {
+        b = cache_find(&t->cpu->svm->cache, t->phys + (uint64_t)off, t->key);
+        if (b && b->valid) { /* what it says depends on its bytes and those it looked at */
+            t->peeked |= b->peeked | cache_granules((unsigned)off, b->len);
+            return b->live_in;
+        }
+    }
     for (unsigned i = 0; i < PEEK_INSNS && off >= 0 && off < (int64_t)PAGE_SIZE; i++) {
         struct insn in;
         enum decline why;
@@ -236,23 +244,53 @@ static const uint8_t *emit_block_stub(struct translation *t, const uint8_t *glue
     return start;
 }
 
+/* Does an instruction of the block itself need flags that were there before it in EFLAGS? */
+static bool reads_flags(const struct translation *t)
+{
+    uint16_t killed = 0;
+
+    for (unsigned i = 0; i < t->ninsn && killed != X86_ARITH; i++) {
+        bool interp = t->klass[i] == CLASS_INTERP || t->klass[i] == CLASS_INTERP_END;
+
+        if (!interp && (t->in[i].fl_read & ~killed))
+            return true;
+        killed |= t->in[i].fl_write;
+    }
+    return false;
+}
+
+/*
+ * A block is entered with the flags in lazy_flags or in EFLAGS, and begins in one of these ways. Two entries in any
+ * case: where a block is killed, flags that are in EFLAGS must be saved on the way out.
+ */
+static void emit_entries(struct translation *t, struct block *b)
+{
+    struct emit *e = &t->e;
+
+    if (t->live_in && !reads_flags(t)) {
+        b->entry_host = emit_entry(e, 5);
+        emit_flags_save(e);
+        b->entry_mem = emit_entry(e, 5);
+        t->flags = FLAGS_MEM;
+        return;
+    }
+    b->entry_mem = emit_entry(e, t->live_in ? 5 : 8);
+    t->flags = FLAGS_DEAD;
+    if (t->live_in) {
+        emit_flags_load(e);
+        t->flags = FLAGS_HOST;
+    }
+    b->entry_host = emit_entry(e, 5);
+}
+
 /* Entries, instructions, the way out. */
 static void emit_body(struct translation *t, struct block *b, struct recover *rec,
                       enum insn_class end)
 {
     struct emit *e = &t->e;
 
-    emit_entry(e);
-    b->entry_mem = b->entry_host = emit_here(e) - 5;
-    t->flags = FLAGS_DEAD;
     t->t1_slot = -1;
-    if (t->live_in) {
-        emit_flags_load(e);
-        t->flags = FLAGS_HOST;
-    }
-    /* Two in any case: where a block is killed, flags that are in EFLAGS must be saved on the way out. */
-    emit_entry(e);
-    b->entry_host = emit_here(e) - 5;
+    emit_entries(t, b);
     for (t->cur = 0; t->cur < t->ninsn; t->cur++) {
         enum insn_class k = t->klass[t->cur];
         enum flags_at before;
@@ -308,6 +346,8 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.e = (struct emit){.p = k->rw + k->used, .end = k->rw + CACHE_SIZE, .to_rx = k->rx - k->rw};
     t.cpu = c;
     t.page = page;
+    t.key = key;
+    t.phys = (uint64_t)(page - c->svm->vm->mem.map);
     t.kind = BLOCK_KIND(key);
     t.va = c->st.rip & PAGE_MASK;
     t.start = t.end = off;
@@ -330,7 +370,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->ninsn = (uint16_t)t.ninsn;
     b->tail = t.next_page ? b - 1 : NULL;
     b->len = (uint16_t)((t.end < PAGE_SIZE ? t.end : PAGE_SIZE) - off);
-    b->live_in = t.live_in != 0;
+    b->live_in = t.live_in;
     b->valid = 1;
     b->key = key;
     b->va = t.va;

@@ -65,6 +65,8 @@ struct translation {
     unsigned nwindows;
     int8_t use[BLOCK_MAX_INSNS]; /* the window an instruction's access goes through, or -1 */
     enum block_kind kind;
+    block_key key;
+    uint64_t phys;            /* the page's offset in guest memory */
     gva_t va;                 /* BLOCK_DIRECT: guest address of the page */
     bool cross_page;          /* the last instruction is for the interpreter to fetch */
     const uint8_t *next_page; /* DIRECT: the last instruction ends in this page */
