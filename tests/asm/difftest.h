@@ -111,6 +111,7 @@ enum dt_way {
     DT_WAY_TRANSLATED,
     DT_WAY_AGAIN, /* linked by now */
     DT_WAY_VIEW,  /* translated code that reaches memory through a view */
+    DT_WAY_OWN,   /* the view's own blocks */
     DT_WAYS
 };
 int dt_guest_init(void);

@@ -366,10 +366,12 @@ static void set_state(const struct dt_case *k)
 }
 
 /* The guest's only address space gets a view as a long-running process would; after that it is only switched on. */
-static void use_view(bool on)
+static void use_view(bool on, bool own)
 {
     g.c->no_views = !on;
-    for (unsigned i = 0; on && i < 1000 && BLOCK_KIND(g.c->set->code) != BLOCK_DIRECT; i++)
+    g.c->no_own_blocks = !own;
+    for (unsigned i = 0; on && i < 1000 && !(own ? BLOCK_OWNER(g.c->set->code) : g.c->set->code);
+         i++)
         view_tick(g.c);
     view_enter(g.c);
 }
@@ -387,7 +389,7 @@ static bool put_case(const struct dt_case *k, enum dt_way way)
     for (unsigned i = 0; i < DT_RW_PAGES; i++)
         memcpy(rw_page(i), k->mem + i * PAGE_SIZE, PAGE_SIZE);
     set_state(k);
-    use_view(way == DT_WAY_VIEW && !k->mode32);
+    use_view((way == DT_WAY_VIEW || way == DT_WAY_OWN) && !k->mode32, way == DT_WAY_OWN);
     g.c->no_translate = way == DT_WAY_INTERP;
     g.ticks = 0;
     return code_new;

@@ -39,8 +39,9 @@ struct recover {
 };
 
 /*
- * How a block reaches guest memory. The same guest code may be there in each form. Blocks of the first two are for
- * every address space; those of the third belong to one view, and know the address they are for.
+ * How a block reaches guest memory. The same guest code may be there in each form. Blocks are for every address space
+ * and know only where in its page the code is, but for those of the third kind that have an owner: they belong to one
+ * view, and know their guest address.
  */
 enum block_kind {
     BLOCK_SOFT,    /* by soft TLB checks, several accesses sharing one where they can */
@@ -48,9 +49,10 @@ enum block_kind {
     BLOCK_DIRECT,  /* user code through a view (view.h) */
 };
 
-/* A kind, and with BLOCK_DIRECT above it whose blocks. */
+/* A kind, and above it the owner or 0. */
 typedef uint32_t block_key;
 #define BLOCK_KIND(key)      ((enum block_kind)((key)&3))
+#define BLOCK_OWNER(key)     ((key) >> 2)
 #define BLOCK_OF_VIEW(owner) ((block_key)(owner) << 2 | BLOCK_DIRECT)
 
 struct block {
@@ -71,7 +73,7 @@ struct block {
     block_key key;
     struct block *tail; /* stands for the bytes of the last instruction that are in the next page */
     struct block *of;   /* in such a one: the block proper */
-    gva_t va;           /* with BLOCK_DIRECT, the guest address of its page */
+    gva_t va;           /* with an owner: the guest address of its page */
 };
 
 /* Bits of soft_cpu.exit_arg: guest page offset and why translated code was left. */

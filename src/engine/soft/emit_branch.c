@@ -51,7 +51,7 @@ static void emit_probe(struct translation *t)
     stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
              t->cur < t->ninsn ? exit_arg(EXIT_RIP, t->off[t->cur]) | EXIT_BRANCH
                                : exit_arg(EXIT_RIP, 0));
-    if (t->kind != BLOCK_DIRECT) {
+    if (!t->fixed) {
         emit_8(e, 0x49); /* and T0, -4096 */
         emit_8(e, 0x81);
         emit_8(e, 0xe0 | (T0 & 7));
@@ -67,7 +67,7 @@ static void emit_probe(struct translation *t)
 /* T0 = address of what is that far from the page's beginning. */
 static void emit_code_address(struct translation *t, int64_t off)
 {
-    if (t->kind == BLOCK_DIRECT) {
+    if (t->fixed) {
         emit_const(t, T0, t->va + (uint64_t)off);
     } else {
         emit_load(&t->e, T0, CPU_OFF(page_va));
@@ -81,7 +81,7 @@ static void emit_code_address(struct translation *t, int64_t off)
  */
 static bool is_linkable(const struct translation *t, int64_t target)
 {
-    if (t->kind == BLOCK_DIRECT)
+    if (t->fixed)
         return (t->va + (uint64_t)target) >> 47 == 0;
     return target >= 0 && target < (int64_t)PAGE_SIZE;
 }

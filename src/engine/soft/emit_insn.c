@@ -95,7 +95,7 @@ static void emit_lea_rip(struct translation *t)
     struct ea ea = ea_of(t, in);
     unsigned dst = in->opnd[0].reg;
 
-    if (t->kind == BLOCK_DIRECT) {
+    if (t->fixed) {
         emit_const(t, dst, t->va + (uint64_t)ea.disp);
     } else {
         emit_load(&t->e, dst, CPU_OFF(page_va));
@@ -185,7 +185,7 @@ void emit_interp(struct translation *t, bool last)
     if (t->flags == FLAGS_HOST)
         emit_flags_save(e);
     t->flags = FLAGS_MEM;
-    if (t->kind == BLOCK_DIRECT) {
+    if (t->fixed) {
         emit_const(t, T0, t->va);
         emit_store(e, CPU_OFF(page_va), T0);
     }

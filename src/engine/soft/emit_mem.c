@@ -91,7 +91,7 @@ void emit_address(struct translation *t, const struct ea *ea)
     if (base == T0 || ea->index == T0)
         emit_load(e, T0, GPR_OFF(T0));
     if (base == INSN_RIP) {
-        if (t->kind == BLOCK_DIRECT)
+        if (t->fixed)
             emit_const(t, T0, t->va);
         else
             emit_load(e, T0, CPU_OFF(page_va));
@@ -188,6 +188,29 @@ void emit_check(struct translation *t, const struct ea *ea, unsigned size, enum 
     emit_rm(e, true, 0x8b, T1, T1, INSN_NOREG, 1, table + 8); /* mov T1, [T1 + table + 8] */
 }
 
+void emit_check_next_page(struct translation *t)
+{
+    struct emit *e = &t->e;
+    uint32_t arg = EXIT_INTERP << EXIT_KIND_SHIFT | t->off[t->cur];
+    int32_t entry = (int32_t)offsetof(struct tlb_set, fetch);
+
+    flags_keep(t);
+    t->t1_slot = -1;
+    emit_load(e, T0, CPU_OFF(page_va));
+    emit_lea(e, T0, T0, INSN_NOREG, 1, (int32_t)PAGE_SIZE);
+    emit_rorx(e, T1, T0, 8);
+    emit_8(e, 0x41); /* and T1d, mask */
+    emit_8(e, 0x81);
+    emit_8(e, 0xe0 | (T1 & 7));
+    emit_32(e, (TLB_NFETCH - 1) << 4);
+    emit_gs(e, true, 0x03, T1, CPU_OFF(set));
+    emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, entry); /* cmp [T1 + entry], T0 */
+    stub_add(t, STUB_EXIT, emit_jcc_fwd(e, 5), arg);
+    emit_const(t, T0, (uint64_t)(uintptr_t)t->next_page);
+    emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, entry + 8);
+    stub_add(t, STUB_EXIT, emit_jcc_fwd(e, 5), arg);
+}
+
 /* T = host address; the other temporary is free afterwards. */
 static struct loc collapse_into(struct translation *t, unsigned into)
 {
@@ -238,7 +261,7 @@ static struct loc locate_direct(struct translation *t, const struct ea *ea, unsi
         emit_load(&t->e, reg, CPU_OFF(window[w->slot]));
     } else if (!w && is_simple(ea)) {
         emit_region(t, reg, ea->base);
-    } else if (!w && is_constant(ea)) {
+    } else if (!w && t->fixed && is_constant(ea)) {
         uint64_t at = t->va + (uint64_t)ea->disp;
 
         emit_const(t, reg, at + t->cpu->view_table[(uint8_t)(at >> VIEW_REGION_SHIFT)]);

@@ -369,7 +369,7 @@ static struct block *find_block(struct soft_cpu *c, const uint8_t *page, block_k
     if (b)
         return b;
     soft_fpu_park(c);
-    if (BLOCK_KIND(key) == BLOCK_DIRECT && !view_note_code(c, c->st.rip & PAGE_MASK, page))
+    if (BLOCK_OWNER(key) && !view_note_code(c, c->st.rip & PAGE_MASK, page))
         return NULL;
     return cache_make(c, page, off, key);
 }

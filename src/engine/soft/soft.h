@@ -155,7 +155,8 @@ struct soft_cpu {
     uint8_t nmi_pending;             /* NMIs to take: up to two, one while another is served */
     uint8_t intr_waiting;            /* there may be an interrupt that IF or a shadow keeps out */
     bool no_translate;               /* interpret everything: for tests */
-    bool no_views;                   /* the same */
+    bool no_views;                   /* the same: no views, */
+    bool no_own_blocks;              /* no blocks of their own */
     int8_t delivering;               /* vector whose delivery is under way, or -1 */
     struct tlb_set *sets;            /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */

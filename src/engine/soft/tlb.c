@@ -404,6 +404,11 @@ static hva_t set_miss(struct soft_cpu *c, struct tlb_set *s, gva_t va, enum mem_
     return page;
 }
 
+static bool canonical(gva_t va)
+{
+    return (uint64_t)((int64_t)(va << 16) >> 16) == va;
+}
+
 bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
 {
     const struct tlb_entry *e =
@@ -413,7 +418,7 @@ bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
 
     if (entry_tag(e) == (va & PAGE_MASK))
         return false; /* it was not a miss: the access crosses into the next page */
-    if ((uint64_t)((int64_t)(va << 16) >> 16) != va || mmu_walk(c, va, acc, c->set->mode, &w))
+    if (!canonical(va) || mmu_walk(c, va, acc, c->set->mode, &w))
         return false;
     page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
     if (!page || (acc == ACC_WRITE && page_holds_code(c->svm, page)))
@@ -425,30 +430,53 @@ bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
 
 static void require_canonical(struct soft_cpu *c, gva_t va)
 {
-    if (unlikely((uint64_t)((int64_t)(va << 16) >> 16) != va) && c->mode == INSN_64)
+    if (unlikely(!canonical(va)) && c->mode == INSN_64)
         soft_raise_err(c, X86_GP, 0);
 }
 
-hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
+static struct tlb_entry *fetch_entry(struct soft_cpu *c, gva_t va)
 {
-    struct tlb_entry *e = &c->set->fetch[(va >> PAGE_SHIFT) & (TLB_NFETCH - 1)];
-    struct walk w;
+    return &c->set->fetch[(va >> PAGE_SHIFT) & (TLB_NFETCH - 1)];
+}
+
+static hva_t fetch_fill(struct soft_cpu *c, struct tlb_entry *e, gva_t va, const struct walk *w)
+{
     hva_t page;
 
-    if (entry_tag(e) == (va & PAGE_MASK))
-        return entry_page(e);
-    require_canonical(c, va);
-    if (mmu_walk(c, va, ACC_FETCH, c->set->mode, &w))
-        soft_raise_pf(c, va, w.error);
-    page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
+    page = mem_hva(&c->svm->vm->mem, w->gpa & PAGE_MASK, PAGE_SIZE);
     if (!page)
         return NULL;
     if (entry_tag(e) != (e == &c->set->fetch[TLB_NFETCH - 1] ? 0 : ~0ull))
         evicted_note(c->set, entry_tag(e)); /* INVLPG of this page could not tell otherwise */
     entry_set_tag(e, va & PAGE_MASK);
     entry_set_page(e, page);
-    c->set->fetch_local |= !w.global;
+    c->set->fetch_local |= !w->global;
     return page;
+}
+
+hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va)
+{
+    struct tlb_entry *e = fetch_entry(c, va);
+    struct walk w;
+
+    if (entry_tag(e) == (va & PAGE_MASK))
+        return entry_page(e);
+    require_canonical(c, va);
+    if (mmu_walk(c, va, ACC_FETCH, c->set->mode, &w))
+        soft_raise_pf(c, va, w.error);
+    return fetch_fill(c, e, va, &w);
+}
+
+hva_t tlb_fetch_try(struct soft_cpu *c, gva_t va)
+{
+    struct tlb_entry *e = fetch_entry(c, va);
+    struct walk w;
+
+    if (entry_tag(e) == (va & PAGE_MASK))
+        return entry_page(e);
+    if (!canonical(va) || mmu_walk(c, va, ACC_FETCH, c->set->mode, &w))
+        return NULL;
+    return fetch_fill(c, e, va, &w);
 }
 
 /* ---- Accesses ---------------------------------------------------------- */

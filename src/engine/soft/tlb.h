@@ -67,6 +67,9 @@ bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc);
 /* Host address of the page of an instruction fetch, or NULL when it is not RAM; raises #PF. */
 hva_t tlb_fetch_page(struct soft_cpu *c, gva_t va);
 
+/* The same, but NULL also when the fetch would fault or is to be made again. */
+hva_t tlb_fetch_try(struct soft_cpu *c, gva_t va);
+
 /* Tell the cache of c->code_store. */
 void soft_code_stored(struct soft_cpu *c);
 

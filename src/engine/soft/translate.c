@@ -10,6 +10,7 @@
 #include "engine/soft/translate.h"
 
 #include "engine/soft/decode.h"
+#include "engine/soft/tlb.h"
 #include "engine/soft/view.h"
 
 /* How far a branch target is looked at for whether it reads flags. */
@@ -87,12 +88,12 @@ static void mark_interp(struct translation *t, enum insn_class k)
     t->ninsn++;
 }
 
-/* An instruction whose end is in the next page, where that is known: in a view. */
+/* An instruction whose end is in the next page. */
 static int decode_crossing(struct translation *t, unsigned off, struct insn *in)
 {
     unsigned n = (unsigned)PAGE_SIZE - off;
-    const uint8_t *next =
-        t->kind == BLOCK_DIRECT ? view_code_page(t->cpu, t->va + PAGE_SIZE) : NULL;
+    const uint8_t *next = t->fixed ? view_code_page(t->cpu, t->va + PAGE_SIZE)
+                                   : tlb_fetch_try(t->cpu, t->va + PAGE_SIZE);
     uint8_t bytes[2 * INSN_MAX_LEN];
 
     if (!next || n >= INSN_MAX_LEN)
@@ -183,7 +184,7 @@ static void emit_fpu_check(struct translation *t)
 /* Code of a view knows its address; soft_cpu.page_va is brought up to date only where it is left. */
 static void emit_set_page(struct translation *t, unsigned temp, int32_t page)
 {
-    if (t->kind != BLOCK_DIRECT)
+    if (!t->fixed)
         return;
     emit_const(t, temp, t->va + (uint64_t)((int64_t)page << PAGE_SHIFT));
     emit_store(&t->e, CPU_OFF(page_va), temp);
@@ -304,6 +305,8 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
         if ((t->in[t->cur].flags & INSN_SIMD) && !t->simd_checked && k != CLASS_INTERP &&
             k != CLASS_INTERP_END)
             emit_fpu_check(t);
+        if (t->next_page && t->cur == t->ninsn - 1 && !t->fixed)
+            emit_check_next_page(t);
         before = t->flags;
         if (class_ends_block(k))
             emit_end(t, k);
@@ -349,6 +352,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.key = key;
     t.phys = (uint64_t)(page - c->svm->vm->mem.map);
     t.kind = BLOCK_KIND(key);
+    t.fixed = BLOCK_OWNER(key) != 0;
     t.va = c->st.rip & PAGE_MASK;
     t.start = t.end = off;
     t.ninsn = t.nstubs = 0;

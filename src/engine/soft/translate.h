@@ -31,7 +31,7 @@ struct stub {
     struct ea ea;         /* MISS */
     enum mem_access acc;  /* MISS */
     enum flags_at flags;
-    int32_t page; /* DIRECT: RIP is in the page that many pages on */
+    int32_t page; /* with an owner: RIP is in the page that many pages on */
     uint32_t arg; /* exit_arg; INSN: index of the instruction, `from` the imm64 that points to it */
 };
 
@@ -66,10 +66,11 @@ struct translation {
     int8_t use[BLOCK_MAX_INSNS]; /* the window an instruction's access goes through, or -1 */
     enum block_kind kind;
     block_key key;
-    uint64_t phys;            /* the page's offset in guest memory */
-    gva_t va;                 /* BLOCK_DIRECT: guest address of the page */
+    uint64_t phys; /* the page's offset in guest memory */
+    bool fixed;    /* the block has an owner, and this is its page's guest address: */
+    gva_t va;
     bool cross_page;          /* the last instruction is for the interpreter to fetch */
-    const uint8_t *next_page; /* DIRECT: the last instruction ends in this page */
+    const uint8_t *next_page; /* the last instruction ends in this page */
     bool simd_checked;
     int8_t t1_slot; /* the window whose difference T1 holds, or -1 */
     unsigned cur;   /* instruction being emitted */
@@ -150,6 +151,9 @@ void emit_const(struct translation *t, unsigned reg, uint64_t v);
 
 /* Register a stub reached from the displacement `from`. */
 struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from, uint32_t arg);
+
+/* The instruction crosses into next_page: leave to the interpreter if something else is mapped there. */
+void emit_check_next_page(struct translation *t);
 
 /* Emit one instruction that is neither declined nor the end of the block. */
 void emit_insn(struct translation *t, enum insn_class k);

@@ -29,6 +29,7 @@
 /* Ticks come every few milliseconds of user code. */
 #ifndef TICKS_ON         /* tests have views come sooner and stay longer */
 #define TICKS_ON     5   /* that many get a view */
+#define TICKS_OWN    64  /* that many get blocks of their own */
 #define TICKS_AGAIN  -64 /* after a view was lost */
 #define EVENTS_LIMIT 800 /* four times the faults a tick that cost more than a view gains */
 #endif
@@ -364,7 +365,7 @@ static struct code_page *code_slot(struct view *v, gva_t va)
     return &v->codes[h];
 }
 
-/* None of its blocks is to be entered any more. */
+/* From now on it has blocks of its own, new ones. */
 static void codes_forget(struct soft_cpu *c, struct view *v)
 {
     memset(v->codes, 0, sizeof(v->codes));
@@ -483,7 +484,8 @@ static void view_on(struct soft_cpu *c, struct view *v)
 
     v->nregions = 0;
     v->active = true;
-    codes_forget(c, v);
+    v->code = BLOCK_OF_VIEW(0);
+    v->ncodes = 0;
     c->views->nactive++;
     c->counters.view_on++;
     if (!regions_find(c, v)) {
@@ -542,6 +544,8 @@ void view_tick(struct soft_cpu *c)
         v->events = 0;
         if (v->recent > EVENTS_LIMIT)
             view_off(c, v, TICKS_AGAIN);
+        else if (++v->ticks == TICKS_OWN)
+            codes_forget(c, v);
     } else if (++v->ticks >= TICKS_ON) {
         view_on(c, v);
     }
@@ -573,6 +577,14 @@ static struct view *enter_locked(struct soft_cpu *c, struct tlb_set *s)
     return v;
 }
 
+/* The blocks that user code is to be run with. */
+static block_key code_of(const struct soft_cpu *c, const struct view *v)
+{
+    if (!v)
+        return BLOCK_SOFT;
+    return c->no_own_blocks ? BLOCK_OF_VIEW(0) : v->code;
+}
+
 void view_enter(struct soft_cpu *c)
 {
     struct views *vs = c->views;
@@ -581,15 +593,15 @@ void view_enter(struct soft_cpu *c)
 
     if (!vs->nactive && !s->code)
         return;
-    if (v && s->code == v->code && v->pgd == (c->st.cr3 & X86_CR3_PGD) && v->set == s &&
+    if (v && s->code == code_of(c, v) && v->pgd == (c->st.cr3 & X86_CR3_PGD) && v->set == s &&
         v->flushes == s->flushes && !v->npending)
         return;
     soft_fpu_park(c);
     pthread_mutex_lock(&vs->lock);
     v = enter_locked(c, s);
     pthread_mutex_unlock(&vs->lock);
-    if (s->code != (v ? v->code : BLOCK_SOFT)) {
-        s->code = v ? v->code : BLOCK_SOFT;
+    if (s->code != code_of(c, v)) {
+        s->code = code_of(c, v);
         tlb_set_flush_jc(s);
     }
     c->chain_site = NULL;

@@ -10,8 +10,9 @@
  * mapped one by one out of guest memory with the rights the guest's page tables give, when they are first touched:
  * what is not there faults on the host, and is then mapped, or left to the interpreter to fault properly.
  *
- * Blocks that use a view belong to it and know where they are: they contain addresses, and are linked across pages.
- * They are all forgotten when something else is mapped where one of them came from.
+ * Blocks that use a view are at first shared with other address spaces that have the same code. If user code goes on
+ * running, the view gets blocks of its own, which know where they are: they contain addresses, and are linked across
+ * pages. They are all forgotten when something else is mapped where one of them came from.
  *
  * A view is a TLB, and is kept in step like one: INVLPG has the page looked up again, and a flush has all of them
  * compared with the page tables before user code runs next. Pages that hold translated code are not writable.
