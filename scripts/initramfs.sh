@@ -18,7 +18,7 @@ case $out in
 esac
 
 busybox=$PWD/.cache/busybox
-[ ! -e "$out" ] || [ ! -e "$busybox" ] || [ -n "$(find "scripts/init-$profile" "$0" -newer "$out")" ] ||
+[ ! -e "$out" ] || [ ! -e "$busybox" ] || [ -n "$(find "scripts/init-$profile" "$0" tests/guest/user -newer "$out")" ] ||
     exit 0
 
 mkdir -p .cache
@@ -40,6 +40,9 @@ ln -s bin "$root/sbin"
 cp "$busybox" "$root/bin/busybox"
 cp "scripts/init-$profile" "$root/init"
 chmod 755 "$root/init" "$root/bin/busybox"
+if [ "$profile" = test ]; then
+    cc -O2 -static -pthread -o "$root/bin/memory" tests/guest/user/memory.c
+fi
 # The links are made here, not by the guest: it would spend its time on them.
 "$busybox" --list | while read -r applet; do
     [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"

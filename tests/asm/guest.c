@@ -370,10 +370,10 @@ static void use_view(bool on, bool own)
 {
     g.c->no_views = !on;
     g.c->no_own_blocks = !own;
-    for (unsigned i = 0; on && i < 1000 && !(own ? BLOCK_OWNER(g.c->set->code) : g.c->set->code);
-         i++)
-        view_tick(g.c);
-    view_enter(g.c);
+    if (on)
+        view_force(g.c);
+    else
+        view_enter(g.c);
 }
 
 const struct soft_counters *dt_guest_counters(void)

@@ -59,6 +59,14 @@ def holds_memory():
     run.wait_line(r"LODGE-TEST memtest end  ok ok ok ok$", 0)
 
 
+def addresses(cpus):
+    """Address spaces that change while their processes compute, checked from inside."""
+    run, _ = boot("cloud", cpus, test="addresses")
+    _, seen = run.wait_line(r"LODGE-TEST addresses (.*)$", 0)
+    results = re.findall(r"memory: (\d+) rounds, 0 errors", seen[1])
+    check(len(results) == 2 and all(int(n) > 100 for n in results), seen[1])
+
+
 def loops():
     run, _ = boot("cloud", 1, test="loop")
     run.wait_line(r"LODGE-TEST loop end i=200000", 0, count=2)
@@ -150,6 +158,8 @@ CASES += [
     Case("2 GiB of memory", has_memory, 2048),
     Case("5 GiB of memory, part above 4 GiB", has_memory, 5120),
     Case("memory keeps what is written", holds_memory),
+    Case("processes that change their address spaces, 1 CPU", addresses, 1),
+    Case("processes that change their address spaces, 2 CPUs", addresses, 2),
     Case("shell loop", loops),
     Case("idle costs next to nothing", idles),
     Case("reset restarts the guest", resets),

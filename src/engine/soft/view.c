@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "engine/soft/engine_soft.h"
 #include "engine/soft/tlb.h"
@@ -26,13 +27,19 @@
 /* A process may have 65530 mappings if nobody changed that (vm.max_map_count). Of all vCPUs' views together: */
 #define MAX_RUNS 40000
 
-/* Ticks come every few milliseconds of user code. */
-#ifndef TICKS_ON         /* tests have views come sooner and stay longer */
-#define TICKS_ON     5   /* that many get a view */
-#define TICKS_OWN    64  /* that many get blocks of their own */
-#define TICKS_AGAIN  -64 /* after a view was lost */
-#define EVENTS_LIMIT 800 /* four times the faults a tick that cost more than a view gains */
+/* In milliseconds of the vCPU thread's time, as counted by interrupts that find it in user code. */
+#ifndef TIME_ON         /* tests have views come sooner and stay longer */
+#define TIME_ON    20   /* that long, and an address space gets a view */
+#define TIME_OWN   400  /* and that long, blocks of its own */
+#define TIME_AGAIN -300 /* after a view was lost */
+#define EVENTS_LIMIT                                                                               \
+    800 /* four times the faults in a tick of 4 ms that cost more than a view gains */
 #endif
+#define TICK_MAX 10 /* what one interrupt may count for */
+
+/* Blocks of its own are given up if to make them takes more than 20 ms and a third of the time they have been used. */
+#define INSNS_PER_MS 2500 /* translated, about */
+#define OWN_GRACE    20
 
 /* 2 MiB of the address space in which something is mapped. */
 struct chunk {
@@ -56,7 +63,9 @@ struct region {
 struct view {
     uint64_t pgd; /* the address space: CR3 without PCID */
     bool active;
-    int ticks;
+    double time;             /* see TIME_ON */
+    double own_time;         /* when it got blocks of its own, */
+    uint64_t own_insns;      /* and how many instructions had been translated */
     unsigned events, recent; /* faults since the last tick, and before with less weight */
     uint64_t last_tick;
     const struct tlb_set *set; /* in step with this set as it was after so many flushes */
@@ -77,6 +86,7 @@ struct views {
     unsigned nactive;
     uint8_t *nowhere; /* where the other regions lead; nothing is ever mapped there */
     uint64_t clock;
+    double then; /* thread_ms at the last interrupt in user code */
 };
 
 /* ---- Regions ---------------------------------------------------------------------------- */
@@ -389,7 +399,7 @@ static void codes_check(struct soft_cpu *c, struct view *v)
             codes_forget(c, v);
 }
 
-static void view_off(struct soft_cpu *c, struct view *v, int ticks)
+static void view_off(struct soft_cpu *c, struct view *v, int time)
 {
     struct views *vs = c->views;
 
@@ -410,7 +420,7 @@ static void view_off(struct soft_cpu *c, struct view *v, int ticks)
     atomic_fetch_sub(&c->svm->view_runs, v->nruns);
     v->nregions = v->nchunks = v->nruns = v->npending = 0;
     v->active = false;
-    v->ticks = ticks;
+    v->time = time;
     vs->nactive--;
     c->counters.view_off++;
 }
@@ -485,11 +495,12 @@ static void view_on(struct soft_cpu *c, struct view *v)
     v->nregions = 0;
     v->active = true;
     v->code = BLOCK_OF_VIEW(0);
+    v->own_time = TIME_OWN;
     v->ncodes = 0;
     c->views->nactive++;
     c->counters.view_on++;
     if (!regions_find(c, v)) {
-        view_off(c, v, TICKS_AGAIN);
+        view_off(c, v, TIME_AGAIN);
         return;
     }
     for (unsigned i = 0; i < TLB_ENTRIES; i++) {
@@ -516,12 +527,40 @@ static struct view *view_for_tick(struct views *vs, uint64_t pgd)
     return v;
 }
 
+/* Shall it have blocks of its own? */
+static void owning_review(struct soft_cpu *c, struct view *v)
+{
+    if (BLOCK_OWNER(v->code)) {
+        double made = (double)(c->counters.block_insn - v->own_insns) / INSNS_PER_MS;
+
+        if (made > OWN_GRACE + (v->time - v->own_time) / 3) {
+            codes_forget(c, v);
+            v->code = BLOCK_OF_VIEW(0);
+            v->own_time = 0;
+        }
+    } else if (v->time >= TIME_OWN && v->own_time) {
+        codes_forget(c, v);
+        v->own_time = v->time;
+        v->own_insns = c->counters.block_insn;
+    }
+}
+
+static double thread_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
+}
+
 void view_tick(struct soft_cpu *c)
 {
     struct views *vs = c->views;
     uint64_t pgd = c->st.cr3 & X86_CR3_PGD;
+    double now = thread_ms(), time = now - vs->then < TICK_MAX ? now - vs->then : TICK_MAX;
     struct view *v, *oldest;
 
+    vs->then = now;
     if (!may_have_view(c))
         return;
     pthread_mutex_lock(&vs->lock);
@@ -536,17 +575,18 @@ void view_tick(struct soft_cpu *c)
     }
     if (v->pgd != pgd) {
         v->pgd = pgd;
-        v->ticks = 0;
+        v->time = 0;
     }
     v->last_tick = ++vs->clock;
+    v->time += time;
     if (v->active) {
         v->recent = v->recent * 3 / 4 + v->events;
         v->events = 0;
         if (v->recent > EVENTS_LIMIT)
-            view_off(c, v, TICKS_AGAIN);
-        else if (++v->ticks == TICKS_OWN)
-            codes_forget(c, v);
-    } else if (++v->ticks >= TICKS_ON) {
+            view_off(c, v, TIME_AGAIN);
+        else
+            owning_review(c, v);
+    } else if (v->time >= TIME_ON) {
         view_on(c, v);
     }
     pthread_mutex_unlock(&vs->lock);
@@ -660,6 +700,20 @@ const uint8_t *view_code_page(struct soft_cpu *c, gva_t va)
     page = mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE);
     return page && c->views->now->ncodes < CODE_SLOTS / 2 && view_note_code(c, va, page) ? page
                                                                                          : NULL;
+}
+
+void view_force(struct soft_cpu *c)
+{
+    struct view *v = &c->views->v[0];
+
+    pthread_mutex_lock(&c->views->lock);
+    if (!v->active) {
+        v->pgd = c->st.cr3 & X86_CR3_PGD;
+        view_on(c, v);
+        codes_forget(c, v);
+    }
+    pthread_mutex_unlock(&c->views->lock);
+    view_enter(c);
 }
 
 void view_flush_page(struct soft_cpu *c, gva_t va)

@@ -51,6 +51,9 @@ bool view_note_code(struct soft_cpu *c, gva_t va, const uint8_t *page);
 /* The page of code at an address of the present view, noted in the same way; NULL: none, or not to be used. */
 const uint8_t *view_code_page(struct soft_cpu *c, gva_t va);
 
+/* For tests: the present address space gets a view, and blocks of its own, now. */
+void view_force(struct soft_cpu *c);
+
 /* INVLPG, in whichever address space. */
 void view_flush_page(struct soft_cpu *c, gva_t va);
 
