@@ -110,6 +110,21 @@ def write_on_theirs(raw):
                 check_both("theirs.qcow2")
 
 
+def power_on_theirs():
+    """The power fails while clusters that a snapshot has, and compressed ones, are replaced."""
+    run(QCOW2TEST, "pattern", "--dir", ".")
+    seed = 0
+    for form in ("cluster_size=512", "cluster_size=4096", "cluster_size=4096,refcount_bits=8",
+                 "cluster_size=8192,lazy_refcounts=on", "cluster_size=1024,compat=0.10"):
+        for compressed in (False, True):
+            qemu("convert", *(["-c"] if compressed else []), "-f", "raw", "-O", "qcow2", "-o", form,
+                 "pattern.raw", "theirs.qcow2")
+            if seed % 4 != 3:
+                qemu("snapshot", "-c", "before", "theirs.qcow2")
+            seed += 1
+            run(QCOW2TEST, "power", "--image", "theirs.qcow2", "--count", 1, "--seed", seed)
+
+
 def write_ours(raw):
     """qemu-img reads what Lodge made and changed."""
     for size in ("512B", "4K", "64K", "2M"):
@@ -218,6 +233,21 @@ def repairs(raw):
     qemu("compare", "-f", "raw", "-F", "qcow2", raw, "d.qcow2")
 
 
+def bitmaps():
+    """They are in use as long as nobody else writes, and lost then."""
+    image("create", "-f", "b.qcow2", "64M")
+    qemu("bitmap", "--add", "b.qcow2", "one")
+    run("qemu-io", "-c", "write 1M 3M", "b.qcow2")
+    check_both("b.qcow2")
+    assert json.loads(image("info", "--format=json", "b.qcow2"))["bitmaps"]
+    image("resize", "b.qcow2", "128M")
+    assert not json.loads(image("info", "--format=json", "b.qcow2"))["bitmaps"]
+    image("check", "--repair=leaks", "b.qcow2")
+    check_both("b.qcow2")
+    run("qemu-io", "-c", "read -P 205 1M 3M", "b.qcow2")
+    check_both("b.qcow2")
+
+
 def locks():
     """Two users of one image, Lodge's and QEMU's programs."""
     image("create", "-f", "l.qcow2", "64M")
@@ -267,6 +297,8 @@ def main():
         make_raw("a.raw", 5 * 1024 * 1024 + 512 * 3, 1)
         for part in (read_theirs, write_on_theirs, write_ours, chains, others, verbs, repairs):
             part("a.raw")
+        power_on_theirs()
+        bitmaps()
         locks()
     finally:
         os.chdir("/")

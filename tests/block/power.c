@@ -289,6 +289,36 @@ static void fill_up(struct run *run)
         bad("cannot fill up");
 }
 
+/* The disk that test_power expects on an --image. */
+int test_pattern(struct test *t)
+{
+    char path[256];
+    uint8_t buf[512];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/pattern.raw", t->dir);
+    f = fopen(path, "w");
+    for (uint32_t i = 0; i < SECTORS; i++) {
+        sector_fill(buf, i, 1);
+        if (!f || !fwrite(buf, sizeof(buf), 1, f))
+            bad("cannot write %s", path);
+    }
+    return fclose(f) ? 1 : 0;
+}
+
+static void image_load(struct run *run)
+{
+    FILE *f = fopen(run->t->image, "r");
+
+    if (!f)
+        bad("cannot read %s", run->t->image);
+    run->rec.mem.size = fread(run->rec.mem.data, 1, FILE_MAX, f);
+    fclose(f);
+    run->shape.version = run->rec.mem.data[7];
+    run->shape.cluster_bits = run->rec.mem.data[23];
+    run->shape.lazy = run->rec.mem.data[87] & 1;
+}
+
 static void image_create(struct run *run)
 {
     struct qcow2_create c = {.path = "image",
@@ -342,14 +372,17 @@ static void record(struct run *run, struct memory *begin)
     struct qcow2_config cfg = {.path = "image", .ops = &rec_ops, .opaque = &run->rec, .cache = 1};
     struct err err = {0};
 
-    image_create(run);
+    if (run->t->image)
+        image_load(run);
+    else
+        image_create(run);
     begin->size = run->rec.mem.size;
     memcpy(begin->data, run->rec.mem.data, FILE_MAX);
     run->rec.recording = true;
     if (qcow2_open(&run->q, &cfg, &err))
         bad("cannot open: %s", err.what);
     write_all(run, 80);
-    if (!run->wide)
+    if (!run->wide && !run->t->image)
         resize(run);
     write_all(run, 80);
     flush(run);
@@ -488,10 +521,11 @@ int test_power(struct test *t)
         run->shape.backing = BACKING_NONE;
         if (run->shape.cluster_bits > 14)
             run->shape.cluster_bits = 13;
-        run->wide = run->shape.cluster_bits == 9 && run->shape.version > 2 && below(t, 2);
+        run->wide =
+            !t->image && run->shape.cluster_bits == 9 && run->shape.version > 2 && below(t, 2);
         run->next_state = 2;
         for (uint32_t i = 0; i < SECTORS; i++) {
-            state_add(run, i, 0);
+            state_add(run, i, t->image ? 1 : 0);
             run->sector[i].done = 1;
         }
         record(run, &durable);

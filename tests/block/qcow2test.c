@@ -7,6 +7,7 @@
  *   kill     a writing process is killed, nothing flushed may be lost (--count times)
  *   power    every crash between two writes, with any of the unflushed sectors lost
  *            (--count workloads)
+ *   pattern  makes pattern.raw in the --dir, the disk of an --image for power
  *   on       operations on the --image that is there; what must be on the disk
  *            then is left in twin.raw of the --dir
  */
@@ -122,18 +123,17 @@ static const struct {
     const char *name;
     int (*run)(struct test *t);
     uint64_t count;
-} tests[] = {{"random", test_random, 20000},
-             {"threads", test_threads, 20000},
-             {"kill", test_kill, 20},
-             {"power", test_power, 5},
-             {"on", test_on, 2000}};
+} tests[] = {{"random", test_random, 20000}, {"threads", test_threads, 20000},
+             {"kill", test_kill, 20},        {"power", test_power, 5},
+             {"on", test_on, 2000},          {"pattern", test_pattern, 1}};
 
 static int usage(void)
 {
-    fprintf(stderr,
-            "usage: qcow2test random|threads|kill|power|on [--count N] [--seed N] [--dir DIR]\n"
-            "    [--cluster-bits N] [--version N] [--backing 0|1|2] [--lazy 0|1] [--image FILE] "
-            "[-v]\n");
+    fprintf(
+        stderr,
+        "usage: qcow2test random|threads|kill|power|on|pattern [--count N] [--seed N] [--dir DIR]\n"
+        "    [--cluster-bits N] [--version N] [--backing 0|1|2] [--lazy 0|1] [--image FILE] "
+        "[-v]\n");
     return 2;
 }
 

@@ -12,7 +12,7 @@
 struct test {
     uint64_t count, seed, random;
     const char *dir;                          /* for files */
-    const char *image;                        /* of test_on */
+    const char *image;                        /* to work on, NULL: make one */
     int cluster_bits, version, backing, lazy; /* -1: at random */
     bool verbose;
 };
@@ -63,5 +63,6 @@ int test_kill(struct test *t);
 int test_power(struct test *t);
 int test_threads(struct test *t);
 int test_on(struct test *t);
+int test_pattern(struct test *t);
 
 #endif
