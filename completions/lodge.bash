@@ -28,10 +28,10 @@ _lodge()
     run:--escape) words="^] ctrl-a none" ;;
     run:--cpus | run:-c) words="1 2 4 8" ;;
     run:--memory | run:-m) words="256M 512M 1G 2G 4G" ;;
-    run:--name | run:--append) return ;;
+    run:--name | run:--append | run:--port) return ;;
     run:*)
         words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
-            --disk --rng --balloon
+            --disk --port --rng --balloon
             --console --escape --no-reboot --test-devices --stats -q --quiet -h --help"
         ;;
     image:*)

@@ -229,6 +229,7 @@ static int run_vm(struct session *s, struct err *err)
         .serial_in = console_input(s->console),
         .serial_out = stdio ? STDOUT_FILENO : -1,
         .disks = o->disks.count,
+        .ports = o->ports.count,
         .rng = !strcmp(o->rng, "on"),
         .balloon = !strcmp(o->balloon, "on"),
         .no_reboot = o->no_reboot,
@@ -241,6 +242,7 @@ static int run_vm(struct session *s, struct err *err)
     int r;
 
     memcpy(cfg.disk, o->disks.disk, sizeof(cfg.disk));
+    memcpy(cfg.port, o->ports.port, sizeof(cfg.port));
     r = vm_new(&vm, &cfg, err);
     if (r)
         return r;

@@ -14,6 +14,13 @@ struct run_disks {
     char *text[VM_MAX_DISKS];
 };
 
+/* --port, likewise. */
+struct run_ports {
+    unsigned count;
+    struct vm_port port[VM_MAX_PORTS];
+    char *text[VM_MAX_PORTS];
+};
+
 struct run_opts {
     const char *name; /* NULL: not given */
     const char *engine, *cpu, *console;
@@ -22,6 +29,7 @@ struct run_opts {
     uint64_t memory;
     int escape; /* control byte, -1: none */
     struct run_disks disks;
+    struct run_ports ports;
     const char *rng, *balloon;
     bool no_reboot, test_devices, stats, quiet;
     char name_buf[32]; /* for a name that was not given */

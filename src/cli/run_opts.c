@@ -11,6 +11,7 @@
 #include "cli/verb.h"
 #include "core/vm.h"
 #include "dev/virtio/blk.h"
+#include "dev/virtio/console.h"
 
 /* A distribution kernel is placed at 16 MiB and unpacks itself there. */
 #define MEMORY_MIN MIB(32)
@@ -83,8 +84,47 @@ static int opt_disk(const struct opt_desc *opt, const char *val, void *field, st
     return r;
 }
 
+/* ---- --port NAME=SOCKET --------------------------------------------------------------- */
+
+static bool is_port_name(const char *name)
+{
+    size_t len = strlen(name);
+
+    return len && len < VIRTIO_CONSOLE_NAME &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == len;
+}
+
+static int opt_port(const struct opt_desc *opt, const char *val, void *field, struct err *err)
+{
+    struct run_ports *ports = field;
+    struct vm_port *port = &ports->port[ports->count];
+    char *text, *path;
+
+    if (ports->count == VM_MAX_PORTS)
+        return err_set(err, -EINVAL, "a guest has at most %d ports", VM_MAX_PORTS);
+    text = ports->text[ports->count] = strdup(val);
+    if (!text)
+        return err_set(err, -EINVAL, "no memory for --port");
+    ports->count++;
+    path = strchr(text, '=');
+    if (path)
+        *path++ = '\0';
+    if (!path || !*path || !is_port_name(text)) {
+        err_set(err, -EINVAL, "--port takes a name and a path, like agent=agent.sock, not '%s'",
+                val);
+        err_next(err, "The name has letters, digits, '_', '.' and '-', at most %d.",
+                 VIRTIO_CONSOLE_NAME - 1);
+        return -EINVAL;
+    }
+    *port = (struct vm_port){.name = text, .path = path};
+    return 0;
+}
+
 void run_opts_fini(struct run_opts *o)
 {
+    for (unsigned i = 0; i < o->ports.count; i++)
+        free(o->ports.text[i]);
+    o->ports.count = 0;
     for (unsigned i = 0; i < o->disks.count; i++)
         free(o->disks.text[i]);
     o->disks.count = 0;
@@ -149,6 +189,11 @@ const struct opt_desc run_opts[] = {
      .parse = opt_disk,
      FIELD(disks),
      .help = "a disk image or block device as a disk; may be repeated"},
+    {.name = "port",
+     .arg = "NAME=SOCKET",
+     .parse = opt_port,
+     FIELD(ports),
+     .help = "/dev/virtio-ports/NAME of the guest as a UNIX socket;\nmay be repeated"},
     {.name = "rng",
      .arg = "on|off",
      .parse = opt_choice,

@@ -3,19 +3,23 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "base/listen.h"
 #include "block/block.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
+#include "dev/virtio/console.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
 
 /* Fixed, so that a device keeps its address when others come and go. */
 #define SLOT_RNG     2
+#define SLOT_CONSOLE 3
 #define SLOT_BALLOON 4
 #define SLOT_DISKS   10
 
-#define MAX_DEVICES     (VM_MAX_DISKS + 2)
+#define MAX_DEVICES     (VM_MAX_DISKS + 3)
 #define MAX_DISK_QUEUES 8
 
 struct disk {
@@ -28,6 +32,10 @@ struct devices {
     struct pci_bus *bus;
     struct virtio_device rng;
     struct virtio_balloon balloon;
+    struct virtio_console console;
+    int port_fd[VM_MAX_PORTS]; /* listening */
+    unsigned port_fds;
+    const struct vm_config *cfg;
     struct disk disk[VM_MAX_DISKS];
     struct virtio_pci transport[MAX_DEVICES];
     unsigned count; /* of transports */
@@ -61,6 +69,24 @@ static int add_balloon(struct devices *d, struct err *err)
     return code ? code : plug(d, &d->balloon.dev, SLOT_BALLOON, err);
 }
 
+static int add_console(struct devices *d, struct err *err)
+{
+    struct virtio_console_config cfg = {.ports = d->cfg->ports};
+    int code = 0;
+
+    for (unsigned n = 0; n < d->cfg->ports; n++) {
+        int fd = listen_unix(d->cfg->port[n].path, err);
+
+        if (fd < 0)
+            return fd;
+        d->port_fd[d->port_fds++] = fd;
+        cfg.port[n].name = d->cfg->port[n].name;
+        cfg.port[n].listen_fd = fd;
+    }
+    code = virtio_console_init(&d->console, &d->memory, &cfg, err);
+    return code ? code : plug(d, &d->console.dev, SLOT_CONSOLE, err);
+}
+
 static int add_disk(struct devices *d, const struct vm_config *cfg, unsigned n, struct err *err)
 {
     const struct vm_disk *want = &cfg->disk[n];
@@ -84,10 +110,13 @@ int devices_new(struct devices **out, struct vm *vm, struct pci_bus *bus, struct
         return err_set(err, -ENOMEM, "no memory for the guest's devices");
     d->memory = (struct virtio_memory){&vm->mem, memory_written, vm};
     d->bus = bus;
+    d->cfg = &vm->cfg;
     if (vm->cfg.rng)
         code = add_rng(d, err);
     if (!code && vm->cfg.balloon)
         code = add_balloon(d, err);
+    if (!code && vm->cfg.ports)
+        code = add_console(d, err);
     for (unsigned n = 0; !code && n < vm->cfg.disks; n++)
         code = add_disk(d, &vm->cfg, n, err);
     if (code < 0) {
@@ -106,6 +135,11 @@ void devices_free(struct devices *d)
         virtio_pci_fini(&d->transport[--d->count]);
     virtio_fini(&d->rng);
     virtio_fini(&d->balloon.dev);
+    virtio_console_fini(&d->console);
+    for (unsigned n = 0; n < d->port_fds; n++) {
+        unlink(d->cfg->port[n].path);
+        close(d->port_fd[n]);
+    }
     for (unsigned n = 0; n < VM_MAX_DISKS; n++) {
         virtio_fini(&d->disk[n].blk.dev);
         block_close(d->disk[n].block);

@@ -46,6 +46,8 @@ static int vm_check_config(const struct vm_config *cfg, struct err *err)
     }
     if (cfg->disks > VM_MAX_DISKS)
         return err_set(err, -EINVAL, "a guest has at most %d disks", VM_MAX_DISKS);
+    if (cfg->ports > VM_MAX_PORTS)
+        return err_set(err, -EINVAL, "a guest has at most %d ports", VM_MAX_PORTS);
     return 0;
 }
 
@@ -72,6 +74,10 @@ static int vm_copy_strings(struct vm_config *cfg)
         ok = string_copy(&cfg->disk[i].format) && ok;
         ok = string_copy(&cfg->disk[i].serial) && ok;
     }
+    for (unsigned i = 0; i < cfg->ports; i++) {
+        ok = string_copy(&cfg->port[i].name) && ok;
+        ok = string_copy(&cfg->port[i].path) && ok;
+    }
     return ok ? 0 : -ENOMEM;
 }
 
@@ -85,6 +91,10 @@ static void vm_free_strings(struct vm_config *cfg)
         free((char *)cfg->disk[i].path);
         free((char *)cfg->disk[i].format);
         free((char *)cfg->disk[i].serial);
+    }
+    for (unsigned i = 0; i < cfg->ports; i++) {
+        free((char *)cfg->port[i].name);
+        free((char *)cfg->port[i].path);
     }
 }
 

@@ -33,6 +33,13 @@ struct vm_disk {
     bool read_only;
 };
 
+#define VM_MAX_PORTS 16
+
+/* /dev/virtio-ports/NAME of the guest is a UNIX socket here. */
+struct vm_port {
+    const char *name, *path;
+};
+
 struct vm_config {
     const char *name;
     enum cpu_model cpu;
@@ -43,6 +50,8 @@ struct vm_config {
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
     struct vm_disk disk[VM_MAX_DISKS];
     unsigned disks;
+    struct vm_port port[VM_MAX_PORTS];
+    unsigned ports;
     bool rng, balloon; /* virtio devices */
     bool no_reboot;
     bool test_devices; /* dev/testdev.h */

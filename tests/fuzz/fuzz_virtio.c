@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* fuzz: src/dev/virtio/virtio.c src/dev/virtio/queue.c src/dev/virtio/pci.c src/dev/virtio/blk.c
- *       src/dev/virtio/rng.c src/dev/virtio/balloon.c src/dev/virtio/net.c src/dev/pci/pci.c src/dev/pci/msix.c src/block/block.c src/core/mem.c
+ *       src/dev/virtio/rng.c src/dev/virtio/balloon.c src/dev/virtio/net.c
+ *       src/dev/virtio/console.c src/dev/pci/pci.c src/dev/pci/msix.c src/block/block.c src/core/mem.c
  *       src/core/bus.c src/base/err.c src/base/log.c */
 /*
  * A driver that mostly does the right thing with a disk, a source of random
- * numbers, a balloon and a network card: it sets them up, makes requests of all kinds out of chains that are
+ * numbers, a balloon, a network card and a port: it sets them up, makes requests of all kinds out of chains that are
  * right, and now and then writes anything anywhere in the rings, the registers
  * or configuration space. Nothing but guest memory may be written, the disk
  * must not be asked for what it has not, and a queue that was refused must
  * show as DEVICE_NEEDS_RESET.
  */
+#include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
+#include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
@@ -27,12 +32,12 @@
 #define AVAIL_AT  0x1000u
 #define USED_AT   0x2000u
 #define TABLE_AT  0x3000u
-#define DATA      0x60000u
-#define DATA_SPAN 0x40000u
+#define DATA      0x76000u
+#define DATA_SPAN 0x20000u
 #define SIZE      16
 #define QUEUES    5
 #define DISK      KIB(64)
-#define DEVICES   4
+#define DEVICES   5
 
 #define NEXT     1
 #define WRITE    2
@@ -53,6 +58,8 @@ struct box {
     struct virtio_device rng, *dev[DEVICES];
     struct net net;
     struct virtio_net vn;
+    struct virtio_console con;
+    int peer; /* the other end of the console's port */
     struct virtio_pci vp[DEVICES];
     uint16_t avail[DEVICES][QUEUES];
 };
@@ -125,6 +132,20 @@ static void message(void *opaque, uint64_t addr, uint32_t val)
 {
 }
 
+/* A port that is connected to the fuzzer itself. */
+static void console_init(struct box *b)
+{
+    const struct virtio_console_config cfg = {.ports = 1, .port = {{"port", -1}}};
+    int pair[2];
+
+    fuzz_check(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
+    fuzz_check(!virtio_console_init(&b->con, &b->memory, &cfg, NULL));
+    pthread_mutex_lock(&b->con.lock);
+    b->con.port[0].fd = pair[0];
+    pthread_mutex_unlock(&b->con.lock);
+    b->peer = pair[1];
+}
+
 static void box_init(struct box *b)
 {
     struct pci_bus_config cfg = {
@@ -150,10 +171,12 @@ static void box_init(struct box *b)
     b->net.ops = &echo_ops;
     b->net.takes = NET_TAKES_CSUM | NET_TAKES_TSO4 | NET_TAKES_TSO6;
     fuzz_check(!virtio_net_init(&b->vn, &b->memory, &card, NULL));
+    console_init(b);
     b->dev[0] = &b->blk.dev;
     b->dev[1] = &b->rng;
     b->dev[2] = &b->balloon.dev;
     b->dev[3] = &b->vn.dev;
+    b->dev[4] = &b->con.dev;
     for (unsigned d = 0; d < DEVICES; d++) {
         /* The devices' threads stay out: what they would do is done here, in a fixed order. */
         virtio_pause(b->dev[d]);
@@ -166,10 +189,12 @@ static void box_fini(struct box *b)
 {
     for (unsigned d = 0; d < DEVICES; d++) {
         virtio_pci_fini(&b->vp[d]);
-        if (d != 3)
+        if (d < 3)
             virtio_fini(b->dev[d]);
     }
     virtio_net_fini(&b->vn);
+    virtio_console_fini(&b->con);
+    close(b->peer);
     block_close(b->block);
     pci_bus_fini(&b->bus);
 }
@@ -276,10 +301,10 @@ static void request(struct box *b, unsigned d, const struct fuzz_op *op)
         put(r + AVAIL_AT + 4 + 2 * SIZE, b->avail[d][q] - 1, 2); /* used_event */
 }
 
-/* A buffer to receive into, or a frame to send. */
-static void net_request(struct box *b, unsigned d, const struct fuzz_op *op)
+/* A buffer to receive into, or a frame or control message to send. */
+static void stream_request(struct box *b, unsigned d, const struct fuzz_op *op)
 {
-    unsigned q = op->addr >> 1 & 1, pieces = op->addr >> 2 & 3, n = 0;
+    unsigned q = op->addr >> 1 & (b->dev[d]->nqueues - 1), pieces = op->addr >> 2 & 3, n = 0;
     uint32_t len = op->val & (op->addr & 0x80 ? 0xfff : 0x7f);
     const struct net_offload o = {.flags = op->val >> 16 & 1,
                                   .gso_type = (uint8_t)(op->val >> 17 & 0x85),
@@ -289,18 +314,21 @@ static void net_request(struct box *b, unsigned d, const struct fuzz_op *op)
     uint16_t slot = b->avail[d][q] % SIZE;
     gpa_t r = ring(d, q), at = DATA + 0x8000 + 0x4000 * q;
 
-    if (q)
+    if (d == 4)
+        put(at, (op->val & 1) | (uint64_t)(op->val >> 1 & 7) << 32 | 1ull << 48, 8);
+    else if (q & 1)
         fuzz_check(!mem_write(&mem, at, &o, sizeof(o)));
     for (; n < pieces; n++)
-        desc(r, n, at + 6 * n, 6, NEXT | (q ? 0 : WRITE));
-    desc(r, n, at + 6 * n, len + 12, q ? 0 : WRITE);
+        desc(r, n, at + 6 * n, 6, NEXT | (q & 1 ? 0 : WRITE));
+    desc(r, n, at + 6 * n, len + 12, q & 1 ? 0 : WRITE);
     put(r + AVAIL_AT + 4 + 2 * slot, 0, 2);
     put(r + AVAIL_AT + 2, ++b->avail[d][q], 2);
 }
 
 static void step(struct box *b, const struct fuzz_op *op)
 {
-    unsigned d = op->addr & 1 ? 1 + (op->what >> 4 & 3) % 3 : 0, size = fuzz_size(op->what);
+    unsigned d = op->addr & 1 ? 1 + (op->what >> 4 & 3) : 0, size = fuzz_size(op->what);
+    uint8_t bytes[4096] = {0};
 
     switch (op->what & 15) {
     case 0:
@@ -311,8 +339,8 @@ static void step(struct box *b, const struct fuzz_op *op)
     case 3:
     case 4:
     case 5:
-        if (d == 3)
-            net_request(b, d, op);
+        if (d >= 3)
+            stream_request(b, d, op);
         else
             request(b, d, op);
         serve(b->dev[d]);
@@ -344,6 +372,9 @@ static void step(struct box *b, const struct fuzz_op *op)
         break;
     case 13:
         virtio_config_changed(b->dev[d]);
+        while (read(b->peer, bytes, sizeof(bytes)) > 0)
+            ;
+        fuzz_check(write(b->peer, bytes, op->addr) || true);
         break;
     case 14:
         pci_bus_reset(&b->bus);

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -163,6 +164,48 @@ def gives_memory_back():
         ends_well(run, place)
 
 
+def connected(path):
+    """A socket of a guest's port, connected to."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(60)
+    sock.connect(str(path))
+    return sock
+
+
+def ports():
+    """Two ports, line by line and in bulk, and a connection that goes and comes again."""
+    with Place() as place:
+        names = [place.path / name for name in ("echo.sock", "bulk.sock")]
+        arguments = command("ports", 2, [])
+        for name in names:
+            arguments += ["--port", f"{name.stem}={name}"]
+        with place.run(arguments) as run:
+            run.wait_line("LODGE-TEST ports open")
+            check(said(run, "ports").split() == ["echo", "bulk"], run.stdout())
+            check(names[0].stat().st_mode & 0o777 == 0o600, "others may connect to a port")
+            for word in ("one", "two", "end"):
+                with connected(names[0]) as sock, sock.makefile("rwb") as file:
+                    for text in (word + "-first", word):
+                        file.write(text.encode() + b"\n")
+                        file.flush()
+                        check(file.readline().decode().strip() == text.upper(), f"no echo of {text}")
+            data = os.urandom(3000000)
+            with connected(names[1]) as sock:
+                sock.sendall(data)
+                check(run.wait_line("LODGE-TEST ports sum (\w+)")[1][1] ==
+                      hashlib.md5(data).hexdigest(), "the guest received something else")
+                got = b""
+                while len(got) < len(data) and (more := sock.recv(1 << 16)):
+                    got += more
+                check(got == data, f"{len(got)} bytes came back, not the same")
+            with connected(names[0]) as sock:
+                sock.sendall(b"thanks\n")
+                run.wait_line(DONE)
+            run.wait_line(DONE)
+            ends_well(run, place)
+            check(not any(name.exists() for name in names), "a socket was left behind")
+
+
 def reset_with_disk():
     """A reset in the middle of writing; the disk works for the next kernel."""
     with Place() as place:
@@ -217,6 +260,7 @@ CASES = [
     Case("disk in qcow2", qcow2),
     Case("disk in qcow2, killed", qcow2_killed),
     Case("random numbers", random_numbers),
+    Case("several ports", ports),
     Case("freed memory goes back to the host", gives_memory_back),
     Case("bad disk: no such file", refused, "nowhere", "nowhere", "No such file"),
     Case("bad disk: empty file", refused, "empty", "empty"),

@@ -146,6 +146,17 @@ static void wrong_usage(void **state)
         {"--kern", "k"},
         {"---"},
         {"--=x"},
+        {"--disk="},
+        {"--disk=,ro"},
+        {"--disk=a,rw"},
+        {"--disk=a,"},
+        {"--disk=a,serial=123456789012345678901"},
+        {"--disk=a,serial"},
+        {"--port=agent"},
+        {"--port=agent="},
+        {"--port==path"},
+        {"--port=a/b=path"},
+        {"--rng=maybe"},
     };
     struct parsed p;
 
@@ -153,7 +164,39 @@ static void wrong_usage(void **state)
         PARSE(&p, table[i][0], table[i][1]);
         if (p.result != OPTS_BAD || !p.err.what[0] || !p.err.code)
             fail_msg("'%s %s' was taken", table[i][0], table[i][1] ? table[i][1] : "");
+        run_opts_fini(&p.opts);
     }
+}
+
+static void disks_and_ports(void **state)
+{
+    struct parsed p;
+    const struct vm_disk *d = p.opts.disks.disk;
+
+    PARSE(&p, "--disk", "a.img", "--disk=b,,c,ro,serial=x=y,format=qcow2", "--port",
+          "agent=dir/s=1", "--disk", "d,,");
+    assert_int_equal(p.result, OPTS_OK);
+    assert_int_equal(p.opts.disks.count, 3);
+    assert_string_equal(d[0].path, "a.img");
+    assert_null(d[0].serial);
+    assert_null(d[0].format);
+    assert_false(d[0].read_only);
+    assert_string_equal(d[1].path, "b,c");
+    assert_string_equal(d[1].serial, "x=y");
+    assert_string_equal(d[1].format, "qcow2");
+    assert_true(d[1].read_only);
+    assert_string_equal(d[2].path, "d,");
+    assert_int_equal(p.opts.ports.count, 1);
+    assert_string_equal(p.opts.ports.port[0].name, "agent");
+    assert_string_equal(p.opts.ports.port[0].path, "dir/s=1");
+    run_opts_fini(&p.opts);
+    run_opts_fini(&p.opts);
+    PARSE(&p, "--disk=a", "--disk=a", "--disk=a", "--disk=a", "--disk=a", "--disk=a", "--disk=a",
+          "--disk=a", "--disk=a", "--disk=a", "--disk=a", "--disk=a", "--disk=a", "--disk=a",
+          "--disk=a", "--disk=a", "--disk=a");
+    assert_int_equal(p.result, OPTS_BAD);
+    assert_non_null(strstr(p.err.what, "16"));
+    run_opts_fini(&p.opts);
 }
 
 static void messages(void **state)
@@ -312,11 +355,17 @@ static void help_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),    cmocka_unit_test(every_form),
-        cmocka_unit_test(arguments),   cmocka_unit_test(help_anywhere),
-        cmocka_unit_test(wrong_usage), cmocka_unit_test(messages),
-        cmocka_unit_test(keys),        cmocka_unit_test(checks),
-        cmocka_unit_test(suggestions), cmocka_unit_test(documents_are_complete),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(every_form),
+        cmocka_unit_test(arguments),
+        cmocka_unit_test(help_anywhere),
+        cmocka_unit_test(wrong_usage),
+        cmocka_unit_test(disks_and_ports),
+        cmocka_unit_test(messages),
+        cmocka_unit_test(keys),
+        cmocka_unit_test(checks),
+        cmocka_unit_test(suggestions),
+        cmocka_unit_test(documents_are_complete),
         cmocka_unit_test(help_text),
     };
 

@@ -33,7 +33,8 @@ static void give_back(struct virtio_balloon *b, gpa_t gpa, uint64_t len)
 }
 
 /* An array of page numbers. Addresses that are no memory are the driver's affair: it loses nothing. */
-static bool serve_inflate(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
+static enum virtio_served serve_inflate(struct virtio_device *dev, unsigned q,
+                                        struct virtq_chain *c)
 {
     struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
     uint32_t pfn[PFNS];
@@ -56,18 +57,19 @@ static bool serve_inflate(struct virtio_device *dev, unsigned q, struct virtq_ch
         give_back(b, first << PAGE_SHIFT, count << PAGE_SHIFT);
     }
     virtio_push(dev, q, c->head, 0);
-    return true;
+    return VIRTIO_SERVED;
 }
 
 /* Taking a page back needs nothing: it is there, and reads as zero. */
-static bool serve_deflate(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
+static enum virtio_served serve_deflate(struct virtio_device *dev, unsigned q,
+                                        struct virtq_chain *c)
 {
     virtio_push(dev, q, c->head, 0);
-    return true;
+    return VIRTIO_SERVED;
 }
 
 /* The buffers themselves are free, until they are given back (5.5.6.8). */
-static bool serve_report(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
+static enum virtio_served serve_report(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
 {
     struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
     const struct mem *mem = dev->memory.mem;
@@ -76,7 +78,7 @@ static bool serve_report(struct virtio_device *dev, unsigned q, struct virtq_cha
         give_back(b, mem_gpa_of_offset(mem, (uint64_t)((uint8_t *)c->iov[i].iov_base - mem->map)),
                   c->iov[i].iov_len);
     virtio_push(dev, q, c->head, 0);
-    return true;
+    return VIRTIO_SERVED;
 }
 
 static bool process(struct virtio_device *dev, unsigned q)

@@ -199,21 +199,21 @@ static bool start(const struct parts *p, uint8_t *status)
     }
 }
 
-static bool serve(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
+static enum virtio_served serve(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
 {
     struct parts p = {.blk = container_of(dev, struct virtio_blk, dev), .q = q, .c = c};
     const struct iovec *last = &c->iov[c->out + c->in - 1];
     uint8_t status;
 
     if (c->out_len < sizeof(p.h) || !c->in_len)
-        return false;
+        return VIRTIO_MALFORMED;
     virtq_read(c->iov, c->out, 0, &p.h, sizeof(p.h));
     p.out_len = c->out_len - (uint32_t)sizeof(p.h);
     p.in_len = c->in_len - 1;
     p.status = (uint8_t *)last->iov_base + last->iov_len - 1;
     if (!start(&p, &status))
         answer(p.blk, q, c->head, p.status, status, c->in_len);
-    return true;
+    return VIRTIO_SERVED;
 }
 
 static bool process(struct virtio_device *dev, unsigned q)

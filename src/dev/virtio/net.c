@@ -67,7 +67,7 @@ static bool offload_is_right(const struct virtio_device *dev, const struct net_o
 }
 
 /* A frame that is none is dropped: the driver gets its buffer back, as after any other. */
-static bool serve_tx(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
+static enum virtio_served serve_tx(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
 {
     struct virtio_net *vn = container_of(dev, struct virtio_net, dev);
     size_t len = c->out_len - sizeof(struct header);
@@ -75,7 +75,7 @@ static bool serve_tx(struct virtio_device *dev, unsigned q, struct virtq_chain *
     struct header h;
 
     if (c->out_len < sizeof(h) || c->in)
-        return false;
+        return VIRTIO_MALFORMED;
     virtq_read(c->iov, c->out, 0, &h, sizeof(h));
     h.offload.flags &= NET_NEEDS_CSUM;
     if (len >= ETHERNET_HEADER && len <= NET_FRAME_MAX && offload_is_right(dev, &h.offload, len) &&
@@ -90,7 +90,7 @@ static bool serve_tx(struct virtio_device *dev, unsigned q, struct virtq_chain *
         vn->net->ops->send(vn->net, &frame);
     }
     virtio_push(dev, q, c->head, 0);
-    return true;
+    return VIRTIO_SERVED;
 }
 
 /* ---- To the guest ------------------------------------------------------------------------- */

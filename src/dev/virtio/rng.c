@@ -7,13 +7,13 @@
 #define MOST   KIB(16) /* a request gets no more: the driver asks again */
 #define BUDGET 16
 
-static bool serve(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
+static enum virtio_served serve(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
 {
     uint8_t bytes[CHUNK];
     uint32_t done = 0;
 
     if (!c->in_len)
-        return false;
+        return VIRTIO_MALFORMED;
     while (done < c->in_len && done < MOST) {
         uint32_t n = c->in_len - done < CHUNK ? c->in_len - done : CHUNK;
 
@@ -23,7 +23,7 @@ static bool serve(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
         done += n;
     }
     virtio_push(dev, q, c->head, done);
-    return true;
+    return VIRTIO_SERVED;
 }
 
 static bool process(struct virtio_device *dev, unsigned q)

@@ -231,7 +231,8 @@ void virtio_push_all(struct virtio_device *dev, unsigned q, const struct virtq_u
 }
 
 bool virtio_serve(struct virtio_device *dev, unsigned n, unsigned budget,
-                  bool (*serve)(struct virtio_device *dev, unsigned q, struct virtq_chain *chain))
+                  enum virtio_served (*serve)(struct virtio_device *dev, unsigned q,
+                                              struct virtq_chain *chain))
 {
     struct virtq *q = &dev->queue[n];
 
@@ -251,7 +252,13 @@ bool virtio_serve(struct virtio_device *dev, unsigned n, unsigned budget,
             continue;
         }
         budget--;
-        if (!serve(dev, n, dev->chain)) {
+        switch (serve(dev, n, dev->chain)) {
+        case VIRTIO_SERVED:
+            break;
+        case VIRTIO_LATER:
+            virtq_unpop(q, 1);
+            return false;
+        case VIRTIO_MALFORMED:
             virtio_break(dev, "a request has not the parts it must have");
             return false;
         }

@@ -124,13 +124,16 @@ void virtio_resume(struct virtio_device *dev);
 
 /* ---- For devices ------------------------------------------------------------------- */
 
-/*
- * Take up to `budget` chains from a queue and hand each to `serve`, which
- * returns false when the chain makes no sense for the device. In `process`;
- * what it returns is what this returns.
- */
+enum virtio_served {
+    VIRTIO_SERVED, /* it was given back, or will be */
+    VIRTIO_LATER,  /* not now: the chain stays where it was, until the queue is processed again */
+    VIRTIO_MALFORMED, /* it makes no sense for the device */
+};
+
+/* Take up to `budget` chains from a queue and hand each to `serve`. In `process`; what it returns is what this returns. */
 bool virtio_serve(struct virtio_device *dev, unsigned q, unsigned budget,
-                  bool (*serve)(struct virtio_device *dev, unsigned q, struct virtq_chain *chain));
+                  enum virtio_served (*serve)(struct virtio_device *dev, unsigned q,
+                                              struct virtq_chain *chain));
 
 /* Give a chain back and interrupt the driver if it wants that. Any thread, until drain returns. */
 void virtio_push(struct virtio_device *dev, unsigned q, uint16_t head, uint32_t len);
