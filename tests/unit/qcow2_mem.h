@@ -12,14 +12,18 @@
 struct mem_file {
     uint8_t *data; /* `max` bytes, zeroes behind `size` */
     uint64_t size, max;
-    int fail; /* writes and syncs that still go well; -1: all */
+    int fail;  /* writes and syncs that still go well; -1: all */
+    bool once; /* only one fails then */
 };
 
 static inline int mem_fails(struct mem_file *m)
 {
     if (m->fail < 0)
         return 0;
-    return m->fail-- ? 0 : (m->fail = 0, -EIO);
+    if (m->fail--)
+        return 0;
+    m->fail = m->once ? -1 : 0;
+    return -EIO;
 }
 
 static inline ssize_t mem_preadv(struct qcow2_file *f, const struct iovec *iov, int n, uint64_t off)
