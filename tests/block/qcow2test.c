@@ -28,6 +28,8 @@ uint64_t rnd(struct test *t)
     return x ^ x >> 31;
 }
 
+static char own_dir[64]; /* empty: --dir was given */
+
 void bad(const char *fmt, ...)
 {
     va_list ap;
@@ -36,6 +38,8 @@ void bad(const char *fmt, ...)
     vfprintf(stderr, fmt, ap);
     va_end(ap);
     fputc('\n', stderr);
+    if (own_dir[0])
+        fprintf(stderr, "its files are left in %s\n", own_dir);
     exit(1);
 }
 
@@ -137,7 +141,7 @@ static int usage(void)
     return 2;
 }
 
-int main(int argc, char **argv)
+static int parse(struct test *t, int argc, char **argv)
 {
     static const struct option options[] = {
         {"count", 1, NULL, 'c'},   {"seed", 1, NULL, 's'},
@@ -145,61 +149,70 @@ int main(int argc, char **argv)
         {"version", 1, NULL, 'V'}, {"backing", 1, NULL, 'B'},
         {"lazy", 1, NULL, 'l'},    {"verbose", 0, NULL, 'v'},
         {"image", 1, NULL, 'i'},   {NULL}};
-    struct test t = {.seed = 1, .cluster_bits = -1, .version = -1, .backing = -1, .lazy = -1};
-    /* Memory where there is a file system for it: syncs are most of the time otherwise. */
-    char dir[64], command[80];
-    int opt, r = -1;
+    int opt;
 
     while ((opt = getopt_long(argc, argv, "v", options, NULL)) >= 0) {
         switch (opt) {
         case 'c':
-            t.count = strtoull(optarg, NULL, 0);
+            t->count = strtoull(optarg, NULL, 0);
             break;
         case 's':
-            t.seed = strtoull(optarg, NULL, 0);
+            t->seed = strtoull(optarg, NULL, 0);
             break;
         case 'd':
-            t.dir = optarg;
+            t->dir = optarg;
             break;
         case 'b':
-            t.cluster_bits = atoi(optarg);
+            t->cluster_bits = atoi(optarg);
             break;
         case 'V':
-            t.version = atoi(optarg);
+            t->version = atoi(optarg);
             break;
         case 'B':
-            t.backing = atoi(optarg);
+            t->backing = atoi(optarg);
             break;
         case 'l':
-            t.lazy = atoi(optarg);
+            t->lazy = atoi(optarg);
             break;
         case 'i':
-            t.image = optarg;
+            t->image = optarg;
             break;
         case 'v':
-            t.verbose = true;
+            t->verbose = true;
             break;
         default:
             return usage();
         }
     }
-    if (optind != argc - 1)
-        return usage();
-    snprintf(dir, sizeof(dir), "%s/lodge-qcow2test-XXXXXX",
-             access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    if (!t.dir && !mkdtemp(dir))
-        bad("cannot make %s", dir);
+    return optind == argc - 1 ? 0 : usage();
+}
+
+int main(int argc, char **argv)
+{
+    struct test t = {.seed = 1, .cluster_bits = -1, .version = -1, .backing = -1, .lazy = -1};
+    char command[80];
+    int r = parse(&t, argc, argv);
+
+    if (r)
+        return r;
+    r = -1;
+    if (!t.dir) {
+        /* Memory where there is a file system for it: syncs are most of the time otherwise. */
+        snprintf(own_dir, sizeof(own_dir), "%s/lodge-qcow2test-XXXXXX",
+                 access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
+        if (!mkdtemp(own_dir))
+            bad("cannot make %s", own_dir);
+        t.dir = own_dir;
+    }
     t.random = t.seed * 0x2545f4914f6cdd1dull;
     for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
         if (strcmp(tests[i].name, argv[optind]))
             continue;
         t.count = t.count ? t.count : tests[i].count;
-        if (!t.dir)
-            t.dir = dir;
         r = tests[i].run(&t);
     }
-    if (t.dir == dir) {
-        snprintf(command, sizeof(command), "rm -rf %s", dir);
+    if (own_dir[0]) {
+        snprintf(command, sizeof(command), "rm -rf %s", own_dir);
         if (system(command))
             return 1;
     }
