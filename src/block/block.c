@@ -162,6 +162,17 @@ static int request_check(const struct block *b, const struct block_req *req)
     return sum == req->len ? 0 : -EINVAL;
 }
 
+/* A hand-over to another thread costs more than a read from the host's cache. */
+static void execute_somewhere(struct block *b, struct block_req *req)
+{
+    int code = b->ops->try_now ? b->ops->try_now(b, req) : -EAGAIN;
+
+    if (code == -EAGAIN)
+        hand_to_workers(b, req);
+    else
+        block_complete(b, req, code);
+}
+
 void block_submit(struct block *b, struct block_req *req)
 {
     int code = request_check(b, req);
@@ -174,7 +185,7 @@ void block_submit(struct block *b, struct block_req *req)
     else if (b->ops->submit)
         b->ops->submit(b, req);
     else
-        hand_to_workers(b, req);
+        execute_somewhere(b, req);
 }
 
 void block_drain(struct block *b)

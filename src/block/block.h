@@ -69,6 +69,11 @@ struct block_ops {
      * granularity; a format that does not discard returns 0.
      */
     int (*execute)(struct block *b, struct block_req *req);
+    /*
+     * NULL, or the same for what can be had without waiting, such as a read from the host's cache. -EAGAIN for
+     * anything else, also what was done in part: execute is called then.
+     */
+    int (*try_now)(struct block *b, struct block_req *req);
     /* Instead of execute: start a request, checked as above; `done` follows through block_complete. Any thread. */
     void (*submit)(struct block *b, struct block_req *req);
 };
