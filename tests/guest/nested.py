@@ -201,7 +201,7 @@ def moves_with_disk():
         env = dict(os.environ, MOVE_DISK=str(image))
         with Run([mover(), kernel("cloud"), initramfs_with_modules("cloud"),
                   "console=ttyS0 quiet lodge.test=disk", "2", *engines], env=env) as run:
-            check(run.wait_exit(60) == 0, run.describe())
+            check(run.wait_exit(180) == 0, run.describe())
             check(len(re.findall("MOVE to soft", run.stdout())) == 4, run.stdout())
             after = re.search(r"LODGE-TEST disk after (\w{32})", run.stdout())
             check(after and after[1] == hashlib.md5(image.read_bytes()).hexdigest(),
