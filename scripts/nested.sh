@@ -48,6 +48,9 @@ for program in "$@"; do
     ldd "$program" 2>/dev/null | grep -o '/[^ ]*' | while read -r lib; do
         mkdir -p "$root$(dirname "$lib")"
         cp -L "$lib" "$root$lib"
+        # What the C library loads by itself when a thread is cancelled.
+        gcc_s=$(dirname "$lib")/libgcc_s.so.1
+        [ ! -e "$gcc_s" ] || cp -L "$gcc_s" "$root$gcc_s"
     done
     shift
     [ $# = 0 ] || name=$(basename "$1")
