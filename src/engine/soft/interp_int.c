@@ -2,6 +2,7 @@
 /* Interrupt and exception delivery and IRET: SDM volume 3 chapter 6 and volume 2, INT n and IRET. */
 #include <Zydis/Mnemonic.h>
 
+#include "engine/soft/host_mem.h"
 #include "engine/soft/interp_sys.h"
 
 /* Exceptions that are traps or aborts: their frames do not get RF set (SDM volume 3, 17.3.1.1). */
@@ -86,7 +87,7 @@ static void long_push(struct soft_cpu *c, uint64_t top, const uint64_t *w, unsig
                       uint32_t ext)
 {
     uint64_t sp = top - 8 * n;
-    struct mem_word *host;
+    uint8_t *host;
 
     if (unlikely(!canonical(sp) || !canonical(top - 1)))
         soft_raise_err(c, X86_SS_EXC, ext);
@@ -98,7 +99,7 @@ static void long_push(struct soft_cpu *c, uint64_t top, const uint64_t *w, unsig
     host = mem_host(c, sp, 8 * n, ACC_WRITE);
     for (unsigned i = n; i-- > 0;) {
         if (likely(host))
-            host[i].v = w[i];
+            host_store(host + 8 * i, 8, w[i]);
         else
             mem_st(c, sp + 8 * i, 8, w[i]);
     }
@@ -420,13 +421,14 @@ static void iret_protected(struct soft_cpu *c, struct frame *f, const struct ire
 static void iret_read64(struct soft_cpu *c, struct iret_image *im)
 {
     uint64_t sp = c->st.gpr[X86_RSP];
-    const struct mem_word *w;
+    const uint8_t *w;
 
     if (unlikely(!canonical(sp) || !canonical(sp + 39)))
         soft_raise_err(c, X86_SS_EXC, 0);
     w = mem_host(c, sp, 40, ACC_READ);
     if (likely(w)) {
-        *im = (struct iret_image){w[0].v, w[1].v, w[2].v, w[3].v, w[4].v};
+        *im = (struct iret_image){host_load(w, 8), host_load(w + 8, 8), host_load(w + 16, 8),
+                                  host_load(w + 24, 8), host_load(w + 32, 8)};
         return;
     }
     im->rip = mem_ld(c, sp, 8);

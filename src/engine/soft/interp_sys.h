@@ -275,11 +275,6 @@ static inline void frame_commit(struct soft_cpu *c, const struct frame *f)
         *rsp = f->sp & f->mask;
 }
 
-/* A quadword of guest memory by host pointer, at any alignment. */
-struct mem_word {
-    uint64_t v;
-} __attribute__((packed, may_alias));
-
 /* ---- Control transfer ---------------------------------------------------- */
 
 /* An event being delivered; `ret` is the return address pushed. */
