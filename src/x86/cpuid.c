@@ -168,24 +168,26 @@ static const struct baseline {
     const char *name;
     uint32_t shown[F_COUNT];
 } baselines[] = {
+#define B_1_EDX                                                                                    \
+    (~BIT(1)) /* VME is no part of a level, and emulated processors below KVM have none */
 #define B_1_ECX  (BIT(21) | BIT(24) | BIT(31))
 #define B_X1_EDX (BIT(11) | BIT(20) | BIT(29))
     {CPU_V1,
      "x86-64-v1",
-     {[F_1_ECX] = B_1_ECX, [F_1_EDX] = ~0u, [F_7_EBX] = BIT(1), [F_X1_EDX] = B_X1_EDX}},
+     {[F_1_ECX] = B_1_ECX, [F_1_EDX] = B_1_EDX, [F_7_EBX] = BIT(1), [F_X1_EDX] = B_X1_EDX}},
 #define B2_1_ECX  (B_1_ECX | BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(23))
 #define B2_X1_EDX (B_X1_EDX | BIT(27))
     {CPU_V2,
      "x86-64-v2",
      {[F_1_ECX] = B2_1_ECX,
-      [F_1_EDX] = ~0u,
+      [F_1_EDX] = B_1_EDX,
       [F_7_EBX] = BIT(1),
       [F_X1_ECX] = BIT(0),
       [F_X1_EDX] = B2_X1_EDX}},
     {CPU_V3,
      "x86-64-v3",
      {[F_1_ECX] = B2_1_ECX | BIT(12) | BIT(22) | BIT(26) | BIT(28) | BIT(29),
-      [F_1_EDX] = ~0u,
+      [F_1_EDX] = B_1_EDX,
       [F_7_EBX] = BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(8),
       [F_X1_ECX] = BIT(0) | BIT(5),
       [F_X1_EDX] = B2_X1_EDX | BIT(26)}},
