@@ -11,6 +11,7 @@
 
 #include "engine/soft/emit.h"
 #include "engine/soft/engine_soft.h"
+#include "engine/soft/host_mem.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/view.h"
 
@@ -241,9 +242,8 @@ void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct
     if (atomic_load(&k->gen) == gen && to->valid) {
         const uint8_t *entry = site_mem ? to->entry_mem : to->entry_host;
 
-        /* Sites are aligned to 4, so other vCPUs see the old or the new displacement. */
-        __atomic_store_n((uint32_t *)(k->rw + (site - k->rx)), (uint32_t)(entry - (site + 4)),
-                         __ATOMIC_RELEASE);
+        /* Sites lie in one aligned quadword, so other vCPUs see the old or the new displacement. */
+        host_store(k->rw + (site - k->rx), 4, (uint32_t)(entry - (site + 4)));
     }
     pthread_mutex_unlock(&k->lock);
 }

@@ -10,13 +10,17 @@ static uint32_t exit_arg(enum exit_kind kind, int64_t off)
     return (uint32_t)kind << EXIT_KIND_SHIFT | (uint32_t)(off & EXIT_OFFSET);
 }
 
-/* A jump (cc < 0) or conditional jump whose displacement, aligned to 4, starts out at a stub that links it. */
+/*
+ * A jump (cc < 0) or conditional jump whose displacement starts out at a stub that links it. The displacement lies in
+ * one aligned quadword, so that it changes as a whole.
+ */
 static void emit_chained(struct translation *t, int cc, int64_t target)
 {
     struct emit *e = &t->e;
+    unsigned at = ((uintptr_t)e->p + (cc < 0 ? 1 : 2)) & 7;
     uint8_t *site;
 
-    emit_nops(e, -((uintptr_t)e->p + (cc < 0 ? 1 : 2)) & 3);
+    emit_nops(e, at > 4 ? 8 - at : 0);
     if (cc < 0) {
         emit_8(e, 0xe9);
         emit_32(e, 0);

@@ -229,7 +229,8 @@ static void window_open(struct translation *t, const struct window *w)
     s->arg = (uint32_t)EXIT_CAREFUL << EXIT_KIND_SHIFT | t->off[t->cur];
     emit_lea(e, T0, T1, T0, 1, -w->lo);
     emit_rr(e, 0x29, T0, w->base); /* sub T0, base */
-    emit_store(e, CPU_OFF(window[w->slot]), T0);
+    if (w->kept)
+        emit_store(e, CPU_OFF(window[w->slot]), T0);
 }
 
 /* Only a base register that is where the guest has it, and a displacement? */
@@ -245,18 +246,29 @@ static bool is_constant(const struct ea *ea)
     return ea->base == INSN_RIP && ea->addr_size == 8 && ea->seg != X86_FS && ea->seg != X86_GS;
 }
 
+/* The window that the current instruction's operand is reached through, in the temporary `reg`, or NULL. */
+static const struct window *window_of(const struct translation *t, unsigned reg)
+{
+    const struct window *w = t->use[t->cur] < 0 ? NULL : &t->windows[t->use[t->cur]];
+
+    if (w && w->first != t->cur && !w->kept && (reg != T1 || t->t1_slot != w->slot))
+        return NULL; /* it is not where it was planned to be */
+    return w;
+}
+
 /* emit_locate through the view. */
 static struct loc locate_direct(struct translation *t, const struct ea *ea, unsigned size,
                                 enum mem_access acc, unsigned keep, bool flags)
 {
-    const struct window *w = t->use[t->cur] < 0 ? NULL : &t->windows[t->use[t->cur]];
     unsigned reg = keep & 1u << T1 ? T0 : T1;
+    const struct window *w = window_of(t, reg);
 
     if (flags && t->flags == FLAGS_MEM)
         flags_to_host(t); /* takes T0 */
     if (w && w->first == t->cur) {
         emit_region(t, reg, ea->base);
-        emit_store(&t->e, CPU_OFF(window[w->slot]), reg);
+        if (w->kept)
+            emit_store(&t->e, CPU_OFF(window[w->slot]), reg);
     } else if (w && (reg != T1 || t->t1_slot != w->slot)) {
         emit_load(&t->e, reg, CPU_OFF(window[w->slot]));
     } else if (!w && is_simple(ea)) {
@@ -280,8 +292,8 @@ static struct loc locate_direct(struct translation *t, const struct ea *ea, unsi
 struct loc emit_locate(struct translation *t, const struct ea *ea, unsigned size,
                        enum mem_access acc, unsigned keep, bool flags)
 {
-    const struct window *w = t->use[t->cur] < 0 ? NULL : &t->windows[t->use[t->cur]];
     unsigned reg = keep & 1u << T1 ? T0 : T1;
+    const struct window *w = window_of(t, reg);
     bool opens = w && w->first == t->cur;
 
     if (t->kind == BLOCK_DIRECT)

@@ -37,7 +37,7 @@ struct stub {
 
 /*
  * Accesses in one block off the same, known-distance base register that are covered by one soft TLB check. The
- * difference between host and guest address waits in soft_cpu.window[slot] for those after the first. A window is
+ * difference between host and guest address stays in T1, or waits in soft_cpu.window[slot], for those after the first. A window is
  * good until the interpreter runs. When the range lies in two pages, or the check fails in another way, the block is
  * left for its careful twin, in which every access has its own check.
  */
@@ -46,6 +46,7 @@ struct window {
     enum mem_access acc;
     int32_t lo, hi; /* bytes covered, from the base register's value at `first` */
     unsigned first; /* the instruction that opens it */
+    bool kept;      /* a later one will look in the slot */
 };
 
 struct translation {

@@ -232,6 +232,28 @@ static unsigned plan(const struct translation *t, const struct access *acc, unsi
     return uses;
 }
 
+/* Follow T1, which holds what the last window gave: which windows are needed again when it does not any more? */
+static void find_kept(struct translation *t)
+{
+    int holds = -1;
+
+    for (unsigned i = 0; i < t->ninsn; i++) {
+        const struct insn *in = &t->in[i];
+        bool r10 = (in->gpr_read | in->gpr_write) & 1u << T1;
+        int use = t->use[i];
+
+        if (use >= 0 && t->windows[use].first != i && (r10 || holds != use))
+            t->windows[use].kept = true;
+        if (use >= 0)
+            holds = use;
+        else if (t->klass[i] == CLASS_MEM ||
+                 (t->klass[i] >= CLASS_PUSH && t->klass[i] != CLASS_JCC))
+            holds = -1;
+        if (r10)
+            holds = -1;
+    }
+}
+
 void windows_find(struct translation *t)
 {
     struct values v = {.lines = 16};
@@ -266,4 +288,5 @@ void windows_find(struct translation *t)
         w->slot = (uint8_t)(next++ % WINDOW_SLOTS);
         open[w->slot] = t->use[i] = (int8_t)t->nwindows++;
     }
+    find_kept(t);
 }
