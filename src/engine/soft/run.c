@@ -401,6 +401,7 @@ static void step_code(struct soft_cpu *c)
         site = NULL;
     }
     page = tlb_fetch_page(c, c->st.rip);
+    c->counters.find++;
     b = page ? find_block(c, page, key) : NULL;
     if (!b) {
         interp_one(c);

@@ -71,6 +71,7 @@ enum mem_access { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };
     X(block_bytes, "bytes of guest code translated")                                               \
     X(code_bytes, "bytes of host code produced")                                                   \
     X(translate_ns, "nanoseconds translating")                                                     \
+    X(find, "blocks looked for")                                                                   \
     X(jc_miss, "jump cache misses")                                                                \
     X(chain, "direct branches linked")                                                             \
     X(tlb_miss, "soft TLB misses")                                                                 \

@@ -30,12 +30,16 @@
 /* In milliseconds of the vCPU thread's time, as counted by interrupts that find it in user code. */
 #ifndef TIME_ON         /* tests have views come sooner and stay longer */
 #define TIME_ON    20   /* that long, and an address space gets a view */
-#define TIME_OWN   400  /* and that long, blocks of its own */
+#define TIME_OWN   200  /* and that long, and OWN_WORTH, blocks of its own */
 #define TIME_AGAIN -300 /* after a view was lost */
 #define EVENTS_LIMIT                                                                               \
     800 /* four times the faults in a tick of 4 ms that cost more than a view gains */
 #endif
 #define TICK_MAX 10 /* what one interrupt may count for */
+
+/* They must have taken that many times as long as to make blocks of its own for what has been found would take. */
+#define OWN_WORTH     15
+#define BLOCKS_PER_MS 250
 
 /* Blocks of its own are given up if to make them takes more than 20 ms and a third of the time they have been used. */
 #define INSNS_PER_MS 2500 /* translated, about */
@@ -66,6 +70,7 @@ struct view {
     double time;             /* see TIME_ON */
     double own_time;         /* when it got blocks of its own, */
     uint64_t own_insns;      /* and how many instructions had been translated */
+    uint64_t finds;          /* of blocks to go on with, outside translated code */
     unsigned events, recent; /* faults since the last tick, and before with less weight */
     uint64_t last_tick;
     const struct tlb_set *set; /* in step with this set as it was after so many flushes */
@@ -86,7 +91,8 @@ struct views {
     unsigned nactive;
     uint8_t *nowhere; /* where the other regions lead; nothing is ever mapped there */
     uint64_t clock;
-    double then; /* thread_ms at the last interrupt in user code */
+    double then;         /* thread_ms at the last interrupt in user code */
+    uint64_t finds_then; /* finds, as in soft_cpu.counters */
 };
 
 /* ---- Regions ---------------------------------------------------------------------------- */
@@ -496,6 +502,7 @@ static void view_on(struct soft_cpu *c, struct view *v)
     v->active = true;
     v->code = BLOCK_OF_VIEW(0);
     v->own_time = TIME_OWN;
+    v->finds = 0;
     v->ncodes = 0;
     c->views->nactive++;
     c->counters.view_on++;
@@ -538,7 +545,8 @@ static void owning_review(struct soft_cpu *c, struct view *v)
             v->code = BLOCK_OF_VIEW(0);
             v->own_time = 0;
         }
-    } else if (v->time >= TIME_OWN && v->own_time) {
+    } else if (v->time >= TIME_OWN && v->own_time &&
+               v->time >= (double)v->finds / BLOCKS_PER_MS * OWN_WORTH) {
         codes_forget(c, v);
         v->own_time = v->time;
         v->own_insns = c->counters.block_insn;
@@ -579,6 +587,8 @@ void view_tick(struct soft_cpu *c)
     }
     v->last_tick = ++vs->clock;
     v->time += time;
+    v->finds += c->counters.find - vs->finds_then;
+    vs->finds_then = c->counters.find;
     if (v->active) {
         v->recent = v->recent * 3 / 4 + v->events;
         v->events = 0;
