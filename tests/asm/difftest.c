@@ -102,17 +102,25 @@ static void print_differences(const struct dt_case *k)
 
 static void report(const struct options *o, struct dt_case *k)
 {
+    static struct dt_result first_host, first_got[DT_WAYS];
+    bool first_left_bad = left_bad;
+
     printf("mismatch: difftest --case %#" PRIx64, k->seed);
     if (o->kind != DT_KINDS)
         printf(" --mode %s", kind_names[o->kind]);
     if (o->bits >= 0)
         printf(" --bits %d", o->bits ? 32 : 64);
     printf("\n");
+    first_host = host;
+    memcpy(first_got, got, sizeof(got));
     if (fails(k)) {
         dt_shrink(k, fails);
         fails(k);
     } else {
-        printf("  NOT WHEN REPEATED. Repeated:\n");
+        printf("  NOT WHEN REPEATED. The first time%s:\n",
+               first_left_bad ? ", when it was left where the interpreter was not" : "");
+        host = first_host;
+        memcpy(got, first_got, sizeof(got));
     }
     dt_print_case(k);
     print_differences(k);
