@@ -186,7 +186,7 @@ static void emit_set_page(struct translation *t, unsigned temp, int32_t page)
 {
     if (!t->fixed)
         return;
-    emit_const(t, temp, t->va + (uint64_t)((int64_t)page << PAGE_SHIFT));
+    emit_const(t, temp, t->va + (uint64_t)(page * (int64_t)PAGE_SIZE));
     emit_store(&t->e, CPU_OFF(page_va), temp);
 }
 
