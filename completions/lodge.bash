@@ -32,7 +32,7 @@ _lodge()
     run:*)
         words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
             --disk --port --rng --balloon
-            --console --escape --no-reboot --test-devices --stats -q --quiet -h --help"
+            --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
         ;;
     image:*)
         _lodge_image

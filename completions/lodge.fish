@@ -29,6 +29,7 @@ complete -c lodge $run -l escape -x -a '^] ctrl-a none' -d 'Key that leaves the 
 complete -c lodge $run -l no-reboot -d 'End the run when the guest resets'
 complete -c lodge $run -l test-devices -d 'Add the devices that bare test programs expect'
 complete -c lodge $run -l stats -d 'Print counters and times at the end'
+complete -c lodge $run -l perf-map -d 'Write a map of translated code for perf'
 complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \

@@ -40,6 +40,7 @@ struct session {
     int signal;         /* the signal that did; 0: the escape key */
     double start, wall; /* seconds the guest ran */
     int status;         /* what a test program ended with, else 0 */
+    bool map_failed;    /* --perf-map could not be written, and this was said */
 };
 
 static double seconds_now(void)
@@ -122,6 +123,9 @@ static int check_all(struct session *s, struct err *err)
         r = boot_check(&boot, o->memory, err);
     if (!r && s->passed.code && !o->quiet)
         fprintf(stderr, "lodge: engine %s, since %s\n", s->engine->name, s->passed.what);
+    if (!r && o->perf_map && !s->engine->perf_map && !o->quiet)
+        fprintf(stderr, "lodge: --perf-map has no effect: engine %s does not translate code\n",
+                s->engine->name);
     return r;
 }
 
@@ -170,18 +174,35 @@ static char *collect_stats(const struct session *s, struct vm *vm)
     return text;
 }
 
+/* With --perf-map. *err is filled when that fails for the first time: once is enough to say so. */
+static void write_perf_map(struct session *s, struct vm *vm, struct err *err)
+{
+    if (!s->opts->perf_map || !s->engine->perf_map)
+        return;
+    if (!s->engine->perf_map(vm, err))
+        return;
+    if (s->map_failed)
+        err->code = 0;
+    s->map_failed = true;
+}
+
 /* SIGUSR1: the statistics so far. The counters are read while the vCPUs run, so each is right but they are not of one moment. */
 static void session_report(void *opaque)
 {
     struct session *s = opaque;
+    struct err err = {0};
     char *text = NULL;
 
     pthread_mutex_lock(&s->lock);
     if (s->vm) {
         s->wall = seconds_now() - s->start;
+        /* Before the text, so that who has read that finds the file. */
+        write_perf_map(s, s->vm, &err);
         text = collect_stats(s, s->vm);
     }
     pthread_mutex_unlock(&s->lock);
+    if (err.code)
+        err_report(&err);
     if (text)
         fputs(text, stderr);
     free(text);
@@ -235,7 +256,9 @@ static int run_vm(struct session *s, struct err *err)
         .no_reboot = o->no_reboot,
         .test_devices = o->test_devices,
         .stats = o->stats,
+        .perf_map = o->perf_map,
     };
+    struct err map_err = {0};
     enum vm_end end = VM_END_FAILED;
     struct vm *vm;
     char *stats = NULL;
@@ -255,12 +278,15 @@ static int run_vm(struct session *s, struct err *err)
     s->wall = seconds_now() - s->start;
     if (o->stats)
         stats = collect_stats(s, vm);
+    write_perf_map(s, vm, &map_err);
     /* Writes out what the guest has printed, so the terminal changes and our own words come after it. */
     vm_free(vm);
     console_stop(s->console);
     /* The guest may have been cut off in the middle of a line. */
     if (s->console_tty && (r || end == VM_END_STOPPED))
         fputc('\n', stderr);
+    if (map_err.code)
+        err_report(&map_err);
     if (stats)
         fputs(stats, stderr);
     free(stats);

@@ -31,7 +31,7 @@ struct run_opts {
     struct run_disks disks;
     struct run_ports ports;
     const char *rng, *balloon;
-    bool no_reboot, test_devices, stats, quiet;
+    bool no_reboot, test_devices, stats, perf_map, quiet;
     char name_buf[32]; /* for a name that was not given */
 };
 

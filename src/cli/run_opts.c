@@ -235,6 +235,11 @@ const struct opt_desc run_opts[] = {
      .parse = opt_flag,
      FIELD(stats),
      .help = "print the engine's counters and times at the end"},
+    {.name = "perf-map",
+     .parse = opt_flag,
+     FIELD(perf_map),
+     .help = "write where translated code is to /tmp/perf-PID.map,\nfor perf: on SIGUSR1 and at "
+             "the end"},
     {.name = "quiet",
      .letter = 'q',
      .parse = opt_flag,

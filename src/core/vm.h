@@ -56,6 +56,7 @@ struct vm_config {
     bool no_reboot;
     bool test_devices; /* dev/testdev.h */
     bool stats;
+    bool perf_map; /* engine_ops.perf_map will be called */
 };
 
 enum vm_end {

@@ -76,6 +76,12 @@ struct engine_ops {
     /* Counters in readable form, for --stats. */
     void (*print_stats)(struct vm *vm, FILE *out);
     /*
+     * Write where in this process translated guest code is now, for perf, to /tmp/perf-PID.map. The VM was made with
+     * cfg.perf_map. Any thread but a vCPU's, one at a time. On failure *err is filled and there is no such file of
+     * ours; the guest is not concerned. NULL: there is no such code.
+     */
+    int (*perf_map)(struct vm *vm, struct err *err);
+    /*
      * Signal ev->fd at such writes, or no more, without telling core. Negative errno when the engine cannot: core
      * then sees them. Any thread, one at a time. NULL: it never can.
      */

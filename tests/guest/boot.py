@@ -2,7 +2,9 @@
 """Guests that boot, work, reset, idle and end."""
 import lzma
 import re
+import signal
 import struct
+import time
 from pathlib import Path
 
 from guest import (CACHE, Case, Place, Skip, check, initramfs, kernel, lodge_command,
@@ -127,6 +129,81 @@ def stats():
         check(re.search(r"\d", run.stderr()), "--stats printed nothing")
 
 
+def read_map(path):
+    """The ranges in a map for perf, (start, size, name) by address; none overlaps the next."""
+    ranges = []
+    for line in path.read_text().splitlines():
+        seen = re.fullmatch(r"([0-9a-f]+) ([0-9a-f]+) (\S+)", line)
+        check(seen, f"not a line of a map for perf: {line!r}")
+        ranges.append((int(seen[1], 16), int(seen[2], 16), seen[3]))
+    ranges.sort()
+    for (start, size, name), (after, _, other) in zip(ranges, ranges[1:]):
+        check(size > 0 and start + size <= after, f"{name} reaches into {other}")
+    names = [name for *_, name in ranges]
+    known = r"glue|thunk|(soft|careful|direct|own):0x[0-9a-f]+(\.cold)?"
+    check(all(re.fullmatch(known, name) for name in names), f"odd names in {path}")
+    check(names.count("glue") == 1, f"{names.count('glue')} times glue")
+    blocks = [name for name in names if re.fullmatch(r"\w+:0x[0-9a-f]+", name)]
+    check(len(blocks) > 1000, f"only {len(blocks)} blocks")
+    return ranges
+
+
+def asked(run, count, timeout=30):
+    """SIGUSR1, and wait for the count-th report."""
+    run.process.send_signal(signal.SIGUSR1)
+    deadline = time.monotonic() + timeout
+    while len(re.findall("statistics of guest", run.stderr())) < count:
+        check(time.monotonic() < deadline and run.process.poll() is None,
+              f"no report: {run.describe()}")
+        time.sleep(0.05)
+
+
+def perf_map():
+    """Names for perf, while the guest runs and when it is over."""
+    need_proc()
+    command = lodge_command(kernel("cloud"), initramfs(), "lodge.test=loop", extra=["--perf-map"])
+    with Place() as place, place.run(command) as run:
+        path = Path(f"/tmp/perf-{run.process.pid}.map")
+        try:
+            run.wait_line("LODGE-TEST loop begin")
+            check(not path.exists(), "there is a map that nobody asked for")
+            asked(run, 1)
+            maps = Path(f"/proc/{run.process.pid}/maps").read_text()
+            ranges = read_map(path)
+            check(path.stat().st_mode & 0o7777 == 0o600, "others may read the map")
+            start, end = ranges[0][0], ranges[-1][0] + ranges[-1][1]
+            # Not writable, and named as memory is for which perf looks for names there.
+            found = re.finditer(r"^(\w+)-(\w+) r-xs .* /dev/zero \(deleted\)$", maps, re.M)
+            inside = [m for m in found if int(m[1], 16) == start and end <= int(m[2], 16)]
+            check(len(inside) == 1, f"{start:x} to {end:x} is no mapping of:\n{maps}")
+            path.unlink()
+            run.wait_line(DONE)
+            check(run.wait_exit() == 0, run.describe())
+            check(read_map(path)[0][0] == start, "the map at the end is for other memory")
+            check("cannot" not in run.stderr(), run.stderr())
+            check(not place.left(), f"left behind: {place.left()}")
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def perf_map_refused():
+    """A map that cannot be written is one message, however often asked for; the guest goes on."""
+    command = lodge_command(kernel("cloud"), initramfs(), "lodge.test=loop", extra=["--perf-map"])
+    with Place() as place, place.run(command) as run:
+        path = Path(f"/tmp/perf-{run.process.pid}.map")
+        path.mkdir()
+        try:
+            run.wait_line("LODGE-TEST loop begin")
+            asked(run, 1)
+            asked(run, 2)
+            run.wait_line(DONE)
+            check(run.wait_exit() == 0, run.describe())
+            said = run.stderr().count(f"lodge: cannot write {path}: ")
+            check(said == 1, f"said {said} times: {run.stderr()}")
+        finally:
+            path.rmdir()
+
+
 def payload(bzimage):
     """The ELF vmlinux inside a bzImage (Documentation/arch/x86/boot.rst: payload_offset)."""
     image = Path(bzimage).read_bytes()
@@ -167,4 +244,6 @@ CASES += [
     Case("--no-reboot ends after a panic", ends_at_reset, "lodge.test=panic panic=-1", 1),
     Case("triple fault is reported", triple_fault),
     Case("--stats prints counters", stats),
+    Case("--perf-map gives perf names for translated code", perf_map),
+    Case("--perf-map that cannot be written", perf_map_refused),
 ]

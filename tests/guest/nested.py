@@ -72,6 +72,8 @@ def inner_boots(cpus, times=1):
         seen = re.findall(INNER, output)
         check([int(n) for n, _ in seen] == [cpus] * times, f"the inner guests say: {seen}")
         check(len(re.findall(r"engine kvm, ", output)) == times, "it was not the KVM engine")
+        check(len(re.findall(r"--perf-map has no effect: engine kvm", output)) == times,
+              "nobody was told that there is no translated code")
         for cpu in range(cpus):
             check(len(re.findall(rf"LODGE-TEST cpu want={cpu} got={cpu} i=2000", output)) == times,
                   f"CPU {cpu} of the inner guest did not do its work")

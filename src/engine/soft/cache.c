@@ -33,13 +33,35 @@ static void lazy_free(void *p, size_t bytes)
         munmap(p, bytes);
 }
 
-static int map_code(struct cache *k, struct err *err)
+/*
+ * perf takes names for a mapping from /tmp/perf-PID.map only where no file stands behind it, so with vm_config.perf_map
+ * the memory is anonymous: mremap(2) makes a second mapping of what is shared when the old size is 0. The executable
+ * one comes first, since only that call is recorded by perf, and policies forbid making memory executable later.
+ */
+static void map_anonymous(struct cache *k)
 {
-    k->fd = memfd_create("lodge-code", MFD_CLOEXEC);
-    if (k->fd < 0 || ftruncate(k->fd, CACHE_SIZE))
-        return err_set(err, -errno, "cannot make the translation cache: %s", strerror(errno));
-    k->rw = mmap(NULL, CACHE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, k->fd, 0);
-    k->rx = mmap(NULL, CACHE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, k->fd, 0);
+    k->rx = mmap(NULL, CACHE_SIZE, PROT_READ | PROT_EXEC,
+                 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (k->rx == MAP_FAILED)
+        return;
+    k->rw = mremap(k->rx, 0, CACHE_SIZE, MREMAP_MAYMOVE);
+    if (k->rw != MAP_FAILED && mprotect(k->rw, CACHE_SIZE, PROT_READ | PROT_WRITE)) {
+        munmap(k->rw, CACHE_SIZE);
+        k->rw = MAP_FAILED;
+    }
+}
+
+static int map_code(struct cache *k, bool anonymous, struct err *err)
+{
+    if (anonymous) {
+        map_anonymous(k);
+    } else {
+        k->fd = memfd_create("lodge-code", MFD_CLOEXEC);
+        if (k->fd < 0 || ftruncate(k->fd, CACHE_SIZE))
+            return err_set(err, -errno, "cannot make the translation cache: %s", strerror(errno));
+        k->rw = mmap(NULL, CACHE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, k->fd, 0);
+        k->rx = mmap(NULL, CACHE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, k->fd, 0);
+    }
     if (k->rw == MAP_FAILED || k->rx == MAP_FAILED) {
         int e = errno;
 
@@ -59,7 +81,7 @@ int cache_init(struct soft_vm *svm, struct err *err)
     k->fd = -1;
     k->rw = k->rx = MAP_FAILED;
     pthread_mutex_init(&k->lock, NULL);
-    r = map_code(k, err);
+    r = map_code(k, svm->vm->cfg.perf_map, err);
     if (r) {
         cache_fini(svm);
         return r;

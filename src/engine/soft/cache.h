@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The translation cache: one memfd mapped twice (writable and executable, never
- * both), shared by the VM's vCPUs. Blocks are keyed by guest-physical place,
+ * The translation cache: one piece of memory mapped twice (writable and executable,
+ * never both), shared by the VM's vCPUs. Blocks are keyed by guest-physical place,
  * so a change of address space keeps them. A block that dies stays in memory,
  * its entries patched to leave at once, until the whole cache is flushed.
  */
@@ -112,7 +112,7 @@ struct thunk {
 #define CACHE_NTHUNKS 1024
 
 struct cache {
-    int fd;
+    int fd; /* of both mappings; -1 with vm_config.perf_map */
     uint8_t *rw;
     uint8_t *rx;
     size_t used, glue_end;

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "engine/engine.h"
+#include "engine/soft/perfmap.h"
 #include "engine/soft/run.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/view.h"
@@ -309,6 +310,13 @@ static void soft_print_stats(struct vm *vm, FILE *out)
         fprintf(out, "%16" PRIu64 "  instructions declined: %s\n", svm->declines[i], declines[i]);
 }
 
+static int soft_perf_map(struct vm *vm, struct err *err)
+{
+    struct soft_vm *svm = vm->engine_data;
+
+    return perfmap_write(&svm->cache, &vm->mem, err);
+}
+
 const struct engine_ops engine_soft = {
     .name = "soft",
     .probe = soft_probe,
@@ -324,4 +332,5 @@ const struct engine_ops engine_soft = {
     .dirty_log = soft_dirty_log,
     .dirty_take = soft_dirty_take,
     .print_stats = soft_print_stats,
+    .perf_map = soft_perf_map,
 };
