@@ -194,6 +194,7 @@ static struct tlb_set *set_find(struct soft_cpu *c, unsigned pcid, enum tlb_mode
     set_clear(victim);
     __atomic_store_n(&victim->pcid, (uint16_t)pcid, __ATOMIC_RELAXED);
     victim->mode = mode;
+    victim->code = BLOCK_SOFT; /* until view_enter finds a view */
     victim->last_use = ++c->set_clock;
     return victim;
 }
