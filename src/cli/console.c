@@ -211,6 +211,11 @@ int console_input(const struct console *c)
     return c->pipe[0];
 }
 
+int console_typed(const struct console *c)
+{
+    return c->pipe[1];
+}
+
 bool console_is_tty(const struct console *c)
 {
     return c->tty;

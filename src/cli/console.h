@@ -30,6 +30,9 @@ int console_new(struct console **c, const struct console_config *cfg, struct err
 /* Read end of what was typed, for the guest's serial port; -1 without console. Never at end of file before console_free. */
 int console_input(const struct console *c);
 
+/* The other end: what is written there (it does not block) is typed, too; -1 without console. */
+int console_typed(const struct console *c);
+
 bool console_is_tty(const struct console *c);
 
 /* End the thread and restore the terminal; `leave` is not called afterwards. Idempotent. */

@@ -142,6 +142,18 @@ static int try_claim(struct registry *reg, const char *name, struct err *err)
     return r;
 }
 
+/* What is in a guest's directory beside the lock. */
+static void remove_files(const char *dir)
+{
+    static const char *const files[] = {"control"};
+    char path[400];
+
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+        snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
+        unlink(path);
+    }
+}
+
 /* Remove what a process left that did not get to releasing its name: a directory whose lock is free. */
 static void sweep_one(const char *base, const char *name)
 {
@@ -151,8 +163,10 @@ static void sweep_one(const char *base, const char *name)
     snprintf(dir, sizeof(dir), "%s/%s", base, name);
     snprintf(lock, sizeof(lock), "%s/lock", dir);
     fd = open(lock, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB) && still_there(fd, lock))
+    if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB) && still_there(fd, lock)) {
+        remove_files(dir);
         unlink(lock);
+    }
     rmdir(dir); /* fails while there is a lock in it */
     if (fd >= 0)
         close(fd);
@@ -192,6 +206,7 @@ void registry_release(struct registry *reg)
 {
     if (reg->fd < 0)
         return;
+    remove_files(reg->dir);
     unlink(reg->lock);
     rmdir(reg->dir);
     rmdir(reg->base);

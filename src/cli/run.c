@@ -20,6 +20,8 @@
 #include "cli/size.h"
 #include "cli/tty.h"
 #include "cli/verb.h"
+#include "control/conlog.h"
+#include "control/control.h"
 #include "core/machine.h"
 #include "core/vm.h"
 #include "engine/engine.h"
@@ -35,9 +37,12 @@ struct session {
     struct console *console;
     bool console_tty; /* the guest writes to a terminal that was put in raw mode */
     pthread_mutex_t lock;
-    struct vm *vm;      /* while there is one to be told */
-    bool leaving;       /* somebody asked to end the run */
-    int signal;         /* the signal that did; 0: the escape key */
+    struct vm *vm;     /* while there is one to be told */
+    bool leaving;      /* somebody asked to end the run */
+    int signal;        /* the signal that did; 0: the escape key */
+    bool killed;       /* through the control socket */
+    struct conlog log; /* of the guest's console */
+    struct control *control;
     double start, wall; /* seconds the guest ran */
     int status;         /* what a test program ended with, else 0 */
     bool map_failed;    /* --perf-map could not be written, and this was said */
@@ -68,6 +73,17 @@ static void session_leave(void *opaque, int signal)
             vm_request(s->vm, VM_REQ_STOP);
     }
     pthread_mutex_unlock(&s->lock);
+}
+
+static void session_quit(void *opaque)
+{
+    struct session *s = opaque;
+
+    pthread_mutex_lock(&s->lock);
+    s->killed = !s->leaving;
+    pthread_mutex_unlock(&s->lock);
+    if (s->killed)
+        session_leave(s, 0);
 }
 
 /* From here on session_leave reaches `vm` (NULL: none any more). */
@@ -220,6 +236,11 @@ static int end_status(const struct session *s, enum vm_end end)
             fprintf(stderr, "lodge: the guest reset; the run ends there (--no-reboot)\n");
         return CLI_OK;
     case VM_END_STOPPED:
+        if (s->killed) {
+            if (!quiet)
+                fprintf(stderr, "lodge: the guest was killed\n");
+            return CLI_FAILED;
+        }
         if (s->signal) {
             if (!quiet)
                 fprintf(stderr, "lodge: the guest was stopped by SIG%s\n", sigabbrev_np(s->signal));
@@ -232,6 +253,21 @@ static int end_status(const struct session *s, enum vm_end end)
         break;
     }
     return CLI_FAILED;
+}
+
+static int start_control(struct session *s, struct vm *vm, struct err *err)
+{
+    bool has = strcmp(s->opts->console, "none") != 0;
+    struct control_config cfg = {
+        .dir = s->reg.dir,
+        .vm = vm,
+        .console = has ? &s->log : NULL,
+        .console_in = has ? console_typed(s->console) : -1,
+        .quit = session_quit,
+        .opaque = s,
+    };
+
+    return control_new(&s->control, &cfg, err);
 }
 
 static int run_vm(struct session *s, struct err *err)
@@ -249,6 +285,8 @@ static int run_vm(struct session *s, struct err *err)
         .engine = s->engine,
         .serial_in = console_input(s->console),
         .serial_out = stdio ? STDOUT_FILENO : -1,
+        .serial_tap = stdio ? conlog_append : NULL,
+        .serial_tap_opaque = &s->log,
         .disks = o->disks.count,
         .ports = o->ports.count,
         .rng = !strcmp(o->rng, "on"),
@@ -269,12 +307,18 @@ static int run_vm(struct session *s, struct err *err)
     r = vm_new(&vm, &cfg, err);
     if (r)
         return r;
+    r = start_control(s, vm, err);
+    if (r) {
+        vm_free(vm);
+        return r;
+    }
     say_start(s);
     s->start = seconds_now();
     session_set_vm(s, vm);
     r = vm_run(vm, &end, err);
     s->status = (int)atomic_load(&vm->exit_status);
     session_set_vm(s, NULL);
+    control_stop(s->control);
     s->wall = seconds_now() - s->start;
     if (o->stats)
         stats = collect_stats(s, vm);
@@ -282,6 +326,7 @@ static int run_vm(struct session *s, struct err *err)
     /* Writes out what the guest has printed, so the terminal changes and our own words come after it. */
     vm_free(vm);
     console_stop(s->console);
+    control_free(s->control);
     /* The guest may have been cut off in the middle of a line. */
     if (s->console_tty && (r || end == VM_END_STOPPED))
         fputc('\n', stderr);
@@ -311,7 +356,9 @@ static int run_session(struct session *s, struct err *err)
         r = registry_claim(&s->reg, base, o->name, err);
     if (r)
         return r;
-    r = console_new(&s->console, &console, err);
+    r = conlog_init(&s->log, NULL, 0, err);
+    if (!r)
+        r = console_new(&s->console, &console, err);
     if (!r) {
         s->console_tty = console_is_tty(s->console);
         r = run_vm(s, err);
@@ -319,6 +366,7 @@ static int run_session(struct session *s, struct err *err)
     }
     registry_release(&s->reg);
     console_free(s->console);
+    conlog_fini(&s->log);
     return r;
 }
 

@@ -290,9 +290,12 @@ static void part_acpipm_reset(struct machine *m)
 static int part_com1_init(struct machine *m, struct err *err)
 {
     const struct vm_config *cfg = &m->vm->cfg;
+    struct serial_ends ends = {.in = cfg->serial_in,
+                               .out = cfg->serial_out,
+                               .tap = cfg->serial_tap,
+                               .opaque = cfg->serial_tap_opaque};
 
-    return serial_new(&m->com1, &m->vm->pio, PIO_COM1, isa_irq(m, IRQ_COM1), cfg->serial_in,
-                      cfg->serial_out, err);
+    return serial_new(&m->com1, &m->vm->pio, PIO_COM1, isa_irq(m, IRQ_COM1), &ends, err);
 }
 
 static void part_com1_fini(struct machine *m)
@@ -527,6 +530,11 @@ void machine_reset(struct vm *vm)
 void machine_isa_pulse(struct vm *vm, unsigned irq)
 {
     irq_pulse(isa_irq(vm->machine, irq));
+}
+
+void machine_power_button(struct vm *vm)
+{
+    acpipm_power_button(vm->machine->acpipm);
 }
 
 void machine_print_stats(struct vm *vm, FILE *out)

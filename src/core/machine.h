@@ -45,6 +45,9 @@ int machine_chips_give(struct vm *vm, struct machine_chips *s, struct err *err);
 /* An edge on ISA line `irq`, which is low before and afterwards. Any thread. */
 void machine_isa_pulse(struct vm *vm, unsigned irq);
 
+/* Press the power button, which an operating system may heed or not. Any thread. */
+void machine_power_button(struct vm *vm);
+
 /* Deliver a device's message-signalled interrupt to the VM's APICs, wherever they are. Any thread. */
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data);
 

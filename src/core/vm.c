@@ -371,14 +371,41 @@ void vm_request_call(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), voi
     vm_request(vm, VM_REQ_CALL);
 }
 
-static uint32_t vm_wait(struct vm *vm)
+void vm_pause(struct vm *vm, bool pause)
+{
+    atomic_store(&vm->pause, pause);
+    pthread_mutex_lock(&vm->lock);
+    pthread_cond_broadcast(&vm->wake);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+bool vm_is_paused(const struct vm *vm)
+{
+    return atomic_load(&vm->paused);
+}
+
+/* Until something is requested, or the guest is to be paused, or no longer. */
+static uint32_t vm_wait(struct vm *vm, bool paused)
 {
     uint32_t req;
 
     pthread_mutex_lock(&vm->lock);
-    while (!(req = atomic_load(&vm->requests)))
+    while (!(req = atomic_load(&vm->requests)) && atomic_load(&vm->pause) == paused)
         pthread_cond_wait(&vm->wake, &vm->lock);
     pthread_mutex_unlock(&vm->lock);
+    return req;
+}
+
+/* vm_wait with nothing of the machine running. */
+static uint32_t vm_wait_paused(struct vm *vm)
+{
+    uint32_t req;
+
+    machine_pause(vm);
+    atomic_store(&vm->paused, true);
+    req = vm_wait(vm, true);
+    atomic_store(&vm->paused, false);
+    machine_resume(vm);
     return req;
 }
 
@@ -421,9 +448,14 @@ static int session_run(struct vm_session *s, uint32_t *req, struct err *err)
     int rc;
 
     do {
-        rc = session_start(s, err);
-        *req = rc < 0 ? 0 : vm_wait(s->vm);
-        session_stop(s);
+        rc = 0;
+        if (atomic_load(&s->vm->pause)) {
+            *req = vm_wait_paused(s->vm);
+        } else {
+            rc = session_start(s, err);
+            *req = rc < 0 ? 0 : vm_wait(s->vm, false);
+            session_stop(s);
+        }
         if (rc < 0 || (*req & ~SERVED_HERE))
             return rc;
         atomic_fetch_and(&s->vm->requests, ~*req);

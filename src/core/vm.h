@@ -48,6 +48,9 @@ struct vm_config {
     const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
     const struct engine_ops *engine;
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
+    /* Told what that port has sent, on its thread; NULL: nobody. */
+    void (*serial_tap)(void *opaque, const uint8_t *data, size_t len);
+    void *serial_tap_opaque;
     struct vm_disk disk[VM_MAX_DISKS];
     unsigned disks;
     struct vm_port port[VM_MAX_PORTS];
@@ -91,6 +94,7 @@ struct vm {
     void *call_opaque;
     _Atomic unsigned exit_status; /* a test program's, when it ended with VM_END_POWEROFF; else 0 */
     _Atomic uint32_t requests;    /* enum vm_request bits, for the thread in vm_run */
+    _Atomic bool pause, paused;   /* wanted; so it is */
     pthread_mutex_t lock;
     pthread_cond_t wake;
 };
@@ -117,6 +121,13 @@ void vm_request_move(struct vm *vm, const struct engine_ops *to);
  * was called nobody asks for another; it is not when the run ends before.
  */
 void vm_request_call(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), void *opaque);
+
+/*
+ * Have the vCPUs and devices stand still, or go on. Guest time runs on meanwhile. Any thread; returns at once, and
+ * vm_is_paused tells when it is so. The guest can be told to end, to move and to call while it is paused.
+ */
+void vm_pause(struct vm *vm, bool pause);
+bool vm_is_paused(const struct vm *vm);
 
 /* A device or loader has written guest memory [gpa, gpa+len) with mem_write or through mem_hva. Any thread. */
 void vm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len);

@@ -73,8 +73,9 @@ struct serial {
     uint8_t rx[FIFO_SIZE];
     unsigned rx_head, rx_count;
 
+    struct serial_ends ends;
+
     /* Output. head and count under the lock; the thread writes from the ring without it. */
-    int fd_out;
     uint8_t ring[RING_SIZE];
     unsigned ring_head, ring_count;
     bool out_started, out_dead; /* dead: nobody will ever read this descriptor again */
@@ -86,7 +87,7 @@ struct serial {
     int give_up_fd; /* readable: stop trying */
 
     /* Input. */
-    int fd_in, event_fd;
+    int event_fd;
     bool in_started, in_stop, in_done;
     bool in_waiting; /* for room in the FIFO: wants event_fd written */
     pthread_t in_thread;
@@ -212,7 +213,7 @@ static bool input_poll(struct serial *s, bool input, int timeout_ms)
 {
     struct pollfd fds[2] = {
         {.fd = s->event_fd, .events = POLLIN},
-        {.fd = input ? s->fd_in : -1, .events = POLLIN},
+        {.fd = input ? s->ends.in : -1, .events = POLLIN},
     };
 
     if (poll(fds, 2, timeout_ms) <= 0)
@@ -228,7 +229,7 @@ static ssize_t input_read(struct serial *s, uint8_t *buf, size_t len)
     ssize_t n;
 
     pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
-    n = read(s->fd_in, buf, len);
+    n = read(s->ends.in, buf, len);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     return n;
 }
@@ -361,29 +362,40 @@ static bool output_wait_locked(struct serial *s)
     return s->ring_count;
 }
 
+/* The descriptor is of no use any more; others may still listen. */
+static ssize_t output_lost(struct serial *s, size_t len)
+{
+    if (!s->ends.tap)
+        return -1;
+    s->ends.out = -1;
+    return (ssize_t)len;
+}
+
 /* Without the lock. The count of bytes taken, 0: none now, -1: dead, or time to give up. */
 static ssize_t output_write(struct serial *s, const uint8_t *buf, size_t len)
 {
     struct pollfd fds[2] = {
-        {.fd = s->fd_out, .events = POLLOUT},
+        {.fd = s->ends.out, .events = POLLOUT},
         {.fd = s->give_up_fd, .events = POLLIN},
     };
     ssize_t n;
 
+    if (s->ends.out < 0)
+        return (ssize_t)len;
     if (poll(fds, 2, -1) < 0)
         return errno == EINTR ? 0 : -1;
     if (fds[1].revents)
         return -1;
     /* Cancellation is possible only here: a terminal may be stopped between the two calls. */
     pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
-    n = write(s->fd_out, buf, len);
+    n = write(s->ends.out, buf, len);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     if (n >= 0)
         return n;
     if (errno == EAGAIN)
         poll(NULL, 0, 1); /* poll was wrong about it: don't spin */
     else if (errno != EINTR)
-        return -1;
+        return output_lost(s, len);
     return 0;
 }
 
@@ -426,6 +438,8 @@ static void *output_main(void *opaque)
         pthread_mutex_unlock(&s->lock);
         /* Nobody else moves ring_head, and nobody overwrites what lies after it. */
         n = output_write(s, from, len < CHUNK ? len : CHUNK);
+        if (n > 0 && s->ends.tap)
+            s->ends.tap(s->ends.opaque, from, (size_t)n);
         pthread_mutex_lock(&s->lock);
         output_taken_locked(s, n);
     }
@@ -624,11 +638,11 @@ static int threads_start(struct serial *s, struct err *err)
 {
     int ret = 0;
 
-    if (s->fd_out >= 0) {
+    if (s->ends.out >= 0 || s->ends.tap) {
         ret = thread_start(&s->out_thread, output_main, s);
         s->out_started = !ret;
     }
-    if (!ret && s->fd_in >= 0) {
+    if (!ret && s->ends.in >= 0) {
         ret = thread_start(&s->in_thread, input_main, s);
         s->in_started = !ret;
     }
@@ -649,8 +663,8 @@ static void conds_init(struct serial *s)
     pthread_condattr_destroy(&attr);
 }
 
-int serial_new(struct serial **out, struct bus *pio, uint16_t base, struct irq_line irq, int fd_in,
-               int fd_out, struct err *err)
+int serial_new(struct serial **out, struct bus *pio, uint16_t base, struct irq_line irq,
+               const struct serial_ends *ends, struct err *err)
 {
     struct serial *s = calloc(1, sizeof(*s));
     int ret;
@@ -658,8 +672,7 @@ int serial_new(struct serial **out, struct bus *pio, uint16_t base, struct irq_l
     if (!s)
         return err_set(err, -ENOMEM, "not enough memory for a serial port");
     s->irq = irq;
-    s->fd_in = fd_in;
-    s->fd_out = fd_out;
+    s->ends = *ends;
     s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->give_up_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&s->lock, NULL);

@@ -8,9 +8,17 @@
 
 struct serial;
 
-/* fd_in or fd_out -1: nothing there. The descriptors stay the caller's. Maps 8 ports at base. */
-int serial_new(struct serial **s, struct bus *pio, uint16_t base, struct irq_line irq, int fd_in,
-               int fd_out, struct err *err);
+/* What is at the other end of the line. */
+struct serial_ends {
+    int in, out; /* descriptors, which stay the caller's; -1: nothing there */
+    /* Told what was sent, once `out` has it, on the port's output thread. It may not wait for long. NULL: nobody. */
+    void (*tap)(void *opaque, const uint8_t *data, size_t len);
+    void *opaque;
+};
+
+/* Maps 8 ports at base. */
+int serial_new(struct serial **s, struct bus *pio, uint16_t base, struct irq_line irq,
+               const struct serial_ends *ends, struct err *err);
 void serial_free(struct serial *s); /* joins the input thread */
 void serial_reset(struct serial *s);
 

@@ -33,7 +33,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     data++;
     len--;
     memset(&pio, 0, sizeof(pio));
-    if (serial_new(&s, &pio, PIO_COM1, (struct irq_line){.ops = &irq_ops}, in, out, NULL) < 0)
+    if (serial_new(&s, &pio, PIO_COM1, (struct irq_line){.ops = &irq_ops},
+                   &(struct serial_ends){.in = in, .out = out}, NULL) < 0)
         goto out;
     for (unsigned i = 0; i < FUZZ_OPS_MAX && fuzz_next(&data, &len, &op); i++) {
         uint16_t port = PIO_COM1 + (op.addr & 7);

@@ -79,8 +79,9 @@ static void open_port(int in, int out)
     memset(&pio, 0, sizeof(pio));
     level = false;
     rises = 0;
-    assert_int_equal(
-        serial_new(&s, &pio, PIO_COM1, (struct irq_line){.ops = &irq_ops}, in, out, NULL), 0);
+    assert_int_equal(serial_new(&s, &pio, PIO_COM1, (struct irq_line){.ops = &irq_ops},
+                                &(struct serial_ends){.in = in, .out = out}, NULL),
+                     0);
 }
 
 static int setup(void **state)
@@ -457,7 +458,8 @@ static void test_port_taken(void **state)
     struct serial *second;
 
     open_port(-1, -1);
-    assert_int_equal(serial_new(&second, &pio, PIO_COM1, (struct irq_line){0}, -1, -1, NULL),
+    assert_int_equal(serial_new(&second, &pio, PIO_COM1, (struct irq_line){0},
+                                &(struct serial_ends){.in = -1, .out = -1}, NULL),
                      -EEXIST);
     serial_free(s);
 }

@@ -618,6 +618,57 @@ static void calls_come_between_stretches(void **state)
     vm_free(vm);
 }
 
+static enum vcpu_exit_reason guest_busy(struct vcpu *vcpu)
+{
+    while (!(atomic_load(&vcpu->events) & VCPU_EV_STOP)) {
+        fake.step++;
+        usleep(50);
+    }
+    return VCPU_EXIT_STOP;
+}
+
+static void *pause_and_stop(void *opaque)
+{
+    struct vm *vm = opaque;
+    unsigned long runs;
+
+    for (int i = 0; i < 3; i++) {
+        vm_pause(vm, true);
+        while (!vm_is_paused(vm))
+            usleep(100);
+        runs = fake.step;
+        usleep(2000);
+        if (fake.step != runs)
+            return "ran while it was paused";
+        vm_pause(vm, false);
+        while (fake.step == runs)
+            usleep(100);
+    }
+    /* One that stands still can be ended. */
+    vm_pause(vm, true);
+    while (!vm_is_paused(vm))
+        usleep(100);
+    vm_request(vm, VM_REQ_STOP);
+    return NULL;
+}
+
+static void pauses(void **state)
+{
+    struct vm *vm = make(&base_config);
+    enum vm_end end = VM_END_FAILED;
+    pthread_t thread;
+    void *wrong;
+
+    fake.guest = guest_busy;
+    assert_int_equal(pthread_create(&thread, NULL, pause_and_stop, vm), 0);
+    assert_int_equal(vm_run(vm, &end, NULL), 0);
+    assert_int_equal(end, VM_END_STOPPED);
+    pthread_join(thread, &wrong);
+    if (wrong)
+        fail_msg("%s", (char *)wrong);
+    vm_free(vm);
+}
+
 int main(void)
 {
 #define VM_TEST(f) cmocka_unit_test_setup(f, setup)
@@ -639,6 +690,7 @@ int main(void)
         VM_TEST(hypercalls),
         VM_TEST(writes_from_outside_and_inside_are_one_log),
         VM_TEST(calls_come_between_stretches),
+        VM_TEST(pauses),
     };
 
     alarm(60);
