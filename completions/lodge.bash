@@ -28,10 +28,11 @@ _lodge()
     run:--escape) words="^] ctrl-a none" ;;
     run:--cpus | run:-c) words="1 2 4 8" ;;
     run:--memory | run:-m) words="256M 512M 1G 2G 4G" ;;
-    run:--name | run:--append | run:--port) return ;;
+    run:--name | run:--append | run:--port | run:--publish | run:-p) return ;;
+    run:--net) words="user none" ;;
     run:*)
         words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
-            --disk --port --rng --balloon
+            --disk --port --net -p --publish --rng --balloon
             --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
         ;;
     image:*)

@@ -41,7 +41,9 @@ cp "$busybox" "$root/bin/busybox"
 cp "scripts/init-$profile" "$root/init"
 chmod 755 "$root/init" "$root/bin/busybox"
 if [ "$profile" = test ]; then
-    cc -O2 -static -pthread -o "$root/bin/memory" tests/guest/user/memory.c
+    for program in memory net; do
+        cc -O2 -static -pthread -o "$root/bin/$program" tests/guest/user/$program.c
+    done
 fi
 # The links are made here, not by the guest: it would spend its time on them.
 "$busybox" --list | while read -r applet; do

@@ -29,6 +29,7 @@ libzydis-dev /usr/include/Zydis/Zydis.h
 libjansson-dev /usr/include/jansson.h
 zlib1g-dev /usr/include/zlib.h
 libzstd-dev /usr/include/zstd.h
+libslirp-dev /usr/include/slirp/libslirp.h
 scdoc scdoc
 END
         ;;

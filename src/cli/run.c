@@ -160,6 +160,20 @@ static void say_start(const struct session *s)
     fputs(s->console_tty ? "\r\n" : "\n", stderr);
 }
 
+static void say_ports(const struct session *s, struct vm *vm)
+{
+    struct net *net = machine_net(vm, 0);
+    struct net_publish list[NET_MAX_PUBLISH];
+    unsigned count = net && !s->opts->quiet ? net_user_published(net, list) : 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        char text[NET_PUBLISH_TEXT];
+
+        fprintf(stderr, "lodge: published %s%s", net_publish_format(&list[i], text),
+                s->console_tty ? "\r\n" : "\n");
+    }
+}
+
 static void print_stats(const struct session *s, struct vm *vm, FILE *out)
 {
     struct rusage ru;
@@ -289,6 +303,7 @@ static int run_vm(struct session *s, struct err *err)
         .serial_tap_opaque = &s->log,
         .disks = o->disks.count,
         .ports = o->ports.count,
+        .nets = o->nets.count,
         .rng = !strcmp(o->rng, "on"),
         .balloon = !strcmp(o->balloon, "on"),
         .no_reboot = o->no_reboot,
@@ -304,6 +319,7 @@ static int run_vm(struct session *s, struct err *err)
 
     memcpy(cfg.disk, o->disks.disk, sizeof(cfg.disk));
     memcpy(cfg.port, o->ports.port, sizeof(cfg.port));
+    memcpy(cfg.net, o->nets.net, sizeof(cfg.net));
     r = vm_new(&vm, &cfg, err);
     if (r)
         return r;
@@ -313,6 +329,7 @@ static int run_vm(struct session *s, struct err *err)
         return r;
     }
     say_start(s);
+    say_ports(s, vm);
     s->start = seconds_now();
     session_set_vm(s, vm);
     r = vm_run(vm, &end, err);

@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "base/types.h"
+#include "cli/net_opts.h"
 #include "core/vm.h"
 
 /* --disk, as often as it is given; the strings are in `text`, which run_opts_fini frees. */
@@ -30,6 +31,8 @@ struct run_opts {
     int escape; /* control byte, -1: none */
     struct run_disks disks;
     struct run_ports ports;
+    struct run_nets nets;
+    struct run_publishes publishes;
     const char *rng, *balloon;
     bool no_reboot, test_devices, stats, perf_map, quiet;
     char name_buf[32]; /* for a name that was not given */

@@ -194,6 +194,19 @@ const struct opt_desc run_opts[] = {
      .parse = opt_port,
      FIELD(ports),
      .help = "/dev/virtio-ports/NAME of the guest as a UNIX socket;\nmay be repeated"},
+    {.name = "net",
+     .arg = "user[,KEY=VALUE]...|none",
+     .parse = opt_net,
+     FIELD(nets),
+     .help = "a network card; user: the host's network through this\nprocess, without root; may be "
+             "repeated (default none)"},
+    {.name = "publish",
+     .letter = 'p',
+     .arg = "[ADDR:]HOST:GUEST[/udp]",
+     .parse = opt_publish,
+     FIELD(publishes),
+     .help = "a port of the host that leads to one of the guest;\nADDR is 127.0.0.1 unless given; "
+             "may be repeated"},
     {.name = "rng",
      .arg = "on|off",
      .parse = opt_choice,
@@ -262,5 +275,7 @@ int run_opts_check(struct run_opts *o, struct err *err)
     if (o->memory > UINT64_MAX - PAGE_SIZE)
         return err_set(err, -EINVAL, "--memory is more than any machine can have");
     o->memory = ALIGN_UP(o->memory, (uint64_t)PAGE_SIZE);
-    return registry_check_name(o->name, err);
+    if (registry_check_name(o->name, err) < 0)
+        return -EINVAL;
+    return net_opts_settle(&o->nets, &o->publishes, o->name, err);
 }

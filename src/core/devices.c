@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/listen.h"
@@ -10,6 +11,7 @@
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
+#include "dev/virtio/net.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
 
@@ -17,14 +19,20 @@
 #define SLOT_RNG     2
 #define SLOT_CONSOLE 3
 #define SLOT_BALLOON 4
+#define SLOT_NETS    6
 #define SLOT_DISKS   10
 
-#define MAX_DEVICES     (VM_MAX_DISKS + 3)
+#define MAX_DEVICES     (VM_MAX_DISKS + VM_MAX_NETS + 3)
 #define MAX_DISK_QUEUES 8
 
 struct disk {
     struct block *block;
     struct virtio_blk blk;
+};
+
+struct card {
+    struct net *net;
+    struct virtio_net vn;
 };
 
 struct devices {
@@ -36,6 +44,7 @@ struct devices {
     int port_fd[VM_MAX_PORTS]; /* listening */
     unsigned port_fds;
     const struct vm_config *cfg;
+    struct card card[VM_MAX_NETS];
     struct disk disk[VM_MAX_DISKS];
     struct virtio_pci transport[MAX_DEVICES];
     unsigned count; /* of transports */
@@ -101,6 +110,38 @@ static int add_disk(struct devices *d, const struct vm_config *cfg, unsigned n, 
     return code ? code : plug(d, &disk->blk.dev, SLOT_DISKS + n, err);
 }
 
+static int add_card(struct devices *d, unsigned n, struct err *err)
+{
+    const struct vm_net *want = &d->cfg->net[n];
+    struct card *card = &d->card[n];
+    struct virtio_net_config cfg = {0};
+    int code = net_user_new(&card->net, &want->user, err);
+
+    if (code < 0)
+        return code;
+    cfg.net = card->net;
+    memcpy(cfg.mac, want->mac, sizeof(cfg.mac));
+    code = virtio_net_init(&card->vn, &d->memory, &cfg, err);
+    if (!code)
+        code = plug(d, &card->vn.dev, SLOT_NETS + n, err);
+    return code || !card->net->ops->start ? code : card->net->ops->start(card->net, err);
+}
+
+static void remove_card(struct card *card)
+{
+    if (!card->net)
+        return;
+    if (card->net->ops->stop)
+        card->net->ops->stop(card->net);
+    virtio_net_fini(&card->vn);
+    card->net->ops->free(card->net);
+}
+
+struct net *devices_net(struct devices *d, unsigned n)
+{
+    return n < VM_MAX_NETS ? d->card[n].net : NULL;
+}
+
 int devices_new(struct devices **out, struct vm *vm, struct pci_bus *bus, struct err *err)
 {
     struct devices *d = calloc(1, sizeof(*d));
@@ -117,6 +158,8 @@ int devices_new(struct devices **out, struct vm *vm, struct pci_bus *bus, struct
         code = add_balloon(d, err);
     if (!code && vm->cfg.ports)
         code = add_console(d, err);
+    for (unsigned n = 0; !code && n < vm->cfg.nets; n++)
+        code = add_card(d, n, err);
     for (unsigned n = 0; !code && n < vm->cfg.disks; n++)
         code = add_disk(d, &vm->cfg, n, err);
     if (code < 0) {
@@ -140,6 +183,8 @@ void devices_free(struct devices *d)
         unlink(d->cfg->port[n].path);
         close(d->port_fd[n]);
     }
+    for (unsigned n = 0; n < VM_MAX_NETS; n++)
+        remove_card(&d->card[n]);
     for (unsigned n = 0; n < VM_MAX_DISKS; n++) {
         virtio_fini(&d->disk[n].blk.dev);
         block_close(d->disk[n].block);

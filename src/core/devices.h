@@ -8,11 +8,15 @@
 #include "core/vm.h"
 
 struct devices;
+struct net;
 struct pci_bus;
 
 /* Open images, make the devices and put them on the bus. On failure nothing is held. */
 int devices_new(struct devices **devices, struct vm *vm, struct pci_bus *bus, struct err *err);
 void devices_free(struct devices *devices); /* waits for what is under way; NULL is fine */
+
+/* What the n-th network card is plugged into; NULL: there is no such card. */
+struct net *devices_net(struct devices *devices, unsigned n);
 
 /* No vCPU runs during these. */
 void devices_reset(struct devices *devices);

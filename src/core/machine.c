@@ -542,6 +542,11 @@ void machine_print_stats(struct vm *vm, FILE *out)
     devices_print_stats(vm->machine->devices, out);
 }
 
+struct net *machine_net(struct vm *vm, unsigned n)
+{
+    return devices_net(vm->machine->devices, n);
+}
+
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data)
 {
     if (vm->engine->irqchip)

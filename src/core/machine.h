@@ -19,6 +19,9 @@ void machine_free(struct vm *vm); /* idempotent */
 /* Counters of devices in readable form, for --stats. Any thread. */
 void machine_print_stats(struct vm *vm, FILE *out);
 
+/* What the n-th network card is plugged into, until the machine is freed; NULL: there is no such card. */
+struct net *machine_net(struct vm *vm, unsigned n);
+
 /* Hardware reset of every part; no vCPU runs. */
 void machine_reset(struct vm *vm);
 

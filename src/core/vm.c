@@ -46,6 +46,8 @@ static int vm_check_config(const struct vm_config *cfg, struct err *err)
     }
     if (cfg->disks > VM_MAX_DISKS)
         return err_set(err, -EINVAL, "a guest has at most %d disks", VM_MAX_DISKS);
+    if (cfg->nets > VM_MAX_NETS)
+        return err_set(err, -EINVAL, "a guest has at most %d network cards", VM_MAX_NETS);
     if (cfg->ports > VM_MAX_PORTS)
         return err_set(err, -EINVAL, "a guest has at most %d ports", VM_MAX_PORTS);
     return 0;

@@ -11,6 +11,7 @@
 #include "core/clock.h"
 #include "core/mem.h"
 #include "core/vcpu.h"
+#include "net/user.h"
 
 #define VM_MAX_CPUS 64
 
@@ -40,6 +41,13 @@ struct vm_port {
     const char *name, *path;
 };
 
+#define VM_MAX_NETS 4
+
+struct vm_net {
+    uint8_t mac[NET_MAC_LEN];
+    struct net_user_config user;
+};
+
 struct vm_config {
     const char *name;
     enum cpu_model cpu;
@@ -55,6 +63,8 @@ struct vm_config {
     unsigned disks;
     struct vm_port port[VM_MAX_PORTS];
     unsigned ports;
+    struct vm_net net[VM_MAX_NETS];
+    unsigned nets;
     bool rng, balloon; /* virtio devices */
     bool no_reboot;
     bool test_devices; /* dev/testdev.h */

@@ -57,8 +57,15 @@ struct net_ops {
      * blocks: what cannot be sent at once is dropped. One thread at a time.
      */
     void (*send)(struct net *net, const struct net_frame *frame);
+    /* No more frames for the moment. The thread of `send`; may be NULL. */
+    void (*flush)(struct net *net);
     /* `receive` has returned false, and now the guest has room again. Any thread; never from inside receive. */
     void (*ready)(struct net *net);
+    /* It is plugged in: from now on it may call receive, on threads of its own. May be NULL. */
+    int (*start)(struct net *net, struct err *err);
+    /* It calls receive no more, except inside send. Idempotent; may be NULL. */
+    void (*stop)(struct net *net);
+    void (*free)(struct net *net); /* unplugged */
 };
 
 /* The card's side, set when it is plugged in. */

@@ -19,6 +19,7 @@ import console
 import devices
 import directed
 import nested
+import network
 
 
 def run_case(case):
@@ -44,7 +45,7 @@ def main():
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
-                 devices.CASES + nested.CASES):
+                 devices.CASES + network.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:

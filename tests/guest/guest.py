@@ -39,7 +39,7 @@ def initramfs(profile="test"):
 # In the order in which they depend on each other; what a kernel has built in it has no file for.
 VIRTIO = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
           "rng-core", "virtio-rng", "virtio_blk", "virtio_balloon",
-          "virtio_console")
+          "virtio_console", "failover", "net_failover", "virtio_net")
 
 
 def initramfs_with_modules(name, modules=VIRTIO):

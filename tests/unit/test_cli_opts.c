@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/registry.c
+/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/net_opts.c src/net/publish.c
+ *       src/net/user_config.c src/cli/registry.c
  *       src/base/err.c */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -252,6 +253,131 @@ static void checks(void **state)
     assert_int_equal(run_opts_check(&p.opts, &p.err), -EINVAL);
 }
 
+/* Parsed, and settled for a guest of this name; what of --net the message is about is in it. */
+static void net_ok(struct parsed *p)
+{
+    assert_int_equal(p->result, OPTS_OK);
+    p->opts.kernel = "k";
+    p->opts.name = "web";
+    if (run_opts_check(&p->opts, &p->err))
+        fail_msg("%s", p->err.what);
+}
+
+static void networks(void **state)
+{
+    struct parsed p, q;
+    const struct vm_net *net;
+
+    PARSE(&p);
+    net_ok(&p);
+    assert_int_equal(p.opts.nets.count, 0);
+    PARSE(&p, "--net", "user", "--net=user,mac=52:54:00:aB:cd:ef,hostname=h.x,domain=d,ipv6=off");
+    net_ok(&p);
+    assert_int_equal(p.opts.nets.count, 2);
+    net = p.opts.nets.net;
+    assert_string_equal(net[0].user.hostname, "web");
+    assert_true(net[0].user.ipv4 && net[0].user.ipv6 && !net[0].user.restricted);
+    assert_memory_equal(net[1].mac, "\x52\x54\0\xab\xcd\xef", 6);
+    assert_string_equal(net[1].user.hostname, "h.x");
+    assert_string_equal(net[1].user.domain, "d");
+    assert_false(net[1].user.ipv6);
+    PARSE(&q, "--net", "user", "--net", "user,loopback=off,restrict=on");
+    net_ok(&q);
+    assert_memory_equal(net[0].mac, q.opts.nets.net[0].mac, 6);
+    assert_memory_not_equal(net[0].mac, q.opts.nets.net[1].mac, 6);
+    assert_true(q.opts.nets.net[1].user.no_loopback && q.opts.nets.net[1].user.restricted);
+    PARSE(&p, "--net=user,net=192.168.4.77/25,dns=192.168.4.9");
+    net_ok(&p);
+    assert_int_equal(net[0].user.net.s_addr, htonl(0xc0a80400));
+    assert_int_equal(net[0].user.mask.s_addr, htonl(0xffffff80));
+    assert_int_equal(net[0].user.host.s_addr, htonl(0xc0a80402));
+    assert_int_equal(net[0].user.dns.s_addr, htonl(0xc0a80409));
+    assert_int_equal(net[0].user.dhcp.s_addr, htonl(0xc0a8040f));
+}
+
+static void published_ports(void **state)
+{
+    struct parsed p;
+
+    PARSE(&p, "-p", "2222:22", "--publish=0:53/udp");
+    net_ok(&p);
+    assert_int_equal(p.opts.nets.count, 1);
+    assert_int_equal(p.opts.nets.net[0].user.publishes, 2);
+    assert_int_equal(p.opts.nets.net[0].user.publish[0].guest, 22);
+    assert_true(p.opts.nets.net[0].user.publish[1].udp);
+    PARSE(&p, "--kernel=k", "--net=none");
+    net_ok(&p);
+    assert_int_equal(p.opts.nets.count, 0);
+    PARSE(&p, "--kernel=k", "--net=none", "-p1:2");
+    assert_int_equal(run_opts_check(&p.opts, &p.err), -EINVAL);
+    PARSE(&p, "--kernel=k", "--net=none", "--net=user");
+    assert_int_equal(run_opts_check(&p.opts, &p.err), -EINVAL);
+}
+
+static void wrong_networks(void **state)
+{
+    static const char *const table[][2] = {
+        {"", "''"},
+        {"users", "users"},
+        {"tap0", "tap0"},
+        {"none,mac=2:2:2:2:2:2", "none"},
+        {"user,foo=1", "foo"},
+        {"user,foo", "foo"},
+        {"user,mac", "mac"},
+        {"user,mac=52:54:00:12:34", "mac"},
+        {"user,mac=52:54:00:12:34:5g", "mac"},
+        {"user,mac=53:54:00:12:34:56", "even"},
+        {"user,mac=00:00:00:00:00:00", "mac"},
+        {"user,mac=52:54:00:12:34:56:78", "mac"},
+        {"user,net=10.0.2.0/", "net"},
+        {"user,net=10.0.2.0/x", "net"},
+        {"user,net=10.0.2.0/-1", "net"},
+        {"user,net=10.0.2.0/28", "27"},
+        {"user,net=10.0.2.0/4294967320", "net"},
+        {"user,net=10.0.2", "net"},
+        {"user,host=10.0.3.2", "host"},
+        {"user,host=10.0.2.0", "host"},
+        {"user,dns=10.0.2.255", "dns"},
+        {"user,host=10.0.2.3", "same"},
+        {"user,dhcp=::1", "dhcp"},
+        {"user,hostname=a b", "hostname"},
+        {"user,hostname=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "hostname"},
+        {"user,restrict=yes", "restrict"},
+        {"user,ipv4=off,ipv6=off", "IPv4"},
+    };
+    struct parsed p;
+
+    for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+        if (PARSE(&p, "--net", (char *)table[i][0])->result != OPTS_BAD)
+            fail_msg("--net %s was taken", table[i][0]);
+        if (!strstr(p.err.what, table[i][1]) && !strstr(p.err.next, table[i][1]))
+            fail_msg("--net %s: no '%s' in: %s %s", table[i][0], table[i][1], p.err.what,
+                     p.err.next);
+    }
+    assert_int_equal(
+        PARSE(&p, "--net=user", "--net=user", "--net=user", "--net=user", "--net=user")->result,
+        OPTS_BAD);
+}
+
+/* Of one card, and different for another host, user, guest, or card. */
+static void mac_addresses(void **state)
+{
+    uint8_t mac[5][NET_MAC_LEN];
+
+    net_opts_mac("host", 0, "web", 0, mac[0]);
+    net_opts_mac("host2", 0, "web", 0, mac[1]);
+    net_opts_mac("host", 1, "web", 0, mac[2]);
+    net_opts_mac("host", 0, "web2", 0, mac[3]);
+    net_opts_mac("host", 0, "web", 1, mac[4]);
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(mac[i][0] & 3, 2);
+        for (unsigned k = 0; k < i; k++)
+            assert_memory_not_equal(mac[i], mac[k], NET_MAC_LEN);
+    }
+    net_opts_mac("host", 0, "web", 0, mac[1]);
+    assert_memory_equal(mac[0], mac[1], NET_MAC_LEN);
+}
+
 static void suggestions(void **state)
 {
     static const struct {
@@ -364,6 +490,10 @@ int main(void)
         cmocka_unit_test(messages),
         cmocka_unit_test(keys),
         cmocka_unit_test(checks),
+        cmocka_unit_test(networks),
+        cmocka_unit_test(published_ports),
+        cmocka_unit_test(wrong_networks),
+        cmocka_unit_test(mac_addresses),
         cmocka_unit_test(suggestions),
         cmocka_unit_test(documents_are_complete),
         cmocka_unit_test(help_text),

@@ -217,10 +217,17 @@ static void process_rx(struct virtio_net *vn)
 
 static bool process(struct virtio_device *dev, unsigned q)
 {
-    if (q == QUEUE_TX)
-        return virtio_serve(dev, q, BUDGET, serve_tx);
-    process_rx(container_of(dev, struct virtio_net, dev));
-    return false;
+    struct virtio_net *vn = container_of(dev, struct virtio_net, dev);
+    bool more;
+
+    if (q == QUEUE_RX) {
+        process_rx(vn);
+        return false;
+    }
+    more = virtio_serve(dev, q, BUDGET, serve_tx);
+    if (vn->net->ops->flush)
+        vn->net->ops->flush(vn->net);
+    return more;
 }
 
 static void drain(struct virtio_device *dev)

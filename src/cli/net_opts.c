@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "cli/net_opts.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- --net user[,WORD]... ------------------------------------------------------------ */
+
+static int parse_addr(const char *key, const char *val, struct in_addr *addr, struct err *err)
+{
+    if (inet_pton(AF_INET, val, addr) == 1)
+        return 0;
+    return err_set(err, -EINVAL, "%s= takes an IPv4 address, not '%s'", key, val);
+}
+
+static int parse_switch(const char *key, const char *val, bool *on, struct err *err)
+{
+    *on = !strcmp(val, "on");
+    if (*on || !strcmp(val, "off"))
+        return 0;
+    return err_set(err, -EINVAL, "%s= is on or off, not '%s'", key, val);
+}
+
+static int parse_mac(const char *val, uint8_t mac[NET_MAC_LEN], struct err *err)
+{
+    unsigned b[NET_MAC_LEN];
+    int used = 0;
+
+    if (strlen(val) == 3 * NET_MAC_LEN - 1 &&
+        strspn(val, "0123456789abcdefABCDEF:") == strlen(val) &&
+        sscanf(val, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &used) ==
+            NET_MAC_LEN &&
+        !val[used]) {
+        unsigned any = 0;
+
+        for (unsigned i = 0; i < NET_MAC_LEN; i++)
+            any |= mac[i] = (uint8_t)b[i];
+        if (any && !(mac[0] & 1))
+            return 0;
+    }
+    err_set(err, -EINVAL, "mac= takes the MAC address of one card, not '%s'", val);
+    err_next(err, "Write it like 52:54:00:12:34:56; the first byte is even.");
+    return -EINVAL;
+}
+
+static int parse_net(const char *val, struct net_user_config *user, struct err *err)
+{
+    struct in_addr net;
+    char addr[INET_ADDRSTRLEN];
+    const char *slash = strchr(val, '/');
+    char *end = NULL;
+    unsigned long prefix = slash ? strtoul(slash + 1, &end, 10) : 24;
+    size_t len = slash ? (size_t)(slash - val) : strlen(val);
+
+    if (len < sizeof(addr) && !(slash && (!slash[1] || *end || slash[1] == '-'))) {
+        memcpy(addr, val, len);
+        addr[len] = '\0';
+        if (inet_pton(AF_INET, addr, &net) == 1 && prefix <= 32 &&
+            !net_user_set_net(user, net, (unsigned)prefix))
+            return 0;
+    }
+    err_set(err, -EINVAL, "net= takes an IPv4 network, not '%s'", val);
+    err_next(err, "Write it like 10.0.2.0/24; the prefix is from 8 to 27.");
+    return -EINVAL;
+}
+
+static int parse_name(const char *key, const char *val, char *to, size_t size, struct err *err)
+{
+    size_t len = strlen(val);
+
+    if (len < size && strspn(val, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                  "-_.") == len) {
+        memcpy(to, val, len + 1);
+        return 0;
+    }
+    return err_set(err, -EINVAL,
+                   "%s= takes a name of letters, digits, '-', '_' and '.', at most %zu, not '%s'",
+                   key, size - 1, val);
+}
+
+/* One KEY=VALUE of --net user. The addresses that net= sets can be changed by what comes behind it. */
+static int user_word(struct run_nets *nets, const char *key, const char *val, struct err *err)
+{
+    struct vm_net *net = &nets->net[nets->count];
+    struct net_user_config *user = &net->user;
+    bool on;
+    int r;
+
+    if (!strcmp(key, "mac")) {
+        nets->has_mac[nets->count] = true;
+        return parse_mac(val, net->mac, err);
+    }
+    if (!strcmp(key, "net"))
+        return parse_net(val, user, err);
+    if (!strcmp(key, "host"))
+        return parse_addr(key, val, &user->host, err);
+    if (!strcmp(key, "dns"))
+        return parse_addr(key, val, &user->dns, err);
+    if (!strcmp(key, "dhcp"))
+        return parse_addr(key, val, &user->dhcp, err);
+    if (!strcmp(key, "hostname"))
+        return parse_name(key, val, user->hostname, sizeof(user->hostname), err);
+    if (!strcmp(key, "domain"))
+        return parse_name(key, val, user->domain, sizeof(user->domain), err);
+    if (!strcmp(key, "restrict"))
+        return parse_switch(key, val, &user->restricted, err);
+    if (!strcmp(key, "ipv4"))
+        return parse_switch(key, val, &user->ipv4, err);
+    if (!strcmp(key, "ipv6"))
+        return parse_switch(key, val, &user->ipv6, err);
+    if (!strcmp(key, "loopback")) {
+        r = parse_switch(key, val, &on, err);
+        user->no_loopback = !on;
+        return r;
+    }
+    err_set(err, -EINVAL, "--net user does not know '%s'", key);
+    err_next(err, "It knows mac, net, host, dns, dhcp, hostname, domain, restrict, loopback, "
+                  "ipv4 and ipv6, as in user,mac=52:54:00:12:34:56.");
+    return -EINVAL;
+}
+
+static int parse_words(struct run_nets *nets, char *words, struct err *err)
+{
+    char *rest = NULL;
+    int r = 0;
+
+    for (char *word = strtok_r(words, ",", &rest); !r && word; word = strtok_r(NULL, ",", &rest)) {
+        char *val = strchr(word, '=');
+
+        if (val)
+            *val++ = '\0';
+        r = user_word(nets, word, val ? val : "", err);
+    }
+    return r ? r : net_user_check(&nets->net[nets->count].user, err);
+}
+
+int opt_net(const struct opt_desc *opt, const char *val, void *field, struct err *err)
+{
+    struct run_nets *nets = field;
+    size_t len = strcspn(val, ",");
+    char *words;
+    int r;
+
+    if (!strcmp(val, "none")) {
+        nets->none = true;
+        return 0;
+    }
+    if (len != strlen("user") || strncmp(val, "user", len)) {
+        err_set(err, -EINVAL, "--net does not know the network '%.*s'", (int)len, val);
+        err_next(err, "It is user or none.");
+        return -EINVAL;
+    }
+    if (nets->count == VM_MAX_NETS)
+        return err_set(err, -EINVAL, "a guest has at most %d network cards", VM_MAX_NETS);
+    words = strdup(val + len);
+    if (!words)
+        return err_set(err, -EINVAL, "no memory for --net");
+    net_user_defaults(&nets->net[nets->count].user);
+    r = parse_words(nets, words, err);
+    free(words);
+    if (!r)
+        nets->count++;
+    return r;
+}
+
+int opt_publish(const struct opt_desc *opt, const char *val, void *field, struct err *err)
+{
+    struct run_publishes *p = field;
+
+    if (p->count == NET_MAX_PUBLISH)
+        return err_set(err, -EINVAL, "a guest has at most %d published ports", NET_MAX_PUBLISH);
+    return net_publish_parse(val, &p->list[p->count++], err);
+}
+
+/* ---- What is left open ----------------------------------------------------------------- */
+
+static uint64_t hash(uint64_t h, const void *bytes, size_t len)
+{
+    const uint8_t *p = bytes;
+
+    while (len--)
+        h = (h ^ *p++) * 1099511628211ull; /* FNV-1a */
+    return h;
+}
+
+void net_opts_mac(const char *host, unsigned uid, const char *name, unsigned n,
+                  uint8_t mac[NET_MAC_LEN])
+{
+    uint64_t h = 14695981039346656037ull;
+
+    h = hash(h, host, strlen(host) + 1);
+    h = hash(h, &uid, sizeof(uid));
+    h = hash(h, name, strlen(name) + 1);
+    h = hash(h, &n, sizeof(n));
+    h ^= h >> 48;
+    for (unsigned i = 0; i < NET_MAC_LEN; i++)
+        mac[i] = (uint8_t)(h >> 8 * i);
+    mac[0] = (uint8_t)((mac[0] & 0xfc) | 2); /* locally administered, of one card */
+}
+
+/* A text that tells this host from others; empty when it has none. */
+static void host_id(char *buf, int size)
+{
+    FILE *file = fopen("/etc/machine-id", "re");
+
+    buf[0] = '\0';
+    if (!file)
+        return;
+    if (!fgets(buf, size, file))
+        buf[0] = '\0';
+    fclose(file);
+}
+
+int net_opts_settle(struct run_nets *nets, const struct run_publishes *publishes, const char *name,
+                    struct err *err)
+{
+    char host[64];
+
+    if (nets->none && nets->count)
+        return err_set(err, -EINVAL, "--net none contradicts the other --net");
+    if (nets->none && publishes->count) {
+        err_set(err, -EINVAL, "--publish needs a network, and --net none says that there is none");
+        err_next(err, "Leave --net none away; --publish then gives the guest --net user.");
+        return -EINVAL;
+    }
+    if (publishes->count && !nets->count)
+        net_user_defaults(&nets->net[nets->count++].user);
+    host_id(host, sizeof(host));
+    for (unsigned n = 0; n < nets->count; n++) {
+        struct vm_net *net = &nets->net[n];
+
+        if (!nets->has_mac[n])
+            net_opts_mac(host, geteuid(), name, n, net->mac);
+        if (!net->user.hostname[0])
+            snprintf(net->user.hostname, sizeof(net->user.hostname), "%.*s", NET_USER_HOSTNAME,
+                     name);
+    }
+    if (publishes->count) {
+        nets->net[0].user.publishes = publishes->count;
+        memcpy(nets->net[0].user.publish, publishes->list, sizeof(publishes->list));
+    }
+    return 0;
+}

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests with network cards."""
+import os
+import re
+import socket
+import threading
+
+from guest import (Case, Place, check, initramfs_with_modules, kernel, lodge_command)
+
+from boot import DONE, ends_well
+
+
+def command(test, extra, append="", cpus=1):
+    words = lodge_command(kernel("cloud"), initramfs_with_modules("cloud"),
+                          f"lodge.test={test} {append}".strip(), cpus, "256M", extra)
+    words.remove("--quiet")  # the ports that were chosen are among what it keeps to itself
+    return words
+
+
+class Echo:
+    """Servers on this host's loopback that give back what they are sent, by TCP and UDP."""
+
+    def __init__(self):
+        self.sockets = []
+        self.ipv6 = True
+        self.tcp, self.udp = self.bound(socket.SOCK_STREAM), self.bound(socket.SOCK_DGRAM)
+
+    def bound(self, kind):
+        """The same port of both loopback addresses, where there are both."""
+        for _ in range(50):
+            first = socket.socket(socket.AF_INET, kind)
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            found = [first]
+            try:
+                found.append(socket.socket(socket.AF_INET6, kind))
+                found[1].bind(("::1", port))
+            except OSError as error:
+                found.pop().close() if len(found) > 1 else None
+                if error.errno == 98:
+                    first.close()
+                    continue
+                self.ipv6 = False
+            for sock in found:
+                self.start(sock, kind)
+            return port
+        raise OSError("no port is free on both loopback addresses")
+
+    def start(self, sock, kind):
+        self.sockets.append(sock)
+        if kind == socket.SOCK_STREAM:
+            sock.listen(16)
+        target = self.serve if kind == socket.SOCK_STREAM else self.reflect
+        threading.Thread(target=target, args=(sock,), daemon=True).start()
+
+    def serve(self, sock):
+        while True:
+            try:
+                client, _ = sock.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.give_back, args=(client,), daemon=True).start()
+
+    @staticmethod
+    def give_back(client):
+        with client:
+            try:
+                while data := client.recv(1 << 16):
+                    client.sendall(data)
+            except OSError:
+                pass
+
+    @staticmethod
+    def reflect(sock):
+        while True:
+            try:
+                data, peer = sock.recvfrom(1 << 16)
+            except OSError:
+                return
+            if peer is None:
+                return  # shut down
+            sock.sendto(data, peer)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for sock in self.sockets:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            sock.close()
+
+
+def published(run):
+    """The ports that were chosen: (address, guest's port, protocol) to the host's."""
+    return {(m[1], int(m[3]), m[4]): int(m[2]) for m in
+            re.finditer(r"published (.*):(\d+):(\d+)/(\w+)", run.stderr())}
+
+
+def swap(address, port, size=4000000):
+    """Send to an echo server and receive at the same time; what comes back must be the same."""
+    data, got = os.urandom(size), b""
+    with socket.create_connection((address, port), 120) as sock:
+        sock.settimeout(120)
+
+        def send():
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        while more := sock.recv(1 << 16):
+            got += more
+        sender.join(10)
+    check(got == data, f"{len(got)} of {size} bytes came back from {address}, or others")
+
+
+def datagrams(address, port, sizes=(1, 1472, 1473, 9000, 20000)):
+    """UDP may lose some, so each gets several tries."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(2)
+        sock.connect((address, port))
+        for size in sizes:
+            data, got = os.urandom(size), None
+            for _ in range(30):
+                try:
+                    sock.send(data)
+                    while (got := sock.recv(1 << 16)) != data:
+                        pass
+                    break
+                except TimeoutError:
+                    pass
+            check(got == data, f"no datagram of {size} bytes came back from {address}")
+
+
+def say_bye(run, port):
+    """It may be lost."""
+    for _ in range(60):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"bye", ("127.0.0.1", port))
+        if any(re.search(DONE, line) for _, line in run.lines) or run.process.poll() is not None:
+            break
+        threading.Event().wait(0.5)
+    run.wait_line(DONE)
+
+
+def ends(run, place):
+    run.errors[:] = [one for one in run.errors if not one[1].startswith(
+        ("lodge: guest ", "lodge: published "))]
+    ends_well(run, place)
+
+
+def user(cpus):
+    """DHCP, router advertisements; TCP and UDP to the host and from it, in large pieces."""
+    with Place() as place, Echo() as echo:
+        extra = ["--net", "user,domain=lodge.test", "-p", "0:7", "-p", "0:7/udp"]
+        append = f"lodge.echo={echo.tcp},{echo.udp}"
+        if echo.ipv6:
+            extra += ["-p", "[::1]:0:7"]
+            append += " lodge.ipv6"
+        arguments = command("net-user", extra, append, cpus)
+        with place.run(arguments) as run:
+            lease = run.wait_line("LODGE-TEST net lease (.*)")[1][1]
+            name = arguments[arguments.index("--name") + 1]
+            check(lease == "10.0.2.15/24 router=10.0.2.2 dns=10.0.2.3 "
+                  f"hostname={name} domain=lodge.test", lease)
+            run.wait_line("LODGE-TEST net serving")
+            seen = run.stdout()
+            hosts = ["10.0.2.2"] + (["fd6c:6f64:6765::2"] if echo.ipv6 else [])
+            for host in hosts:
+                check(f"net tcp {host} same" in seen, seen)
+                for size in (1, 1452) if ":" in host else (1, 1000, 1472, 1473, 9000):
+                    check(f"net udp {host} size={size} back=20" in seen, seen)
+            ports = published(run)
+            swap("127.0.0.1", ports["127.0.0.1", 7, "tcp"])
+            datagrams("127.0.0.1", ports["127.0.0.1", 7, "udp"])
+            if echo.ipv6:
+                check("net ipv6 inet6 fd6c:6f64:6765:" in seen, seen)
+                swap("::1", ports["[::1]", 7, "tcp"])
+            say_bye(run, ports["127.0.0.1", 7, "udp"])
+            ends(run, place)
+
+
+CASES = [
+    Case("network of the user", user, 2),
+]
