@@ -124,6 +124,8 @@ static int echo(int port)
                           {bound(port, SOCK_DGRAM), POLLIN, 0}};
 
     signal(SIGCHLD, SIG_IGN);
+    puts("LODGE-TEST net serving");
+    fflush(stdout);
     for (;;) {
         must(poll(p, 2, -1) > 0, "poll");
         if (p[0].revents) {
