@@ -16,7 +16,7 @@ _lodge()
         return
     fi
     case $verb:$prev in
-    run:--kernel | run:--initrd | run:--disk)
+    run:--kernel | run:--initrd | run:--disk | run:--vsock)
         compopt -o filenames
         COMPREPLY=($(compgen -f -- "$cur"))
         return
@@ -32,7 +32,7 @@ _lodge()
     run:--net) words="user none" ;;
     run:*)
         words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
-            --disk --port --net -p --publish --rng --balloon
+            --disk --port --net -p --publish --vsock --rng --balloon
             --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
         ;;
     image:*)

@@ -41,8 +41,8 @@ cp "$busybox" "$root/bin/busybox"
 cp "scripts/init-$profile" "$root/init"
 chmod 755 "$root/init" "$root/bin/busybox"
 if [ "$profile" = test ]; then
-    for program in memory net; do
-        cc -O2 -static -pthread -o "$root/bin/$program" tests/guest/user/$program.c
+    for program in memory net vsock; do
+        cc -O2 -static -pthread -o "$root/bin/$program" "tests/guest/user/$program.c"
     done
 fi
 # The links are made here, not by the guest: it would spend its time on them.

@@ -145,7 +145,7 @@ static int try_claim(struct registry *reg, const char *name, struct err *err)
 /* What is in a guest's directory beside the lock. */
 static void remove_files(const char *dir)
 {
-    static const char *const files[] = {"control"};
+    static const char *const files[] = {"control", REGISTRY_VSOCK};
     char path[400];
 
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {

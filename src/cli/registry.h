@@ -13,6 +13,7 @@
 #include "base/types.h"
 
 #define REGISTRY_NAME_MAX 63
+#define REGISTRY_VSOCK    "vsock.sock" /* --vsock on: in the guest's directory */
 
 struct registry {
     char base[256], dir[384], lock[400];

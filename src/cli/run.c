@@ -314,12 +314,18 @@ static int run_vm(struct session *s, struct err *err)
     struct err map_err = {0};
     enum vm_end end = VM_END_FAILED;
     struct vm *vm;
-    char *stats = NULL;
+    char *stats = NULL, vsock[sizeof(s->reg.dir) + sizeof(REGISTRY_VSOCK)];
     int r;
 
     memcpy(cfg.disk, o->disks.disk, sizeof(cfg.disk));
     memcpy(cfg.port, o->ports.port, sizeof(cfg.port));
     memcpy(cfg.net, o->nets.net, sizeof(cfg.net));
+    if (!strcmp(o->vsock, "on")) {
+        snprintf(vsock, sizeof(vsock), "%s/" REGISTRY_VSOCK, s->reg.dir);
+        cfg.vsock = vsock;
+    } else if (strcmp(o->vsock, "off")) {
+        cfg.vsock = o->vsock;
+    }
     r = vm_new(&vm, &cfg, err);
     if (r)
         return r;

@@ -33,7 +33,7 @@ struct run_opts {
     struct run_ports ports;
     struct run_nets nets;
     struct run_publishes publishes;
-    const char *rng, *balloon;
+    const char *rng, *balloon, *vsock;
     bool no_reboot, test_devices, stats, perf_map, quiet;
     char name_buf[32]; /* for a name that was not given */
 };

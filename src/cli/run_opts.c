@@ -207,6 +207,13 @@ const struct opt_desc run_opts[] = {
      FIELD(publishes),
      .help = "a port of the host that leads to one of the guest;\nADDR is 127.0.0.1 unless given; "
              "may be repeated"},
+    {.name = "vsock",
+     .arg = "off|on|PATH",
+     .parse = opt_string,
+     .def = "off",
+     FIELD(vsock),
+     .help = "sockets between guest and host (AF_VSOCK) as UNIX\nsockets at PATH; on: in "
+             "the guest's own directory"},
     {.name = "rng",
      .arg = "on|off",
      .parse = opt_choice,

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/listen.h"
@@ -14,16 +15,19 @@
 #include "dev/virtio/net.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
+#include "dev/virtio/vsock.h"
 
 /* Fixed, so that a device keeps its address when others come and go. */
 #define SLOT_RNG     2
 #define SLOT_CONSOLE 3
 #define SLOT_BALLOON 4
+#define SLOT_VSOCK   5
 #define SLOT_NETS    6
 #define SLOT_DISKS   10
 
-#define MAX_DEVICES     (VM_MAX_DISKS + VM_MAX_NETS + 3)
+#define MAX_DEVICES     (VM_MAX_DISKS + VM_MAX_NETS + 4)
 #define MAX_DISK_QUEUES 8
+#define VSOCK_BACKLOG   128
 
 struct disk {
     struct block *block;
@@ -43,6 +47,8 @@ struct devices {
     struct virtio_console console;
     int port_fd[VM_MAX_PORTS]; /* listening */
     unsigned port_fds;
+    struct virtio_vsock vsock;
+    int vsock_fd; /* listening, -1: none */
     const struct vm_config *cfg;
     struct card card[VM_MAX_NETS];
     struct disk disk[VM_MAX_DISKS];
@@ -94,6 +100,25 @@ static int add_console(struct devices *d, struct err *err)
     }
     code = virtio_console_init(&d->console, &d->memory, &cfg, err);
     return code ? code : plug(d, &d->console.dev, SLOT_CONSOLE, err);
+}
+
+static int add_vsock(struct devices *d, struct err *err)
+{
+    struct virtio_vsock_config cfg = {.cid = VIRTIO_VSOCK_CID, .path = d->cfg->vsock};
+    int code;
+
+    if (strlen(cfg.path) > VIRTIO_VSOCK_PATH) {
+        err_set(err, -ENAMETOOLONG, "the path of a vsock has at most %d characters: '%.200s'",
+                VIRTIO_VSOCK_PATH, cfg.path);
+        return err_next(err, "Give a shorter one, such as one relative to the current folder.");
+    }
+    d->vsock_fd = cfg.listen_fd = listen_unix(cfg.path, err);
+    if (cfg.listen_fd < 0)
+        return cfg.listen_fd;
+    if (listen(cfg.listen_fd, VSOCK_BACKLOG) < 0)
+        return err_set(err, -errno, "cannot listen at %s: %s", cfg.path, strerror(errno));
+    code = virtio_vsock_init(&d->vsock, &d->memory, &cfg, err);
+    return code ? code : plug(d, &d->vsock.dev, SLOT_VSOCK, err);
 }
 
 static int add_disk(struct devices *d, const struct vm_config *cfg, unsigned n, struct err *err)
@@ -152,6 +177,7 @@ int devices_new(struct devices **out, struct vm *vm, struct pci_bus *bus, struct
     d->memory = (struct virtio_memory){&vm->mem, memory_written, vm};
     d->bus = bus;
     d->cfg = &vm->cfg;
+    d->vsock_fd = -1;
     if (vm->cfg.rng)
         code = add_rng(d, err);
     if (!code && vm->cfg.balloon)
@@ -160,6 +186,8 @@ int devices_new(struct devices **out, struct vm *vm, struct pci_bus *bus, struct
         code = add_console(d, err);
     for (unsigned n = 0; !code && n < vm->cfg.nets; n++)
         code = add_card(d, n, err);
+    if (!code && vm->cfg.vsock)
+        code = add_vsock(d, err);
     for (unsigned n = 0; !code && n < vm->cfg.disks; n++)
         code = add_disk(d, &vm->cfg, n, err);
     if (code < 0) {
@@ -179,6 +207,11 @@ void devices_free(struct devices *d)
     virtio_fini(&d->rng);
     virtio_fini(&d->balloon.dev);
     virtio_console_fini(&d->console);
+    virtio_vsock_fini(&d->vsock);
+    if (d->vsock_fd >= 0) {
+        unlink(d->cfg->vsock);
+        close(d->vsock_fd);
+    }
     for (unsigned n = 0; n < d->port_fds; n++) {
         unlink(d->cfg->port[n].path);
         close(d->port_fd[n]);

@@ -66,6 +66,7 @@ struct vm_config {
     struct vm_net net[VM_MAX_NETS];
     unsigned nets;
     bool rng, balloon; /* virtio devices */
+    const char *vsock; /* path of its socket (dev/virtio/vsock.h), NULL: none */
     bool no_reboot;
     bool test_devices; /* dev/testdev.h */
     bool stats;

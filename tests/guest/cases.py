@@ -20,6 +20,7 @@ import devices
 import directed
 import nested
 import network
+import vsock
 
 
 def run_case(case):
@@ -45,7 +46,7 @@ def main():
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
-                 devices.CASES + network.CASES + nested.CASES):
+                 devices.CASES + network.CASES + vsock.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:

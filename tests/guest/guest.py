@@ -39,7 +39,8 @@ def initramfs(profile="test"):
 # In the order in which they depend on each other; what a kernel has built in it has no file for.
 VIRTIO = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
           "rng-core", "virtio-rng", "virtio_blk", "virtio_balloon",
-          "virtio_console", "failover", "net_failover", "virtio_net")
+          "virtio_console", "failover", "net_failover", "virtio_net", "vsock", "vmw_vsock_virtio_transport_common",
+          "vmw_vsock_virtio_transport")
 
 
 def initramfs_with_modules(name, modules=VIRTIO):

@@ -18,7 +18,8 @@ enum virtio_type {
     VIRTIO_BLK = 2,
     VIRTIO_CONSOLE = 3,
     VIRTIO_RNG = 4,
-    VIRTIO_BALLOON = 5
+    VIRTIO_BALLOON = 5,
+    VIRTIO_VSOCK = 19,
 };
 
 #define VIRTIO_ACKNOWLEDGE 0x01u
