@@ -30,6 +30,7 @@ libjansson-dev /usr/include/jansson.h
 zlib1g-dev /usr/include/zlib.h
 libzstd-dev /usr/include/zstd.h
 libslirp-dev /usr/include/slirp/libslirp.h
+liburing-dev /usr/include/liburing.h
 scdoc scdoc
 END
         ;;

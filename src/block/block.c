@@ -3,14 +3,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define WORKERS_MAX 16
 #define HEAD_SIZE   512
+#define DRAIN_MS    2 /* between looks at what workers have done */
 
 /* Requests wait in one list; a thread is added when one comes and nobody is idle. */
 struct block_workers {
@@ -25,19 +28,19 @@ struct block_workers {
 
 /* ---- Workers -------------------------------------------------------------------- */
 
-static void request_done(struct block_workers *w)
+static void requests_over(struct block_workers *w, unsigned n)
 {
     pthread_mutex_lock(&w->lock);
-    w->under_way--;
+    w->under_way -= n;
     if (!w->under_way)
         pthread_cond_broadcast(&w->none);
     pthread_mutex_unlock(&w->lock);
 }
 
-void block_complete(struct block *b, struct block_req *req, int result)
+static void complete(struct block *b, struct block_req *req, int result)
 {
     req->done(req, result);
-    request_done(b->workers);
+    requests_over(b->workers, 1);
 }
 
 static struct block_req *take_locked(struct block_workers *w)
@@ -69,7 +72,7 @@ static void *worker_thread(void *opaque)
             break;
         req = take_locked(w);
         pthread_mutex_unlock(&w->lock);
-        block_complete(b, req, b->ops->execute(b, req));
+        complete(b, req, b->ops->execute(b, req));
         pthread_mutex_lock(&w->lock);
     }
     pthread_mutex_unlock(&w->lock);
@@ -96,7 +99,7 @@ static bool worker_start_locked(struct block *b)
     return true;
 }
 
-static void hand_to_workers(struct block *b, struct block_req *req)
+void block_execute(struct block *b, struct block_req *req)
 {
     struct block_workers *w = b->workers;
     bool here;
@@ -112,7 +115,7 @@ static void hand_to_workers(struct block *b, struct block_req *req)
     }
     pthread_mutex_unlock(&w->lock);
     if (here)
-        block_complete(b, req, b->ops->execute(b, req));
+        complete(b, req, b->ops->execute(b, req));
 }
 
 static struct block_workers *workers_new(void)
@@ -163,14 +166,18 @@ static int request_check(const struct block *b, const struct block_req *req)
 }
 
 /* A hand-over to another thread costs more than a read from the host's cache. */
-static void execute_somewhere(struct block *b, struct block_req *req)
+static void begin(struct block *b, struct block_req *req)
 {
     int code = b->ops->try_now ? b->ops->try_now(b, req) : -EAGAIN;
 
-    if (code == -EAGAIN)
-        hand_to_workers(b, req);
-    else
-        block_complete(b, req, code);
+    if (code != -EAGAIN) {
+        complete(b, req, code);
+    } else if (b->event_fd >= 0 && b->ops->start(b, req)) {
+        if (!atomic_load(&b->plugged))
+            b->ops->kick(b);
+    } else {
+        block_execute(b, req);
+    }
 }
 
 void block_submit(struct block *b, struct block_req *req)
@@ -181,11 +188,44 @@ void block_submit(struct block *b, struct block_req *req)
     b->workers->under_way++;
     pthread_mutex_unlock(&b->workers->lock);
     if (code || (!req->len && req->op != BLOCK_FLUSH))
-        block_complete(b, req, code);
-    else if (b->ops->submit)
-        b->ops->submit(b, req);
+        complete(b, req, code);
     else
-        execute_somewhere(b, req);
+        begin(b, req);
+}
+
+void block_plug(struct block *b)
+{
+    atomic_fetch_add(&b->plugged, 1);
+}
+
+void block_unplug(struct block *b)
+{
+    if (atomic_fetch_sub(&b->plugged, 1) == 1 && b->event_fd >= 0)
+        b->ops->kick(b);
+}
+
+void block_reap(struct block *b)
+{
+    unsigned n;
+
+    if (b->event_fd < 0)
+        return;
+    n = b->ops->reap(b);
+    if (!n)
+        return;
+    if (b->settle)
+        b->settle(b->settle_opaque);
+    requests_over(b->workers, n);
+}
+
+/* Who usually reaps may not: a turn of it, or a while for workers and for him. */
+static void wait_a_while(struct block *b)
+{
+    struct pollfd event = {.fd = b->event_fd, .events = POLLIN};
+
+    b->ops->kick(b);
+    poll(&event, 1, DRAIN_MS);
+    block_reap(b);
 }
 
 void block_drain(struct block *b)
@@ -193,8 +233,15 @@ void block_drain(struct block *b)
     struct block_workers *w = b->workers;
 
     pthread_mutex_lock(&w->lock);
-    while (w->under_way)
-        pthread_cond_wait(&w->none, &w->lock);
+    while (w->under_way) {
+        if (b->event_fd < 0) {
+            pthread_cond_wait(&w->none, &w->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&w->lock);
+        wait_a_while(b);
+        pthread_mutex_lock(&w->lock);
+    }
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -266,6 +313,7 @@ int block_open(struct block **out, const struct block_config *cfg, struct err *e
     if (!b)
         return err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
     b->ops = ops;
+    b->event_fd = -1;
     b->workers = workers_new();
     code = b->workers ? ops->open(b, cfg, err)
                       : err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
@@ -284,7 +332,6 @@ void block_close(struct block *b)
     if (!b)
         return;
     block_drain(b);
-    /* A format with threads of its own joins them here: one may still be on its way out of block_complete. */
     b->ops->close(b);
     workers_free(b->workers);
     free(b);

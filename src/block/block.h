@@ -2,8 +2,8 @@
 /*
  * Disk images as devices see them: a size, requests that complete through a
  * callback, and a format behind a table. A format that blocks supplies
- * `execute`, which worker threads of block.c call; one with a queue of its own
- * supplies `submit`.
+ * `execute`, which worker threads of block.c call; what need not block it takes
+ * with `try_now` and `start`.
  */
 #ifndef LODGE_BLOCK_BLOCK_H
 #define LODGE_BLOCK_BLOCK_H
@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "base/types.h"
+#include "block/config.h"
 
 #define BLOCK_SECTOR                                                                               \
     512 /* offsets, lengths and sizes are multiples of it, whatever the image's own units */
@@ -31,8 +32,7 @@ struct block_req {
     unsigned iovcnt;
     /* 0, or a negative errno; then what was read or written in part is undefined. */
     void (*done)(struct block_req *req, int result);
-    struct block_req
-        *next; /* block.c's, or that of a format with `submit`, while the request is under way */
+    struct block_req *next; /* block.c's while the request is under way */
 };
 
 struct block_info {
@@ -41,12 +41,7 @@ struct block_info {
         block_size; /* what is written in one piece without reading first; at least BLOCK_SECTOR */
     uint32_t discard_granularity; /* 0: discards do nothing */
     bool read_only;
-};
-
-struct block_config {
-    const char *path;
-    const char *format; /* name of a format; NULL: from the file's name (see block_open) */
-    bool read_only;
+    bool writethrough; /* every write is safe when it is done */
 };
 
 struct block;
@@ -74,8 +69,17 @@ struct block_ops {
      * anything else, also what was done in part: execute is called then.
      */
     int (*try_now)(struct block *b, struct block_req *req);
-    /* Instead of execute: start a request, checked as above; `done` follows through block_complete. Any thread. */
-    void (*submit)(struct block *b, struct block_req *req);
+    /*
+     * NULL, or: begin a request, which a later `reap` completes; after `kick` at the latest it is on its way. False:
+     * execute is called instead. Any thread, which must not end before its requests are over.
+     */
+    bool (*start)(struct block *b, struct block_req *req);
+    void (*kick)(struct block *b);
+    /*
+     * With `start`, on any thread: for requests that are over, `done`, or block_execute if they have to be carried out
+     * once more. The number of calls of `done`. Does not wait.
+     */
+    unsigned (*reap)(struct block *b);
 };
 
 struct block {
@@ -83,6 +87,11 @@ struct block {
     struct block_info info; /* constant once open */
     void *priv;             /* the format's */
     struct block_workers *workers;
+    int event_fd; /* -1, or whoever submits calls block_reap when it can be read */
+    /* NULL, or called by block_reap after some `done`, before these requests count as over; set before the first. */
+    void (*settle)(void *opaque);
+    void *settle_opaque;
+    _Atomic unsigned plugged;
 };
 
 /* Formats built in, NULL-terminated. */
@@ -108,10 +117,20 @@ void block_close(struct block *b);
  */
 void block_submit(struct block *b, struct block_req *req);
 
+/*
+ * Between the two, on one thread, requests may be held back so that they start
+ * together. Pairs nest.
+ */
+void block_plug(struct block *b);
+void block_unplug(struct block *b);
+
+/* Complete what is over and waits behind event_fd. Any thread; fine without an event_fd. */
+void block_reap(struct block *b);
+
 /* Wait until everything submitted so far is done, callbacks included. Not from a callback. */
 void block_drain(struct block *b);
 
-/* For formats with `submit`: the request is over. */
-void block_complete(struct block *b, struct block_req *req, int result);
+/* For formats: carry out on a worker. */
+void block_execute(struct block *b, struct block_req *req);
 
 #endif

@@ -25,6 +25,7 @@ struct qcow2;
 struct qcow2_config {
     const char *path;
     bool read_only;
+    bool direct;     /* whole pages go past the host's cache; not those of backing files */
     bool no_backing; /* leave the backing files alone: what they hold reads as zero */
     bool
         inspect; /* to check and repair: damage and the dirty bit are let pass, nothing is changed */
@@ -78,6 +79,27 @@ int qcow2_get_snapshot(struct qcow2 *q, unsigned i, struct qcow2_snapshot *s);
  */
 int qcow2_readv(struct qcow2 *q, const struct iovec *iov, unsigned n, uint64_t off, uint64_t len);
 int qcow2_writev(struct qcow2 *q, const struct iovec *iov, unsigned n, uint64_t off, uint64_t len);
+
+struct qcow2_range {
+    uint64_t first, last; /* guest clusters */
+    bool exclusive;
+    struct qcow2_range *next; /* the one that came after it */
+};
+
+/* Where the bytes of a request are, all of them in one piece of one file; they stay there until qcow2_leave. */
+struct qcow2_place {
+    const struct qcow2_file *file; /* NULL: they are zero */
+    uint64_t at;
+    struct qcow2_range range; /* linked from the image: the place must not be moved */
+};
+
+/*
+ * The place to read from, or to write to directly, if that can be told
+ * without waiting; only with qcow2_file_fd. -EAGAIN: qcow2_readv and
+ * qcow2_writev do it.
+ */
+int qcow2_enter(struct qcow2 *q, bool write, uint64_t off, uint64_t len, struct qcow2_place *place);
+void qcow2_leave(struct qcow2 *q, struct qcow2_place *place);
 
 /* What was written before is on stable storage. */
 int qcow2_flush(struct qcow2 *q);

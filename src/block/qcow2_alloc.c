@@ -178,7 +178,7 @@ int write_allocating(struct qcow2 *q, const struct iovec *iov, unsigned n, size_
                      uint64_t off, uint64_t len, uint64_t *done)
 {
     struct writing w = {.iov = iov, .n = n, .skip = skip, .off = off, .len = len};
-    struct range range;
+    struct qcow2_range range;
     bool alloc = false;
     int r;
 

@@ -141,6 +141,16 @@ static struct page *page_obtain(struct qcow2 *q)
     return page_new(q->page_bits);
 }
 
+bool meta_has_locked(const struct qcow2 *q, uint64_t at)
+{
+    const struct page *p;
+
+    at &= ~((1ull << q->page_bits) - 1);
+    for (p = *hash_slot((struct qcow2 *)q, at); p && p->at != at; p = p->hash_next)
+        ;
+    return p;
+}
+
 int meta_get_locked(struct qcow2 *q, enum page_kind kind, uint64_t at, struct page **page)
 {
     struct page_cache *c = &q->cache;

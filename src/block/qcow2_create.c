@@ -109,10 +109,10 @@ static int create_open(const struct qcow2_create *c, struct qcow2_file *f, struc
     int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | (c->replace ? 0 : O_EXCL), r;
 
     if (c->ops) {
-        *f = (struct qcow2_file){c->ops, -1, c->opaque};
+        *f = (struct qcow2_file){.ops = c->ops, .fd = -1, .opaque = c->opaque};
         return 0;
     }
-    *f = (struct qcow2_file){&qcow2_file_fd, open(c->path, flags, 0666), NULL};
+    *f = (struct qcow2_file){.ops = &qcow2_file_fd, .fd = open(c->path, flags, 0666)};
     if (f->fd < 0) {
         r = -errno;
         err_set(err, r, "cannot create %s: %s", c->path, strerror(-r));

@@ -13,16 +13,29 @@
 
 static const uint8_t zeroes[KIB(64)];
 
+int file_fd(const struct qcow2_file *f, const struct iovec *iov, unsigned n, uint64_t off)
+{
+    uint64_t len = 0;
+
+    if (!f->direct)
+        return f->fd;
+    for (unsigned i = 0; i < n; i++)
+        len += iov[i].iov_len;
+    return direct_choose(f->direct, iov, n, off, len);
+}
+
 static ssize_t fd_preadv(struct qcow2_file *f, const struct iovec *iov, int n, uint64_t off)
 {
-    ssize_t r = preadv(f->fd, iov, n < IOV_MAX ? n : IOV_MAX, (off_t)off);
+    ssize_t r =
+        preadv(file_fd(f, iov, (unsigned)n, off), iov, n < IOV_MAX ? n : IOV_MAX, (off_t)off);
 
     return r < 0 ? -errno : r;
 }
 
 static ssize_t fd_pwritev(struct qcow2_file *f, const struct iovec *iov, int n, uint64_t off)
 {
-    ssize_t r = pwritev(f->fd, iov, n < IOV_MAX ? n : IOV_MAX, (off_t)off);
+    ssize_t r =
+        pwritev(file_fd(f, iov, (unsigned)n, off), iov, n < IOV_MAX ? n : IOV_MAX, (off_t)off);
 
     return r < 0 ? -errno : r;
 }

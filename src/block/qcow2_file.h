@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 
 #include "base/types.h"
+#include "block/direct.h"
 
 struct qcow2_file;
 
@@ -26,10 +27,14 @@ struct qcow2_file_ops {
 struct qcow2_file {
     const struct qcow2_file_ops *ops;
     int fd;
-    void *opaque; /* the table's */
+    const struct direct *direct; /* NULL: never past the host's cache */
+    void *opaque;                /* the table's */
 };
 
 extern const struct qcow2_file_ops qcow2_file_fd;
+
+/* The descriptor for a transfer between these buffers and the file at `off`; with qcow2_file_fd only. */
+int file_fd(const struct qcow2_file *f, const struct iovec *iov, unsigned n, uint64_t off);
 
 /*
  * All `len` bytes, or a negative errno. Behind the end of the file there are

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/direct.h"
 #include "block/qcow2.h"
 
 #define QCOW2_MAGIC      0x514649fbu
@@ -137,13 +138,6 @@ struct freed {
     uint64_t count;
 };
 
-/* Guest clusters that a request is working on. */
-struct range {
-    uint64_t first, last;
-    bool exclusive;
-    struct range *next; /* the one that came after it */
-};
-
 struct compressed_slot {
     uint64_t entry; /* the L2 entry, 0: empty */
     uint8_t *data;
@@ -157,6 +151,7 @@ struct layer {
 
 struct qcow2 {
     struct qcow2_file file;
+    struct direct direct; /* what file.direct points to, its fd is that of `file` */
     char *path;
     bool read_only, inspect;
 
@@ -196,7 +191,7 @@ struct qcow2 {
     uint64_t commits_begun, commits_done, commit_failed;
     int commit_error;
 
-    struct range *ranges; /* in the order they came */
+    struct qcow2_range *ranges; /* in the order they came */
 
     pthread_mutex_t comp_lock; /* for the slots */
     struct compressed_slot slots[4];
@@ -243,6 +238,9 @@ void meta_fini(struct page_cache *c);
  * eight calls. -EIO when it cannot be read, -ENOMEM.
  */
 int meta_get_locked(struct qcow2 *q, enum page_kind kind, uint64_t at, struct page **page);
+
+/* Does meta_get_locked have it without reading? */
+bool meta_has_locked(const struct qcow2 *q, uint64_t at);
 
 /* `len` bytes at `at` in the page were changed. */
 void meta_dirty_locked(struct qcow2 *q, struct page *page, uint64_t at, size_t len);
@@ -328,6 +326,8 @@ struct map {
 
 /* Guest cluster `g` and what follows, up to `max` and to the end of a page of the L2 table. */
 int map_get_locked(struct qcow2 *q, uint64_t g, uint64_t max, struct map *m);
+/* Does map_get_locked answer without reading from the file? */
+bool map_is_cached_locked(const struct qcow2 *q, uint64_t g);
 int map_decode_locked(struct qcow2 *q, uint64_t entry, struct map *m);
 /* Guest clusters from `g` to the end of its page of the L2 table. */
 uint64_t map_page_rest(const struct qcow2 *q, uint64_t g);
@@ -343,9 +343,12 @@ void compressed_extent(const struct qcow2 *q, uint64_t entry, uint64_t *offset, 
 
 /* ---- The other files ------------------------------------------------------------------ */
 
-void range_enter_locked(struct qcow2 *q, struct range *r, uint64_t first, uint64_t last,
+void range_enter_locked(struct qcow2 *q, struct qcow2_range *r, uint64_t first, uint64_t last,
                         bool exclusive);
-void range_leave_locked(struct qcow2 *q, struct range *r);
+/* False instead of waiting; `r` is not entered then. */
+bool range_try_enter_locked(struct qcow2 *q, struct qcow2_range *r, uint64_t first, uint64_t last,
+                            bool exclusive);
+void range_leave_locked(struct qcow2 *q, struct qcow2_range *r);
 /* Read without taking the range. */
 int read_clusters(struct qcow2 *q, const struct iovec *iov, unsigned n, size_t skip, uint64_t off,
                   uint64_t len);
@@ -356,6 +359,8 @@ static inline bool backing_covers(const struct qcow2 *q, uint64_t off)
 {
     return q->backing && off < q->backing->size;
 }
+/* How much of a write can go where the clusters are, and where; *part 0: nothing can, or it must not. */
+int in_place_locked(struct qcow2 *q, uint64_t off, uint64_t len, uint64_t *host, uint64_t *part);
 /* Write to clusters that need a new place or a new entry. *done: bytes, at least one. */
 int write_allocating(struct qcow2 *q, const struct iovec *iov, unsigned n, size_t skip,
                      uint64_t off, uint64_t len, uint64_t *done);

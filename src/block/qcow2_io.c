@@ -10,18 +10,18 @@ static const uint8_t zeroes[KIB(64)];
 
 /* ---- Requests on the same clusters --------------------------------------------------------- */
 
-static bool conflict(const struct range *a, const struct range *b)
+static bool conflict(const struct qcow2_range *a, const struct qcow2_range *b)
 {
     return (a->exclusive || b->exclusive) && a->first <= b->last && b->first <= a->last;
 }
 
 /* Each waits for those that came before it and no others, so nobody waits for himself or for ever. */
-void range_enter_locked(struct qcow2 *q, struct range *r, uint64_t first, uint64_t last,
+void range_enter_locked(struct qcow2 *q, struct qcow2_range *r, uint64_t first, uint64_t last,
                         bool exclusive)
 {
-    struct range **at = &q->ranges, *before;
+    struct qcow2_range **at = &q->ranges, *before;
 
-    *r = (struct range){.first = first, .last = last, .exclusive = exclusive};
+    *r = (struct qcow2_range){.first = first, .last = last, .exclusive = exclusive};
     while (*at)
         at = &(*at)->next;
     *at = r;
@@ -33,9 +33,22 @@ void range_enter_locked(struct qcow2 *q, struct range *r, uint64_t first, uint64
     } while (before != r);
 }
 
-void range_leave_locked(struct qcow2 *q, struct range *r)
+bool range_try_enter_locked(struct qcow2 *q, struct qcow2_range *r, uint64_t first, uint64_t last,
+                            bool exclusive)
 {
-    struct range **at = &q->ranges;
+    struct qcow2_range **at = &q->ranges;
+
+    *r = (struct qcow2_range){.first = first, .last = last, .exclusive = exclusive};
+    for (; *at; at = &(*at)->next)
+        if (conflict(*at, r))
+            return false;
+    *at = r;
+    return true;
+}
+
+void range_leave_locked(struct qcow2 *q, struct qcow2_range *r)
+{
+    struct qcow2_range **at = &q->ranges;
 
     while (*at != r)
         at = &(*at)->next;
@@ -159,7 +172,7 @@ static int range_check(const struct qcow2 *q, uint64_t off, uint64_t len)
 
 int qcow2_readv(struct qcow2 *q, const struct iovec *iov, unsigned n, uint64_t off, uint64_t len)
 {
-    struct range range;
+    struct qcow2_range range;
     int r = range_check(q, off, len);
 
     if (r || !len)
@@ -197,9 +210,7 @@ static int write_parts(struct qcow2 *q, const struct iovec *iov, unsigned n, siz
     return r;
 }
 
-/* How much of the write can go where the clusters are; 0: nothing can, or it must not. */
-static int in_place_locked(struct qcow2 *q, uint64_t off, uint64_t len, uint64_t *host,
-                           uint64_t *part)
+int in_place_locked(struct qcow2 *q, uint64_t off, uint64_t len, uint64_t *host, uint64_t *part)
 {
     uint64_t in = off & (cluster_size(q) - 1);
     struct map m;
@@ -223,7 +234,7 @@ static int in_place_locked(struct qcow2 *q, uint64_t off, uint64_t len, uint64_t
 static int write_in_place(struct qcow2 *q, const struct iovec *iov, unsigned n, size_t skip,
                           uint64_t off, uint64_t len, uint64_t *done)
 {
-    struct range range;
+    struct qcow2_range range;
     uint64_t host = 0;
     int r;
 
@@ -308,7 +319,7 @@ static int zero_page(struct zeroing *z, uint64_t count)
 {
     struct qcow2 *q = z->q;
     uint64_t index = z->first >> q->l2_bits;
-    struct range range;
+    struct qcow2_range range;
     int r;
 
     pthread_mutex_lock(&q->lock);

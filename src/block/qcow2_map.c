@@ -65,6 +65,14 @@ static bool continues(const struct qcow2 *q, const struct map *m, const struct m
     return !m->host || next->host == m->host + (m->count << q->cluster_bits);
 }
 
+bool map_is_cached_locked(const struct qcow2 *q, uint64_t g)
+{
+    uint64_t index = g >> q->l2_bits, in_table = g & ((1ull << q->l2_bits) - 1);
+
+    return index >= q->l1_size || !q->l1[index] ||
+           meta_has_locked(q, (q->l1[index] & ENTRY_OFFSET) + in_table * 8);
+}
+
 int map_get_locked(struct qcow2 *q, uint64_t g, uint64_t max, struct map *m)
 {
     uint64_t index = g >> q->l2_bits, in_table = g & ((1ull << q->l2_bits) - 1), table, at;

@@ -151,6 +151,8 @@ static struct layer *image_free(struct qcow2 *q)
 {
     struct layer *below = q->backing;
 
+    if (q->file.direct)
+        close(q->direct.direct_fd);
     if (q->file.fd >= 0 && q->file.ops == &qcow2_file_fd)
         close(q->file.fd);
     meta_fini(&q->cache);
@@ -286,6 +288,18 @@ static int image_load(struct qcow2 *q, const struct qcow2_config *cfg, struct er
     return r;
 }
 
+/* A cluster smaller than a page may share one with metadata, which goes through the cache. */
+static int go_direct(struct qcow2 *q, struct err *err)
+{
+    int r;
+
+    direct_init(&q->direct, q->file.fd);
+    r = direct_enable(&q->direct, q->path, err);
+    if (!r)
+        q->file.direct = &q->direct;
+    return r;
+}
+
 static int open_image(struct qcow2 **out, const struct qcow2_config *cfg, const struct above *above,
                       struct err *err)
 {
@@ -297,7 +311,7 @@ static int open_image(struct qcow2 **out, const struct qcow2_config *cfg, const 
     if (!q)
         return err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
     if (cfg->ops) {
-        q->file = (struct qcow2_file){cfg->ops, -1, cfg->opaque};
+        q->file = (struct qcow2_file){.ops = cfg->ops, .fd = -1, .opaque = cfg->opaque};
     } else {
         r = file_open(&q->file, cfg->path, cfg->read_only, err);
         if (!r)
@@ -305,6 +319,8 @@ static int open_image(struct qcow2 **out, const struct qcow2_config *cfg, const 
         if (!r && !cfg->no_lock)
             r = block_lock(q->file.fd, !cfg->read_only, cfg->path, err);
     }
+    if (!r && cfg->direct && !above)
+        r = go_direct(q, err);
     if (!r)
         r = image_load(q, cfg, err);
     if (!r && q->backing_name)

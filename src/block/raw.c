@@ -14,14 +14,19 @@
 
 #include "base/log.h"
 #include "block/block.h"
+#include "block/direct.h"
 #include "block/lock.h"
+#include "block/uring.h"
 
 #define ZEROES  KIB(64)
 #define NOW_MAX KIB(64) /* above it, several at once gain more than a hand-over costs */
 
 struct raw {
-    int fd;
+    struct block *block;
+    struct direct file;
     bool device; /* a block device, not a file */
+    enum block_cache cache;
+    struct uring *uring; /* NULL: worker threads do everything */
 };
 
 static const uint8_t zeroes[ZEROES];
@@ -29,18 +34,18 @@ static const uint8_t zeroes[ZEROES];
 /* ---- Requests ------------------------------------------------------------------- */
 
 /* What the call moved, or a negative errno. At the start of an element all the rest goes in one call. */
-static ssize_t raw_move(const struct raw *r, bool write, const struct iovec *iov, unsigned n,
-                        size_t skip, off_t at)
+static ssize_t raw_move(int fd, bool write, const struct iovec *iov, unsigned n, size_t skip,
+                        off_t at)
 {
     ssize_t got;
 
     do {
         if (skip)
-            got = write ? pwrite(r->fd, (char *)iov->iov_base + skip, iov->iov_len - skip, at)
-                        : pread(r->fd, (char *)iov->iov_base + skip, iov->iov_len - skip, at);
+            got = write ? pwrite(fd, (char *)iov->iov_base + skip, iov->iov_len - skip, at)
+                        : pread(fd, (char *)iov->iov_base + skip, iov->iov_len - skip, at);
         else
-            got = write ? pwritev(r->fd, iov, (int)(n < IOV_MAX ? n : IOV_MAX), at)
-                        : preadv(r->fd, iov, (int)(n < IOV_MAX ? n : IOV_MAX), at);
+            got = write ? pwritev(fd, iov, (int)(n < IOV_MAX ? n : IOV_MAX), at)
+                        : preadv(fd, iov, (int)(n < IOV_MAX ? n : IOV_MAX), at);
     } while (got < 0 && errno == EINTR);
     return got < 0 ? -errno : got;
 }
@@ -59,10 +64,16 @@ static int raw_read_write(const struct raw *r, const struct block_req *req)
     unsigned n = req->iovcnt;
     uint64_t at = req->offset;
     size_t skip = 0;
+    int fd = direct_choose(&r->file, iov, n, at, req->len);
 
     while (at < req->offset + req->len) {
-        ssize_t got = raw_move(r, write, iov, n, skip, (off_t)at);
+        ssize_t got = raw_move(fd, write, iov, n, skip, (off_t)at);
 
+        /* A rest that is not aligned any more. */
+        if (got == -EINVAL && fd != r->file.fd) {
+            fd = r->file.fd;
+            continue;
+        }
         if (got < 0)
             return (int)got;
         if (!got) {
@@ -83,7 +94,7 @@ static int raw_read_write(const struct raw *r, const struct block_req *req)
 
 static int raw_allocate(const struct raw *r, int mode, const struct block_req *req)
 {
-    while (fallocate(r->fd, mode, (off_t)req->offset, (off_t)req->len) < 0)
+    while (fallocate(r->file.fd, mode, (off_t)req->offset, (off_t)req->len) < 0)
         if (errno != EINTR)
             return -errno;
     return 0;
@@ -101,7 +112,7 @@ static int raw_discard(const struct raw *r, const struct block_req *req)
     int code;
 
     if (r->device)
-        code = ioctl(r->fd, BLKDISCARD, range) < 0 ? -errno : 0;
+        code = ioctl(r->file.fd, BLKDISCARD, range) < 0 ? -errno : 0;
     else
         code = raw_allocate(r, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, req);
     return is_unsupported(code) ? 0 : code;
@@ -113,7 +124,7 @@ static int raw_write_zeroes_plainly(const struct raw *r, const struct block_req 
 
     while (left) {
         const struct iovec iov = {(void *)zeroes, left < ZEROES ? left : ZEROES};
-        ssize_t got = raw_move(r, true, &iov, 1, 0, (off_t)at);
+        ssize_t got = raw_move(r->file.fd, true, &iov, 1, 0, (off_t)at);
 
         if (got <= 0)
             return got ? (int)got : -EIO;
@@ -134,6 +145,16 @@ static int raw_write_zeroes(const struct raw *r, const struct block_req *req)
     return is_unsupported(code) ? raw_write_zeroes_plainly(r, req) : code;
 }
 
+static int raw_range(const struct raw *r, const struct block_req *req)
+{
+    int code = req->op == BLOCK_DISCARD ? raw_discard(r, req) : raw_write_zeroes(r, req);
+
+    /* O_DSYNC does not concern fallocate. */
+    if (!code && r->block->info.writethrough && fdatasync(r->file.fd) < 0)
+        code = -errno;
+    return code;
+}
+
 static int raw_execute(struct block *b, struct block_req *req)
 {
     const struct raw *r = b->priv;
@@ -143,11 +164,10 @@ static int raw_execute(struct block *b, struct block_req *req)
     case BLOCK_WRITE:
         return raw_read_write(r, req);
     case BLOCK_FLUSH:
-        return fdatasync(r->fd) < 0 ? -errno : 0;
+        return r->cache != BLOCK_UNSAFE && fdatasync(r->file.fd) < 0 ? -errno : 0;
     case BLOCK_DISCARD:
-        return raw_discard(r, req);
     case BLOCK_WRITE_ZEROES:
-        return raw_write_zeroes(r, req);
+        return raw_range(r, req);
     }
     return -EINVAL;
 }
@@ -157,12 +177,63 @@ static int raw_try_now(struct block *b, struct block_req *req)
 {
     const struct raw *r = b->priv;
 
-    if (req->op != BLOCK_READ || req->len > NOW_MAX || req->iovcnt > IOV_MAX)
+    if (req->op == BLOCK_FLUSH && r->cache == BLOCK_UNSAFE)
+        return 0;
+    if (req->op != BLOCK_READ || req->len > NOW_MAX || req->iovcnt > IOV_MAX ||
+        r->file.direct_fd >= 0)
         return -EAGAIN;
-    if (preadv2(r->fd, req->iov, (int)req->iovcnt, (off_t)req->offset, RWF_NOWAIT) !=
+    if (preadv2(r->file.fd, req->iov, (int)req->iovcnt, (off_t)req->offset, RWF_NOWAIT) !=
         (ssize_t)req->len)
         return -EAGAIN;
     return 0;
+}
+
+/* What the kernel did in part, or not at all, a worker does again from the beginning. */
+static bool raw_over(struct uring_op *op, int result)
+{
+    struct block_req *req = op->req;
+    struct raw *r = op->opaque;
+
+    if (req->op != BLOCK_FLUSH && result >= 0 && (uint64_t)result != req->len)
+        result = -ECANCELED;
+    if (result == -ECANCELED || result == -EAGAIN || result == -EINTR || result == -EINVAL) {
+        block_execute(r->block, req);
+        return false;
+    }
+    req->done(req, result < 0 ? result : 0);
+    return true;
+}
+
+static bool raw_start(struct block *b, struct block_req *req)
+{
+    struct raw *r = b->priv;
+    struct uring_op *op;
+
+    if (req->op == BLOCK_DISCARD || req->op == BLOCK_WRITE_ZEROES || req->iovcnt > IOV_MAX ||
+        req->len > INT_MAX)
+        return false;
+    op = uring_op_get(r->uring);
+    if (!op)
+        return false;
+    op->req = req;
+    op->over = raw_over;
+    op->opaque = r;
+    uring_queue(r->uring, op,
+                req->op == BLOCK_FLUSH
+                    ? r->file.fd
+                    : direct_choose(&r->file, req->iov, req->iovcnt, req->offset, req->len),
+                req->offset);
+    return true;
+}
+
+static void raw_kick(struct block *b)
+{
+    uring_kick(((struct raw *)b->priv)->uring);
+}
+
+static unsigned raw_reap(struct block *b)
+{
+    return uring_reap(((struct raw *)b->priv)->uring);
 }
 
 /* ---- Opening -------------------------------------------------------------------- */
@@ -173,14 +244,14 @@ static int size_of_device(struct block *b, const char *path, struct err *err)
     unsigned physical;
     int read_only;
 
-    if (ioctl(r->fd, BLKGETSIZE64, &b->info.size) < 0) {
+    if (ioctl(r->file.fd, BLKGETSIZE64, &b->info.size) < 0) {
         int code = -errno;
 
         return err_set(err, code, "cannot find the size of %s: %s", path, strerror(-code));
     }
-    if (!ioctl(r->fd, BLKPBSZGET, &physical) && physical >= BLOCK_SECTOR)
+    if (!ioctl(r->file.fd, BLKPBSZGET, &physical) && physical >= BLOCK_SECTOR)
         b->info.block_size = physical;
-    if (!b->info.read_only && !ioctl(r->fd, BLKROGET, &read_only) && read_only) {
+    if (!b->info.read_only && !ioctl(r->file.fd, BLKROGET, &read_only) && read_only) {
         err_set(err, -EROFS, "%s is a read-only device", path);
         return err_next(err, "Add ,ro to the disk.");
     }
@@ -193,7 +264,7 @@ static int raw_describe(struct block *b, const char *path, struct err *err)
     struct stat st;
     int code = 0;
 
-    if (fstat(r->fd, &st) < 0) {
+    if (fstat(r->file.fd, &st) < 0) {
         code = -errno;
         return err_set(err, code, "cannot look at %s: %s", path, strerror(-code));
     }
@@ -231,9 +302,11 @@ static void raw_close(struct block *b)
 {
     struct raw *r = b->priv;
 
-    close(r->fd);
+    uring_free(r->uring);
+    direct_fini(&r->file);
     free(r);
     b->priv = NULL;
+    b->event_fd = -1;
 }
 
 static int raw_open(struct block *b, const struct block_config *cfg, struct err *err)
@@ -244,9 +317,11 @@ static int raw_open(struct block *b, const struct block_config *cfg, struct err 
 
     if (!r)
         return err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
-    r->fd = open(cfg->path, flags);
-    if (r->fd < 0) {
-        code = -errno;
+    r->block = b;
+    r->cache = cfg->cache;
+    b->info.writethrough = block_cache_is_writethrough(cfg->cache);
+    code = direct_open(&r->file, cfg->path, flags | (b->info.writethrough ? O_DSYNC : 0));
+    if (code < 0) {
         free(r);
         return open_failed(cfg->path, cfg->read_only, code, err);
     }
@@ -254,7 +329,11 @@ static int raw_open(struct block *b, const struct block_config *cfg, struct err 
     b->info.read_only = cfg->read_only;
     code = raw_describe(b, cfg->path, err);
     if (!code)
-        code = block_lock(r->fd, !cfg->read_only, cfg->path, err);
+        code = block_lock(r->file.fd, !cfg->read_only, cfg->path, err);
+    if (!code && block_cache_is_direct(cfg->cache))
+        code = direct_enable(&r->file, cfg->path, err);
+    if (!code)
+        code = block_uring_open(b, &r->uring, cfg, err);
     if (code < 0)
         raw_close(b);
     return code;
@@ -266,4 +345,7 @@ const struct block_ops block_raw = {
     .close = raw_close,
     .execute = raw_execute,
     .try_now = raw_try_now,
+    .start = raw_start,
+    .kick = raw_kick,
+    .reap = raw_reap,
 };

@@ -36,18 +36,60 @@ static char *next_word(char **rest)
     return word;
 }
 
+static int one_of(const char *const *names, const char *value)
+{
+    for (int i = 0; names[i]; i++)
+        if (!strcmp(names[i], value))
+            return i;
+    return -1;
+}
+
+static int disk_choice(const char *word, const char *const *names, const char *value, int *found,
+                       struct err *err)
+{
+    char text[80] = "";
+
+    *found = one_of(names, value);
+    if (*found >= 0)
+        return 0;
+    for (; *names; names++) {
+        strcat(text, text[0] ? "|" : "");
+        strcat(text, *names);
+    }
+    return err_set(err, -EINVAL, "a disk's %s is %s, not '%s'", word, text, value);
+}
+
+/* In the order of enum block_cache and enum block_aio. */
+static const char *const caches[] = {"writeback",  "none",   "writethrough",
+                                     "directsync", "unsafe", NULL};
+static const char *const aios[] = {"auto", "io_uring", "threads", NULL};
+
+static int disk_mode(struct vm_disk *disk, const char *word, const char *value, struct err *err)
+{
+    bool cache = !strcmp(word, "cache");
+    int found, r = disk_choice(word, cache ? caches : aios, value, &found, err);
+
+    if (r)
+        return r;
+    if (cache)
+        disk->image.cache = (enum block_cache)found;
+    else
+        disk->image.aio = (enum block_aio)found;
+    return 0;
+}
+
 static int disk_word(struct vm_disk *disk, char *word, struct err *err)
 {
     char *value = strchr(word, '=');
 
     if (!strcmp(word, "ro")) {
-        disk->read_only = true;
+        disk->image.read_only = true;
         return 0;
     }
     if (value)
         *value++ = '\0';
     if (value && !strcmp(word, "format")) {
-        disk->format = value;
+        disk->image.format = value;
         return 0;
     }
     if (value && !strcmp(word, "serial")) {
@@ -57,9 +99,11 @@ static int disk_word(struct vm_disk *disk, char *word, struct err *err)
         return err_set(err, -EINVAL, "the serial number of a disk has at most %d characters: '%s'",
                        VIRTIO_BLK_SERIAL, value);
     }
+    if (value && (!strcmp(word, "cache") || !strcmp(word, "aio")))
+        return disk_mode(disk, word, value, err);
     err_set(err, -EINVAL, "--disk does not know '%s'", word);
-    err_next(err, "After the file: ro, serial=TEXT, format=raw|qcow2. A comma in a file's name is "
-                  "written twice.");
+    err_next(err, "After the file: ro, serial=TEXT, format=raw|qcow2, cache=MODE, aio=HOW. A comma "
+                  "in a file's name is written twice.");
     return -EINVAL;
 }
 
@@ -76,8 +120,8 @@ static int opt_disk(const struct opt_desc *opt, const char *val, void *field, st
     if (!rest)
         return err_set(err, -EINVAL, "no memory for --disk");
     disks->count++;
-    disk->path = next_word(&rest);
-    if (!disk->path[0])
+    disk->image.path = next_word(&rest);
+    if (!disk->image.path[0])
         return err_set(err, -EINVAL, "--disk needs the name of a file");
     while (!r && (word = next_word(&rest)))
         r = disk_word(disk, word, err);

@@ -124,11 +124,9 @@ static int add_vsock(struct devices *d, struct err *err)
 static int add_disk(struct devices *d, const struct vm_config *cfg, unsigned n, struct err *err)
 {
     const struct vm_disk *want = &cfg->disk[n];
-    const struct block_config image = {
-        .path = want->path, .format = want->format, .read_only = want->read_only};
     unsigned queues = cfg->cpus < MAX_DISK_QUEUES ? cfg->cpus : MAX_DISK_QUEUES;
     struct disk *disk = &d->disk[n];
-    int code = block_open(&disk->block, &image, err);
+    int code = block_open(&disk->block, &want->image, err);
 
     if (!code)
         code = virtio_blk_init(&disk->blk, &d->memory, disk->block, queues, want->serial, err);

@@ -72,8 +72,8 @@ static int vm_copy_strings(struct vm_config *cfg)
     for (unsigned i = 0; i < ARRAY_SIZE(strings); i++)
         ok = string_copy(strings[i]) && ok;
     for (unsigned i = 0; i < cfg->disks; i++) {
-        ok = string_copy(&cfg->disk[i].path) && ok;
-        ok = string_copy(&cfg->disk[i].format) && ok;
+        ok = string_copy(&cfg->disk[i].image.path) && ok;
+        ok = string_copy(&cfg->disk[i].image.format) && ok;
         ok = string_copy(&cfg->disk[i].serial) && ok;
     }
     for (unsigned i = 0; i < cfg->ports; i++) {
@@ -90,8 +90,8 @@ static void vm_free_strings(struct vm_config *cfg)
     free((char *)cfg->initrd);
     free((char *)cfg->cmdline);
     for (unsigned i = 0; i < cfg->disks; i++) {
-        free((char *)cfg->disk[i].path);
-        free((char *)cfg->disk[i].format);
+        free((char *)cfg->disk[i].image.path);
+        free((char *)cfg->disk[i].image.format);
         free((char *)cfg->disk[i].serial);
     }
     for (unsigned i = 0; i < cfg->ports; i++) {

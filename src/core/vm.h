@@ -7,6 +7,7 @@
 #ifndef LODGE_CORE_VM_H
 #define LODGE_CORE_VM_H
 
+#include "block/config.h"
 #include "core/bus.h"
 #include "core/clock.h"
 #include "core/mem.h"
@@ -28,10 +29,8 @@ enum cpu_model { CPU_HOST, CPU_V1, CPU_V2, CPU_V3, CPU_MAX };
 #define VM_MAX_DISKS 16
 
 struct vm_disk {
-    const char *path;
-    const char *format; /* NULL: see block/block.h */
+    struct block_config image;
     const char *serial; /* NULL: none */
-    bool read_only;
 };
 
 #define VM_MAX_PORTS 16

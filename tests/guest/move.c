@@ -109,8 +109,8 @@ int main(int argc, char **argv)
     cfg.cpus = (unsigned)atoi(argv[4]);
     cfg.engine = engine_named(argv[5]);
     cfg.rng = true;
-    cfg.disk[0].path = getenv("MOVE_DISK");
-    cfg.disks = cfg.disk[0].path != NULL;
+    cfg.disk[0].image.path = getenv("MOVE_DISK");
+    cfg.disks = cfg.disk[0].image.path != NULL;
     m.names = argv + 6;
     if (run(&m, &cfg, &err)) {
         err_report(&err);

@@ -153,6 +153,9 @@ static void wrong_usage(void **state)
         {"--disk=a,"},
         {"--disk=a,serial=123456789012345678901"},
         {"--disk=a,serial"},
+        {"--disk=a,cache"},
+        {"--disk=a,cache=on"},
+        {"--disk=a,aio=native"},
         {"--port=agent"},
         {"--port=agent="},
         {"--port==path"},
@@ -175,18 +178,22 @@ static void disks_and_ports(void **state)
     const struct vm_disk *d = p.opts.disks.disk;
 
     PARSE(&p, "--disk", "a.img", "--disk=b,,c,ro,serial=x=y,format=qcow2", "--port",
-          "agent=dir/s=1", "--disk", "d,,");
+          "agent=dir/s=1", "--disk", "d,,,cache=directsync,aio=threads");
     assert_int_equal(p.result, OPTS_OK);
     assert_int_equal(p.opts.disks.count, 3);
-    assert_string_equal(d[0].path, "a.img");
+    assert_string_equal(d[0].image.path, "a.img");
     assert_null(d[0].serial);
-    assert_null(d[0].format);
-    assert_false(d[0].read_only);
-    assert_string_equal(d[1].path, "b,c");
+    assert_null(d[0].image.format);
+    assert_false(d[0].image.read_only);
+    assert_int_equal(d[0].image.cache, BLOCK_WRITEBACK);
+    assert_int_equal(d[0].image.aio, BLOCK_AIO_AUTO);
+    assert_string_equal(d[1].image.path, "b,c");
     assert_string_equal(d[1].serial, "x=y");
-    assert_string_equal(d[1].format, "qcow2");
-    assert_true(d[1].read_only);
-    assert_string_equal(d[2].path, "d,");
+    assert_string_equal(d[1].image.format, "qcow2");
+    assert_true(d[1].image.read_only);
+    assert_string_equal(d[2].image.path, "d,");
+    assert_int_equal(d[2].image.cache, BLOCK_DIRECTSYNC);
+    assert_int_equal(d[2].image.aio, BLOCK_AIO_THREADS);
     assert_int_equal(p.opts.ports.count, 1);
     assert_string_equal(p.opts.ports.port[0].name, "agent");
     assert_string_equal(p.opts.ports.port[0].path, "dir/s=1");

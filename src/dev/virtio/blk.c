@@ -73,13 +73,33 @@ struct blk_req {
 
 /* ---- Answers --------------------------------------------------------------------------- */
 
+/* What the device's thread has to give back goes into the ring together. */
+static void flush_batch(struct virtio_blk *blk)
+{
+    if (blk->batched)
+        virtio_push_all(&blk->dev, blk->batch_queue, blk->batch, blk->batched);
+    blk->batched = 0;
+}
+
+static void give_back(struct virtio_blk *blk, unsigned q, struct virtq_used used)
+{
+    if (!pthread_equal(pthread_self(), blk->dev.thread)) {
+        virtio_push_all(&blk->dev, q, &used, 1);
+        return;
+    }
+    if (blk->batched == ARRAY_SIZE(blk->batch) || q != blk->batch_queue)
+        flush_batch(blk);
+    blk->batch_queue = q;
+    blk->batch[blk->batched++] = used;
+}
+
 static void answer(struct virtio_blk *blk, unsigned q, uint16_t head, uint8_t *at, uint8_t status,
                    uint32_t in_len)
 {
     const struct iovec iov = {at, 1};
 
     virtq_write(&blk->dev.queue[q], &iov, 1, 0, &status, 1);
-    virtio_push(&blk->dev, q, head, in_len);
+    give_back(blk, q, (struct virtq_used){head, in_len});
 }
 
 static void request_done(struct block_req *io, int result)
@@ -218,7 +238,28 @@ static enum virtio_served serve(struct virtio_device *dev, unsigned q, struct vi
 
 static bool process(struct virtio_device *dev, unsigned q)
 {
-    return virtio_serve(dev, q, BUDGET, serve);
+    struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
+    bool more;
+
+    block_plug(blk->block);
+    more = virtio_serve(dev, q, BUDGET, serve);
+    block_unplug(blk->block);
+    flush_batch(blk);
+    return more;
+}
+
+static void event(struct virtio_device *dev)
+{
+    block_reap(container_of(dev, struct virtio_blk, dev)->block);
+}
+
+/* On whatever thread reaps; the batch is that of the device's. */
+static void settle(void *opaque)
+{
+    struct virtio_blk *blk = opaque;
+
+    if (pthread_equal(pthread_self(), blk->dev.thread))
+        flush_batch(blk);
 }
 
 static void drain(struct virtio_device *dev)
@@ -246,7 +287,7 @@ static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsi
         .blk_size = BLOCK_SECTOR,
         .physical_exp = physical_exp(info->block_size),
         .min_io_size = (uint16_t)(1u << physical_exp(info->block_size)),
-        .writeback = 1,
+        .writeback = !info->writethrough,
         .num_queues = (uint16_t)dev->nqueues,
         .max_discard_sectors = MAX_SECTORS,
         .max_discard_seg = 1,
@@ -263,6 +304,7 @@ static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsi
 static const struct virtio_device_ops blk_ops = {
     .name = "virtio-blk",
     .process = process,
+    .event = event,
     .drain = drain,
     .config_read = config_read,
 };
@@ -275,17 +317,23 @@ int virtio_blk_init(struct virtio_blk *blk, const struct virtio_memory *memory, 
         .ops = &blk_ops,
         .type = VIRTIO_BLK,
         .memory = *memory,
-        .features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | F_MQ,
+        .features = F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY | F_MQ,
         .queues = queues,
         .queue_size = QUEUE_SIZE,
+        .event_fd = block->event_fd,
     };
 
     if (info->read_only)
         cfg.features |= F_RO;
     else
         cfg.features |= F_WRITE_ZEROES | (info->discard_granularity ? F_DISCARD : 0);
+    /* Without it the driver knows that nothing is ever left to flush (5.2.5). */
+    if (!info->writethrough)
+        cfg.features |= F_FLUSH;
     memset(blk, 0, sizeof(*blk));
     blk->block = block;
+    block->settle = settle;
+    block->settle_opaque = blk;
     if (serial)
         memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
     return virtio_init(&blk->dev, &cfg, err);

@@ -12,9 +12,12 @@ struct virtio_blk {
     struct virtio_device dev;
     struct block *block;
     char serial[VIRTIO_BLK_SERIAL];
+    /* The device's thread alone: what it has not given back yet. */
+    struct virtq_used batch[64];
+    unsigned batched, batch_queue;
 };
 
-/* `block` stays the caller's and open until virtio_fini(&blk->dev). serial may be NULL. */
+/* `block` stays the caller's, used by nobody else and open until virtio_fini(&blk->dev). serial may be NULL. */
 int virtio_blk_init(struct virtio_blk *blk, const struct virtio_memory *memory, struct block *block,
                     unsigned queues, const char *serial, struct err *err);
 

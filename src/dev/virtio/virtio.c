@@ -32,23 +32,34 @@ static bool serve_all(struct virtio_device *dev)
     return more && atomic_load(&dev->running);
 }
 
+static void look_at_event(struct virtio_device *dev)
+{
+    if (dev->event_fd >= 0)
+        dev->ops->event(dev);
+}
+
 static void *device_thread(void *opaque)
 {
     struct virtio_device *dev = opaque;
-    struct pollfd kick = {.fd = dev->kick_fd, .events = POLLIN};
+    struct pollfd fds[] = {{.fd = dev->kick_fd, .events = POLLIN},
+                           {.fd = dev->event_fd, .events = POLLIN}};
     uint64_t count;
     bool more;
 
     while (!atomic_load(&dev->stop)) {
-        if (read(dev->kick_fd, &count, sizeof(count)) < 0) {
-            poll(&kick, 1, -1);
+        if (poll(fds, ARRAY_SIZE(fds), -1) < 0)
             continue;
-        }
+        if (fds[1].revents)
+            look_at_event(dev);
+        if (!fds[0].revents || read(dev->kick_fd, &count, sizeof(count)) < 0)
+            continue;
         /* Who holds the device kicks it again when it lets go. */
         do {
             pthread_mutex_lock(&dev->io_lock);
             more = !atomic_load(&dev->held) && serve_all(dev);
             pthread_mutex_unlock(&dev->io_lock);
+            if (more)
+                look_at_event(dev);
         } while (more);
     }
     return NULL;
@@ -295,6 +306,7 @@ int virtio_init(struct virtio_device *dev, const struct virtio_config *cfg, stru
     dev->memory = cfg->memory;
     dev->features = cfg->features | VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT;
     dev->queue_size = cfg->queue_size;
+    dev->event_fd = cfg->ops->event ? cfg->event_fd : -1;
     pthread_mutex_init(&dev->lock, NULL);
     pthread_mutex_init(&dev->io_lock, NULL);
     dev->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -324,11 +336,12 @@ void virtio_fini(struct virtio_device *dev)
     if (!dev->ops)
         return;
     atomic_store(&dev->running, false);
-    atomic_store(&dev->stop, true);
     if (dev->thread_started) {
+        /* The thread ends last: what it has under way may need it. */
+        virtio_pause(dev);
+        atomic_store(&dev->stop, true);
         virtio_notify(dev);
         pthread_join(dev->thread, NULL);
-        drain(dev);
     }
     for (unsigned q = 0; q < dev->nqueues; q++)
         virtq_fini(&dev->queue[q]);

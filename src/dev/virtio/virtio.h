@@ -39,7 +39,7 @@ struct virtio_device;
 
 /*
  * All but `name` and `process` may be NULL. While `drain`, `start` and `reset`
- * run no other does, and the device's thread is not in `process`.
+ * run no other but `event` does, and the device's thread is not in `process`.
  */
 struct virtio_device_ops {
     const char *name; /* for messages and the thread */
@@ -50,6 +50,8 @@ struct virtio_device_ops {
      * call again; return in a short time, others may be waiting.
      */
     bool (*process)(struct virtio_device *dev, unsigned q);
+    /* The configuration's event_fd can be read. On the device's thread, not within `process`, also while it is held. */
+    void (*event)(struct virtio_device *dev);
     /* Return once nothing touches guest memory or pushes a chain any more. What comes next is `reset`, or `process`. */
     void (*drain)(struct virtio_device *dev);
     /* Back to the state after power-on. */
@@ -84,6 +86,7 @@ struct virtio_device {
     bool thread_started;
     _Atomic bool stop;
     int kick_fd;             /* eventfd, not blocking: look at the queues */
+    int event_fd;            /* -1: none */
     pthread_mutex_t io_lock; /* held by the thread while it serves */
     _Atomic unsigned held;   /* not 0: the thread is to stay out of `process` */
     _Atomic bool running;    /* from DRIVER_OK to reset or the first malformed chain */
@@ -96,6 +99,7 @@ struct virtio_config {
     uint64_t features; /* the device's own; those of the ring are added */
     unsigned queues;
     uint16_t queue_size;
+    int event_fd; /* with ops->event: what else the thread waits for, -1: nothing */
 };
 
 /* Make it and start its thread. On failure nothing is held. */

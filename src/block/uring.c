@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "block/uring.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+#define OPS    256 /* under way at once; the completion queue holds twice that */
+#define BATCH  64
+#define TRIES  100
+#define TRY_US 100
+
+struct uring {
+    struct io_uring ring;
+    pthread_mutex_t submit_lock; /* submission queue, free list */
+    pthread_mutex_t reap_lock;   /* completion queue */
+    struct uring_op *free;
+    struct uring_op *first, **last; /* queued, and not yet given to the kernel */
+    bool dead;                      /* the kernel takes nothing any more */
+    struct uring_op op[OPS];
+};
+
+/* What a container may refuse; later kernels need fewer interruptions (io_uring_setup(2)). */
+static int ring_init(struct io_uring *ring)
+{
+    static const unsigned flags[] = {IORING_SETUP_COOP_TASKRUN, 0};
+    int code = -EINVAL;
+
+    for (unsigned i = 0; code == -EINVAL && i < ARRAY_SIZE(flags); i++)
+        code = io_uring_queue_init(OPS, ring, flags[i]);
+    if (code < 0)
+        return code;
+    /* Without NODROP completions could be lost. */
+    if (ring->features & IORING_FEAT_NODROP)
+        return 0;
+    io_uring_queue_exit(ring);
+    return -ENOSYS;
+}
+
+int uring_new(struct uring **out)
+{
+    struct uring *u = calloc(1, sizeof(*u));
+    int code;
+
+    *out = NULL;
+    if (!u)
+        return -ENOMEM;
+    code = ring_init(&u->ring);
+    if (code < 0) {
+        free(u);
+        return code;
+    }
+    pthread_mutex_init(&u->submit_lock, NULL);
+    pthread_mutex_init(&u->reap_lock, NULL);
+    u->last = &u->first;
+    for (unsigned i = 0; i < OPS; i++) {
+        u->op[i].next = u->free;
+        u->free = &u->op[i];
+    }
+    *out = u;
+    return 0;
+}
+
+void uring_free(struct uring *u)
+{
+    if (!u)
+        return;
+    io_uring_queue_exit(&u->ring);
+    pthread_mutex_destroy(&u->reap_lock);
+    pthread_mutex_destroy(&u->submit_lock);
+    free(u);
+}
+
+int uring_fd(const struct uring *u)
+{
+    return u->ring.ring_fd;
+}
+
+struct uring_op *uring_op_get(struct uring *u)
+{
+    struct uring_op *op;
+
+    pthread_mutex_lock(&u->submit_lock);
+    op = u->dead ? NULL : u->free;
+    if (op)
+        u->free = op->next;
+    pthread_mutex_unlock(&u->submit_lock);
+    return op;
+}
+
+void uring_op_put(struct uring *u, struct uring_op *op)
+{
+    pthread_mutex_lock(&u->submit_lock);
+    op->next = u->free;
+    u->free = op;
+    pthread_mutex_unlock(&u->submit_lock);
+}
+
+static void drop_queued_locked(struct uring *u, unsigned n)
+{
+    for (; n && u->first; n--)
+        u->first = u->first->next;
+    if (!u->first)
+        u->last = &u->first;
+}
+
+/*
+ * EBUSY: there are too many completions, and reaping goes on with this. Else
+ * it is short of memory or does not want to; then what waits is given back.
+ */
+static struct uring_op *kick_locked(struct uring *u)
+{
+    struct uring_op *rest;
+    int n = 0;
+
+    for (unsigned tries = 0; u->first && tries < TRIES; tries++) {
+        n = io_uring_submit(&u->ring);
+        if (n == -EBUSY)
+            return NULL;
+        if (n > 0)
+            drop_queued_locked(u, (unsigned)n);
+        else if (n != -EINTR && n != -EAGAIN)
+            break;
+        else if (n == -EAGAIN)
+            usleep(TRY_US);
+    }
+    if (!u->first || u->dead)
+        return NULL;
+    u->dead = true;
+    rest = u->first;
+    drop_queued_locked(u, OPS);
+    return rest;
+}
+
+void uring_queue(struct uring *u, struct uring_op *op, int fd, uint64_t at)
+{
+    const struct block_req *req = op->req;
+    struct io_uring_sqe *sqe;
+
+    pthread_mutex_lock(&u->submit_lock);
+    /* There are as many ops as entries, and a queued op has one of each. */
+    sqe = io_uring_get_sqe(&u->ring);
+    if (req->op == BLOCK_FLUSH)
+        io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+    else if (req->op == BLOCK_WRITE)
+        io_uring_prep_writev(sqe, fd, req->iov, req->iovcnt, at);
+    else
+        io_uring_prep_readv(sqe, fd, req->iov, req->iovcnt, at);
+    io_uring_sqe_set_data(sqe, op);
+    op->next = NULL;
+    *u->last = op;
+    u->last = &op->next;
+    pthread_mutex_unlock(&u->submit_lock);
+}
+
+void uring_kick(struct uring *u)
+{
+    struct uring_op *rest, *next;
+
+    pthread_mutex_lock(&u->submit_lock);
+    rest = kick_locked(u);
+    pthread_mutex_unlock(&u->submit_lock);
+    for (; rest; rest = next) {
+        next = rest->next;
+        rest->over(rest, -ECANCELED);
+        uring_op_put(u, rest);
+    }
+}
+
+struct finished {
+    struct uring_op *op;
+    int result;
+};
+
+static unsigned take_finished(struct uring *u, struct finished *f)
+{
+    struct io_uring_cqe *cqe[BATCH];
+    unsigned n;
+
+    pthread_mutex_lock(&u->reap_lock);
+    n = io_uring_peek_batch_cqe(&u->ring, cqe, BATCH);
+    for (unsigned i = 0; i < n; i++)
+        f[i] = (struct finished){io_uring_cqe_get_data(cqe[i]), cqe[i]->res};
+    io_uring_cq_advance(&u->ring, n);
+    pthread_mutex_unlock(&u->reap_lock);
+    return n;
+}
+
+unsigned uring_reap(struct uring *u)
+{
+    struct finished f[BATCH];
+    unsigned n, done = 0;
+
+    /* A turn, not all there ever comes: who waits for these is told of them first. */
+    n = take_finished(u, f);
+    for (unsigned i = 0; i < n; i++) {
+        done += f[i].op->over(f[i].op, f[i].result);
+        uring_op_put(u, f[i].op);
+    }
+    if (n)
+        uring_kick(u);
+    return done;
+}
+
+int block_uring_open(struct block *b, struct uring **u, const struct block_config *cfg,
+                     struct err *err)
+{
+    int code;
+
+    *u = NULL;
+    if (cfg->aio == BLOCK_AIO_THREADS)
+        return 0;
+    code = uring_new(u);
+    if (!code) {
+        b->event_fd = uring_fd(*u);
+        return 0;
+    }
+    if (cfg->aio == BLOCK_AIO_AUTO) {
+        log_info("%s: no io_uring here (%s), threads do its work", cfg->path, strerror(-code));
+        return 0;
+    }
+    err_set(err, code, "cannot use io_uring for %s: %s", cfg->path, strerror(-code));
+    return err_next(err, "Containers and sysctl kernel.io_uring_disabled may forbid it; "
+                         "aio=threads does without.");
+}
