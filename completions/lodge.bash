@@ -53,10 +53,27 @@ _lodge_image()
     local words= files=
 
     if [[ $COMP_CWORD -eq 2 ]]; then
-        COMPREPLY=($(compgen -W "create info check resize convert -h --help" -- "$cur"))
+        COMPREPLY=($(compgen -W "build ls rm import create info check resize convert -h --help" -- "$cur"))
         return
     fi
     case ${COMP_WORDS[2]}:$prev in
+    build:--size | import:--size) words="4G 10G 40G" ;;
+    build:--package | build:--tag | build:-t | build:--mirror | import:--append | import:--user) ;;
+    build:*)
+        words="debian/11 debian/12 debian/13"
+        [[ $cur != -* ]] || words="--size --package -t --tag --mirror -f --force -q --quiet"
+        ;;
+    import:--type | import:-t) words="raw qcow2 vmdk vdi vhdx" ;;
+    import:--seed) words="cloud-init none" ;;
+    import:--kernel | import:--initrd) files=yes ;;
+    import:*)
+        words="-t --type --kernel --initrd --append --user --seed --size -f --force -q --quiet"
+        files=yes
+        ;;
+    rm:*)
+        words=$(lodge image ls 2>/dev/null | awk 'NR > 1 { print $1 }')
+        [[ $cur != -* ]] || words="-f --force"
+        ;;
     create:--type | create:-t | create:--backing-type | create:-B | resize:--type | resize:-t)
         words="qcow2 raw"
         ;;
@@ -69,6 +86,7 @@ _lodge_image()
         words="-t --type -b --backing -B --backing-type --cluster-size --lazy-refcounts -f --force"
         files=yes
         ;;
+    ls:*) words="--format" ;;
     info:*) words="--format" files=yes ;;
     check:*) words="-r --repair --format" files=yes ;;
     resize:*) words="-t --type --shrink" files=yes ;;

@@ -3,7 +3,7 @@
 
 complete -c lodge -f
 complete -c lodge -n __fish_use_subcommand -a run -d 'Run a guest in the foreground until it ends'
-complete -c lodge -n __fish_use_subcommand -a image -d 'Make, check and convert disk images'
+complete -c lodge -n __fish_use_subcommand -a image -d 'Build images of systems, make and convert disk images'
 complete -c lodge -n __fish_use_subcommand -a doctor -d 'Say which engines this host can use'
 complete -c lodge -n __fish_use_subcommand -a help -d 'Explain lodge or one of its verbs'
 complete -c lodge -n __fish_use_subcommand -a version -d 'Print the version'
@@ -40,10 +40,23 @@ complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text 
 complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run image doctor help version'
 
 set -l image -n '__fish_seen_subcommand_from image'
-set -l image_verbs create info check resize convert
+set -l image_verbs build ls rm import create info check resize convert
 complete -c lodge -n "__fish_seen_subcommand_from image; and not __fish_seen_subcommand_from $image_verbs" \
     -a "$image_verbs"
 complete -c lodge -n "__fish_seen_subcommand_from image; and __fish_seen_subcommand_from $image_verbs" -F
+complete -c lodge -n "__fish_seen_subcommand_from image; and __fish_seen_subcommand_from build" \
+    -a 'debian/11 debian/12 debian/13'
+complete -c lodge -n "__fish_seen_subcommand_from image; and __fish_seen_subcommand_from rm" \
+    -a "(lodge image ls 2>/dev/null | string match -rg '^([a-z0-9]\S*)')"
+complete -c lodge $image -l size -x -a '4G 10G 40G' -d 'Size of the disks of guests'
+complete -c lodge $image -l package -x -d 'Package to add'
+complete -c lodge $image -l tag -x -d 'Name of the image'
+complete -c lodge $image -l mirror -x -d 'Where packages come from'
+complete -c lodge $image -l kernel -r -F -d 'Kernel of an imported disk'
+complete -c lodge $image -l initrd -r -F -d 'Its initial RAM disk'
+complete -c lodge $image -l append -x -d 'Its command line'
+complete -c lodge $image -l user -x -d 'Who logs in'
+complete -c lodge $image -l seed -x -a 'cloud-init none' -d 'What takes settings in there'
 complete -c lodge $image -s t -l type -x -a 'qcow2 raw' -d 'Format'
 complete -c lodge $image -s b -l backing -r -F -d 'Image it stands on'
 complete -c lodge $image -s B -l backing-type -x -a 'qcow2 raw' -d 'Format of that image'

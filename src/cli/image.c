@@ -17,6 +17,34 @@
 #define SIZES "Sizes are like 512M, 2GiB or 1.5G; a plain number is MiB.\n"
 
 const struct verb image_verbs[] = {
+    {.name = "image build",
+     .args = "[OPTION]... debian/VERSION",
+     .summary = "Make an image of a system from its distribution's packages",
+     .about = "The system has a stock kernel, systemd, sshd and DHCP, and what --package adds.\n"
+              "lodge run NAME starts guests on it. Needs mmdebstrap; as another user than root\n"
+              "also newuidmap and a range in /etc/subuid.\n" SIZES,
+     .opts = image_build_opts,
+     .max_args = 1,
+     .run = verb_image_build},
+    {.name = "image ls",
+     .args = "[OPTION]...",
+     .summary = "List the images that guests can be made from",
+     .opts = image_ls_opts,
+     .run = verb_image_ls},
+    {.name = "image rm",
+     .args = "[OPTION]... NAME...",
+     .summary = "Remove images",
+     .opts = image_rm_opts,
+     .max_args = 1000,
+     .run = verb_image_rm},
+    {.name = "image import",
+     .args = "[OPTION]... FILE NAME",
+     .summary = "Make an image of a disk that there is",
+     .about = "The disk is copied. Lodge starts kernels itself, so a system that is to be run\n"
+              "by its image's name needs --kernel.\n" SIZES,
+     .opts = image_import_opts,
+     .max_args = 2,
+     .run = verb_image_import},
     {.name = "image create",
      .args = "[OPTION]... FILE [SIZE]",
      .summary = "Make an empty disk image, or one that stands on another",

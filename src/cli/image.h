@@ -4,6 +4,7 @@
 #define LODGE_CLI_IMAGE_H
 
 #include "base/types.h"
+#include "cli/store.h"
 #include "cli/verb.h"
 
 extern const struct verb image_verbs[]; /* names begin with "image " */
@@ -33,12 +34,46 @@ struct image_convert_opts {
     bool force, quiet;
 };
 
+/* --package, as often as it is given: names with ',' between them, which the verb frees; NULL: none. */
+struct image_packages {
+    char *list;
+};
+
+struct image_build_opts {
+    const char *mirror, *tag;
+    uint64_t size;
+    struct image_packages packages;
+    bool force, quiet;
+};
+
+struct image_ls_opts {
+    const char *format;
+};
+
+struct image_rm_opts {
+    bool force;
+};
+
+struct image_import_opts {
+    const char *type, *kernel, *initrd, *append, *user, *seed;
+    uint64_t size;
+    bool force, quiet;
+};
+
+extern const struct opt_desc image_build_opts[];
+extern const struct opt_desc image_ls_opts[];
+extern const struct opt_desc image_rm_opts[];
+extern const struct opt_desc image_import_opts[];
 extern const struct opt_desc image_create_opts[];
 extern const struct opt_desc image_info_opts[];
 extern const struct opt_desc image_check_opts[];
 extern const struct opt_desc image_resize_opts[];
 extern const struct opt_desc image_convert_opts[];
 
+int verb_image_build(const struct verb *verb, int argc, char **argv);
+int verb_image_ls(const struct verb *verb, int argc, char **argv);
+int verb_image_rm(const struct verb *verb, int argc, char **argv);
+int verb_image_import(const struct verb *verb, int argc, char **argv);
 int verb_image_create(const struct verb *verb, int argc, char **argv);
 int verb_image_info(const struct verb *verb, int argc, char **argv);
 int verb_image_check(const struct verb *verb, int argc, char **argv);
@@ -62,6 +97,16 @@ const char *image_format_of(const char *path, const char *given, const char *opt
 
 /* An option of type opt_size in bytes that must be a power of two from 512 to 2 MiB, or 0. -EINVAL otherwise. */
 int image_cluster_bits(uint64_t size, unsigned *bits, struct err *err);
+
+/*
+ * May an image of this name be made? With `force` it may when there is one that
+ * nobody stands on. -EEXIST, -EBUSY. The caller holds the store's lock.
+ */
+int image_check_free(const struct store *s, const char *name, bool force, struct err *err);
+
+/* Copy a disk to a new file, as lodge image convert does. Stops, with -EINTR, when stop_asked. */
+int image_convert(const char *source, const char *from, const char *target, const char *to,
+                  bool quiet, struct err *err);
 
 /* Print an error; returns CLI_FAILED. */
 int image_failed(const struct err *err);

@@ -12,6 +12,7 @@
 #include "block/lock.h"
 #include "block/qcow2.h"
 #include "cli/image.h"
+#include "cli/stop.h"
 
 #define PIECE MIB(2)
 #define UNIT  KIB(4) /* zeroes are found in units of this, or of a cluster */
@@ -33,24 +34,6 @@ struct copy {
     uint8_t *buf;
     struct progress progress;
 };
-
-/* Which signal asked to stop: a handler has no argument, so this is the process's. */
-static volatile sig_atomic_t stop_signal;
-
-static void on_stop(int sig)
-{
-    stop_signal = sig;
-}
-
-static void catch_signals(void)
-{
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction sa = {.sa_handler = on_stop}, old;
-
-    for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
-        if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
-            sigaction(signals[i], &sa, NULL);
-}
 
 /* ---- Either side ------------------------------------------------------------------------------ */
 
@@ -155,7 +138,7 @@ static int copy_all(struct copy *c, struct err *err)
     bool zero = false;
     int r = 0;
 
-    for (uint64_t off = 0; off < c->from.size && !stop_signal; off += len) {
+    for (uint64_t off = 0; off < c->from.size && !stop_asked(); off += len) {
         /* Pieces end on multiples of their size, so that units are whole. */
         uint64_t max = PIECE - off % PIECE;
 
@@ -182,7 +165,7 @@ static int copy_all(struct copy *c, struct err *err)
         if (r)
             return err_set(err, r, "cannot write %s: %s", c->temp, strerror(-r));
     }
-    return stop_signal ? err_set(err, -EINTR, "stopped; nothing was made") : 0;
+    return stop_asked() ? err_set(err, -EINTR, "stopped; nothing was made") : 0;
 }
 
 /* ---- The target --------------------------------------------------------------------------------- */
@@ -267,7 +250,7 @@ static int convert_here(const struct image_convert_opts *o, struct copy *c, cons
     c->buf = malloc(PIECE);
     if (!c->buf)
         return err_set(err, -ENOMEM, "no memory to copy with");
-    catch_signals();
+    stop_catch();
     progress_begin(&c->progress, "converting");
     if (o->quiet)
         c->progress.on = false;
@@ -297,7 +280,7 @@ static int qemu_img(struct copy *c, const struct image_convert_opts *o, const ch
     argv[n++] = "--";
     argv[n++] = c->from.path;
     argv[n++] = c->temp;
-    catch_signals();
+    stop_catch();
     c->made = true;
     pid = fork();
     if (!pid) {
@@ -355,6 +338,31 @@ static int convert_image(const struct image_convert_opts *o, struct copy *c, str
     return r ? r : qemu_img(c, o, from, to, err);
 }
 
+static void copy_fini(struct copy *c)
+{
+    if (c->made)
+        unlink(c->temp);
+    side_close(&c->from);
+    side_close(&c->to);
+    if (c->guard >= 0)
+        close(c->guard);
+    free(c->buf);
+}
+
+int image_convert(const char *source, const char *from, const char *target, const char *to,
+                  bool quiet, struct err *err)
+{
+    struct image_convert_opts opts = {.from = from, .to = to, .quiet = quiet};
+    struct copy c = {.from = {.path = source, .fd = -1},
+                     .to = {.path = target, .fd = -1},
+                     .guard = -1,
+                     .unit = UNIT};
+    int r = convert_image(&opts, &c, err);
+
+    copy_fini(&c);
+    return r;
+}
+
 int verb_image_convert(const struct verb *verb, int argc, char **argv)
 {
     struct copy c = {.from.fd = -1, .to.fd = -1, .guard = -1, .unit = UNIT};
@@ -371,15 +379,9 @@ int verb_image_convert(const struct verb *verb, int argc, char **argv)
     c.from.path = argv[0];
     c.to.path = argv[1];
     r = convert_image(&opts, &c, &err);
-    if (c.made)
-        unlink(c.temp);
-    side_close(&c.from);
-    side_close(&c.to);
-    if (c.guard >= 0)
-        close(c.guard);
-    free(c.buf);
+    copy_fini(&c);
     if (!r)
         return CLI_OK;
     image_failed(&err);
-    return stop_signal ? 128 + stop_signal : CLI_FAILED;
+    return stop_asked() ? 128 + stop_asked() : CLI_FAILED;
 }

@@ -2,6 +2,145 @@
 /* The options of lodge image's verbs. */
 #include "cli/image.h"
 
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A name as Debian has them, or several with commas between. */
+static int opt_packages(const struct opt_desc *opt, const char *val, void *field, struct err *err)
+{
+    struct image_packages *p = field;
+    char *more;
+
+    if (!*val || strspn(val, "abcdefghijklmnopqrstuvwxyz0123456789+-.:,") != strlen(val) ||
+        !strchr("abcdefghijklmnopqrstuvwxyz0123456789", val[0]))
+        return err_set(err, -EINVAL, "--%s takes the name of a package, not '%s'", opt->name, val);
+    if (asprintf(&more, "%s%s%s", p->list ? p->list : "", p->list ? "," : "", val) < 0)
+        return err_set(err, -EINVAL, "no memory for --%s", opt->name);
+    free(p->list);
+    p->list = more;
+    return 0;
+}
+
+/* Room for a small system; and what ext4 with blocks of 4 KiB and the tables of a small one can grow to. */
+#define SIZE_MIN       MIB(512)
+#define SIZE_MAX_GROWN GIB(512)
+
+const struct opt_desc image_build_opts[] = {
+    {.name = "size",
+     .arg = "SIZE",
+     .parse = opt_size,
+     .def = "10G",
+     .min = SIZE_MIN,
+     .max = SIZE_MAX_GROWN,
+     .field = offsetof(struct image_build_opts, size),
+     .help =
+         "size of the disks of guests made from it, which take\nspace only as they are written to"},
+    {.name = "package",
+     .arg = "NAME",
+     .parse = opt_packages,
+     .field = offsetof(struct image_build_opts, packages),
+     .help = "a package to add; may be repeated"},
+    {.name = "tag",
+     .letter = 't',
+     .arg = "NAME",
+     .parse = opt_string,
+     .field = offsetof(struct image_build_opts, tag),
+     .help = "name of the image, if not that of what is built"},
+    {.name = "mirror",
+     .arg = "URI",
+     .parse = opt_string,
+     .field = offsetof(struct image_build_opts, mirror),
+     .help = "where packages come from, now and in the guest; without\nit that is where this "
+             "host's own come from"},
+    {.name = "force",
+     .letter = 'f',
+     .parse = opt_flag,
+     .field = offsetof(struct image_build_opts, force),
+     .help = "replace an image of that name"},
+    {.name = "quiet",
+     .letter = 'q',
+     .parse = opt_flag,
+     .field = offsetof(struct image_build_opts, quiet),
+     .help = "show no progress"},
+    {NULL},
+};
+
+const struct opt_desc image_ls_opts[] = {
+    {.name = "format",
+     .arg = "table|json",
+     .parse = opt_choice,
+     .choices = "table|json",
+     .def = "table",
+     .field = offsetof(struct image_ls_opts, format),
+     .help = "how to print the list"},
+    {NULL},
+};
+
+const struct opt_desc image_rm_opts[] = {
+    {.name = "force",
+     .letter = 'f',
+     .parse = opt_flag,
+     .field = offsetof(struct image_rm_opts, force),
+     .help = "also when guests stand on it, whose disks are useless\nthen"},
+    {NULL},
+};
+
+const struct opt_desc image_import_opts[] = {
+    {.name = "type",
+     .letter = 't',
+     .arg = "raw|qcow2|vmdk|vdi|vhdx",
+     .parse = opt_choice,
+     .choices = "raw|qcow2|vmdk|vdi|vhdx",
+     .field = offsetof(struct image_import_opts, type),
+     .help = "format of the file; without it the name decides"},
+    {.name = "kernel",
+     .arg = "FILE",
+     .parse = opt_file,
+     .field = offsetof(struct image_import_opts, kernel),
+     .help = "kernel that starts the system on the disk"},
+    {.name = "initrd",
+     .arg = "FILE",
+     .parse = opt_file,
+     .field = offsetof(struct image_import_opts, initrd),
+     .help = "its initial RAM disk"},
+    {.name = "append",
+     .arg = "TEXT",
+     .parse = opt_string,
+     .def = "console=ttyS0 root=/dev/vda1 rw",
+     .field = offsetof(struct image_import_opts, append),
+     .help = "its command line"},
+    {.name = "user",
+     .arg = "NAME",
+     .parse = opt_string,
+     .def = "debian",
+     .field = offsetof(struct image_import_opts, user),
+     .help = "who logs in"},
+    {.name = "seed",
+     .arg = "cloud-init|none",
+     .parse = opt_choice,
+     .choices = "cloud-init|none",
+     .def = "cloud-init",
+     .field = offsetof(struct image_import_opts, seed),
+     .help = "what in the guest takes settings: cloud-init (NoCloud),\nor nothing"},
+    {.name = "size",
+     .arg = "SIZE",
+     .parse = opt_size,
+     .field = offsetof(struct image_import_opts, size),
+     .help = "size of the disks of guests made from it; without it\nthat of the file's disk"},
+    {.name = "force",
+     .letter = 'f',
+     .parse = opt_flag,
+     .field = offsetof(struct image_import_opts, force),
+     .help = "replace an image of that name"},
+    {.name = "quiet",
+     .letter = 'q',
+     .parse = opt_flag,
+     .field = offsetof(struct image_import_opts, quiet),
+     .help = "show no progress"},
+    {NULL},
+};
+
 const struct opt_desc image_create_opts[] = {
     {.name = "type",
      .letter = 't',
