@@ -149,8 +149,8 @@ static int run_mmdebstrap(struct build *b, struct err *err)
         return err_set(err, -E2BIG, "the set-up script does not fit");
     argv[n++] = include;
     argv[n++] = hook;
-    if (geteuid() != 0)
-        argv[n++] = "--mode=unshare";
+    /* For root that leaves users alone, but mounts and processes are its own, and gone with it. */
+    argv[n++] = "--mode=unshare";
     for (unsigned i = 0; i < ARRAY_SIZE(opt); i++) {
         if (!b->sources.option[i][0])
             continue;
