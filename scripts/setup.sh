@@ -27,6 +27,7 @@ ninja-build ninja
 pkg-config pkg-config
 libzydis-dev /usr/include/Zydis/Zydis.h
 libjansson-dev /usr/include/jansson.h
+libfyaml-dev /usr/include/libfyaml.h
 zlib1g-dev /usr/include/zlib.h
 libzstd-dev /usr/include/zstd.h
 libslirp-dev /usr/include/slirp/libslirp.h

@@ -165,7 +165,7 @@ static int open_descriptors(struct console *c)
     c->wake = eventfd(0, EFD_CLOEXEC);
     if (c->wake < 0)
         return -errno;
-    if (c->cfg.in < 0)
+    if (c->cfg.in < 0 && !c->cfg.typed)
         return 0;
     if (pipe2(c->pipe, O_CLOEXEC))
         return -errno;

@@ -12,7 +12,8 @@
 struct console;
 
 struct console_config {
-    int in;     /* descriptor input is read from; -1: no console, signals only */
+    int in;     /* descriptor input is read from; -1: none */
+    bool typed; /* there is a console, even without input of its own */
     int escape; /* byte that leaves the console when `in` is a terminal; -1: none */
     /* On the console's thread. signal: its number, or 0 when the escape key was pressed. May come more than once. */
     void (*leave)(void *opaque, int signal);
@@ -27,7 +28,7 @@ struct console_config {
  */
 int console_new(struct console **c, const struct console_config *cfg, struct err *err);
 
-/* Read end of what was typed, for the guest's serial port; -1 without console. Never at end of file before console_free. */
+/* Read end of what was typed, for the guest's serial port; -1 without one. Never at end of file before console_free. */
 int console_input(const struct console *c);
 
 /* The other end: what is written there (it does not block) is typed, too; -1 without console. */

@@ -101,7 +101,7 @@ int opt_key(const struct opt_desc *opt, const char *val, void *field, struct err
     return -EINVAL;
 }
 
-static const struct opt_desc *find_long(const struct opt_desc *table, const char *name, size_t len)
+const struct opt_desc *opts_find(const struct opt_desc *table, const char *name, size_t len)
 {
     for (const struct opt_desc *o = table; o->name; o++)
         if (strlen(o->name) == len && !memcmp(o->name, name, len))
@@ -122,12 +122,16 @@ struct parser {
     char *out;
     int argc, at;
     char **argv;
+    int (*seen)(void *opaque, const struct opt_desc *opt, const char *val, struct err *err);
+    void *opaque;
     struct err *err;
 };
 
 static enum opts_result store(struct parser *p, const struct opt_desc *o, const char *val)
 {
-    return o->parse(o, val, p->out + o->field, p->err) ? OPTS_BAD : OPTS_OK;
+    if (o->parse(o, val, p->out + o->field, p->err))
+        return OPTS_BAD;
+    return p->seen && p->seen(p->opaque, o, val, p->err) ? OPTS_BAD : OPTS_OK;
 }
 
 static enum opts_result need_value(struct parser *p, const struct opt_desc *o)
@@ -157,7 +161,7 @@ static enum opts_result unknown_long(struct parser *p, const char *name, size_t 
 static enum opts_result parse_long(struct parser *p, const char *arg)
 {
     size_t len = strcspn(arg, "=");
-    const struct opt_desc *o = find_long(p->table, arg, len);
+    const struct opt_desc *o = opts_find(p->table, arg, len);
 
     if (!strcmp(arg, "help"))
         return OPTS_HELP;
@@ -193,25 +197,40 @@ static enum opts_result parse_short(struct parser *p, const char *arg)
     return OPTS_OK;
 }
 
-static enum opts_result fill_defaults(struct parser *p)
+int opts_defaults(const struct opt_desc *table, void *out, size_t size, struct err *err)
 {
-    for (const struct opt_desc *o = p->table; o->name; o++)
-        if (o->def && store(p, o, o->def) != OPTS_OK)
-            return OPTS_BAD;
-    return OPTS_OK;
+    if (size)
+        memset(out, 0, size);
+    for (const struct opt_desc *o = table; o->name; o++)
+        if (o->def && o->parse(o, o->def, (char *)out + o->field, err))
+            return -EINVAL;
+    return 0;
 }
 
 enum opts_result opts_parse(const struct opt_desc *table, void *out, size_t size, int argc,
                             char **argv, int *nargs, struct err *err)
 {
-    struct parser p = {.table = table, .out = out, .argc = argc, .argv = argv, .err = err};
+    return opts_parse_seen(table, out, size, argc, argv, nargs, NULL, NULL, err);
+}
+
+enum opts_result opts_parse_seen(const struct opt_desc *table, void *out, size_t size, int argc,
+                                 char **argv, int *nargs,
+                                 int (*seen)(void *opaque, const struct opt_desc *opt,
+                                             const char *val, struct err *err),
+                                 void *opaque, struct err *err)
+{
+    struct parser p = {.table = table,
+                       .out = out,
+                       .argc = argc,
+                       .argv = argv,
+                       .seen = seen,
+                       .opaque = opaque,
+                       .err = err};
     bool only_args = false;
     enum opts_result r;
 
-    if (size)
-        memset(out, 0, size);
     *nargs = 0;
-    r = fill_defaults(&p);
+    r = opts_defaults(table, out, size, err) ? OPTS_BAD : OPTS_OK;
     while (r == OPTS_OK && p.at < argc) {
         char *arg = argv[p.at++];
 

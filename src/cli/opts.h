@@ -23,6 +23,11 @@ struct opt_desc {
     uint64_t min, max;   /* opt_uint, opt_size; max 0: no limit */
     const char *why;     /* said when the value is out of range; NULL: nothing */
     const char *help;    /* one line, or several separated by \n */
+    bool many;           /* may be repeated; otherwise the last counts */
+    bool
+        once; /* about one run of the command: not kept in a guest's definition (cli/definition.h) */
+    /* The value as it is kept there, to be freed, such as with an absolute path; NULL: as it is. */
+    char *(*keep)(const char *val);
 };
 
 /* Parsers, with the type of the field. */
@@ -51,6 +56,19 @@ enum opts_result { OPTS_OK, OPTS_HELP, OPTS_BAD };
  */
 enum opts_result opts_parse(const struct opt_desc *table, void *out, size_t size, int argc,
                             char **argv, int *nargs, struct err *err);
+
+/* The same, and tell `seen` of each option that was given, in their order. A negative errno from it ends the parsing. */
+enum opts_result opts_parse_seen(const struct opt_desc *table, void *out, size_t size, int argc,
+                                 char **argv, int *nargs,
+                                 int (*seen)(void *opaque, const struct opt_desc *opt,
+                                             const char *val, struct err *err),
+                                 void *opaque, struct err *err);
+
+/* Clear `out` and fill in the defaults alone. */
+int opts_defaults(const struct opt_desc *table, void *out, size_t size, struct err *err);
+
+/* The option of that name, of `len` bytes; NULL: there is none. */
+const struct opt_desc *opts_find(const struct opt_desc *table, const char *name, size_t len);
 
 void opts_print_help(const struct opt_desc *table, FILE *out);
 

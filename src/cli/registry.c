@@ -213,3 +213,57 @@ void registry_release(struct registry *reg)
     close(reg->fd);
     reg->fd = -1;
 }
+
+int registry_dir(char *buf, size_t size, const char *base, const char *name, struct err *err)
+{
+    if ((size_t)snprintf(buf, size, "%s/%s", base, name) >= size)
+        return err_set(err, -ENAMETOOLONG, "the path %s is too long", base);
+    return 0;
+}
+
+/* Looked at through a shared lock, so that two who look do not see each other. A claim at this moment tries again. */
+static pid_t holder(const char *base, const char *name, bool *held)
+{
+    char lock[400];
+    pid_t pid = 0;
+    int fd;
+
+    *held = false;
+    if ((size_t)snprintf(lock, sizeof(lock), "%s/%s/lock", base, name) >= sizeof(lock))
+        return 0;
+    fd = open(lock, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    *held = flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+    if (*held)
+        pid = read_pid(fd);
+    close(fd);
+    return pid;
+}
+
+bool registry_is_held(const char *base, const char *name)
+{
+    bool held;
+
+    holder(base, name, &held);
+    return held;
+}
+
+pid_t registry_holder(const char *base, const char *name)
+{
+    bool held;
+
+    return holder(base, name, &held);
+}
+
+void registry_each(const char *base, void (*fn)(void *opaque, const char *name), void *opaque)
+{
+    DIR *d = opendir(base);
+    struct dirent *e;
+
+    while (d && (e = readdir(d)))
+        if (!registry_check_name(e->d_name, NULL) && registry_is_held(base, e->d_name))
+            fn(opaque, e->d_name);
+    if (d)
+        closedir(d);
+}

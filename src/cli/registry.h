@@ -9,6 +9,8 @@
 #ifndef LODGE_CLI_REGISTRY_H
 #define LODGE_CLI_REGISTRY_H
 
+#include <sys/types.h>
+
 #include "base/err.h"
 #include "base/types.h"
 
@@ -35,6 +37,18 @@ int registry_base(char *buf, size_t size, struct err *err);
  * `name` must have passed registry_check_name.
  */
 int registry_claim(struct registry *reg, const char *base, const char *name, struct err *err);
+
+/* Does a process hold `name`? It may run, or be starting or ending a guest, or be changing what is kept of one. */
+bool registry_is_held(const char *base, const char *name);
+
+/* The PID of the process that holds it, as far as that can be said; 0: nobody does. */
+pid_t registry_holder(const char *base, const char *name);
+
+/* A guest's run directory. -ENAMETOOLONG. */
+int registry_dir(char *buf, size_t size, const char *base, const char *name, struct err *err);
+
+/* Call fn for each name below `base` that a process holds. */
+void registry_each(const char *base, void (*fn)(void *opaque, const char *name), void *opaque);
 
 /* Give the name back and remove its directory, and the base when that was the last. Idempotent. */
 void registry_release(struct registry *reg);

@@ -14,10 +14,13 @@
 
 #include "base/log.h"
 #include "cli/console.h"
+#include "cli/definition.h"
+#include "cli/detach.h"
 #include "cli/engines.h"
 #include "cli/host.h"
 #include "cli/registry.h"
 #include "cli/size.h"
+#include "cli/state.h"
 #include "cli/tty.h"
 #include "cli/verb.h"
 #include "control/conlog.h"
@@ -28,9 +31,12 @@
 #include "x86/boot.h"
 #include "x86/cpuid.h"
 
+#define LOG_LIMIT (1u << 20) /* bytes of a console's log, before it is begun anew */
+
 /* One run. The console's thread calls session_leave while the main thread builds, runs and frees the VM. */
 struct session {
     const struct run_opts *opts;
+    struct detach *detach; /* NULL: in the foreground */
     const struct engine_ops *engine;
     struct err passed; /* why "auto" did not take a better engine */
     struct registry reg;
@@ -45,7 +51,8 @@ struct session {
     struct control *control;
     double start, wall; /* seconds the guest ran */
     int status;         /* what a test program ended with, else 0 */
-    bool map_failed;    /* --perf-map could not be written, and this was said */
+    enum vm_end end;
+    bool map_failed; /* --perf-map could not be written, and this was said */
 };
 
 static double seconds_now(void)
@@ -137,7 +144,7 @@ static int check_all(struct session *s, struct err *err)
         r = cpuid_check_model(cpu_model(o->cpu), err);
     if (!r)
         r = boot_check(&boot, o->memory, err);
-    if (!r && s->passed.code && !o->quiet)
+    if (!r && s->passed.code && !o->quiet && !s->detach)
         fprintf(stderr, "lodge: engine %s, since %s\n", s->engine->name, s->passed.what);
     if (!r && o->perf_map && !s->engine->perf_map && !o->quiet)
         fprintf(stderr, "lodge: --perf-map has no effect: engine %s does not translate code\n",
@@ -150,7 +157,7 @@ static void say_start(const struct session *s)
     const struct run_opts *o = s->opts;
     char size[SIZE_TEXT];
 
-    if (o->quiet)
+    if (o->quiet || s->detach)
         return;
     fprintf(stderr, "lodge: guest %s, engine %s, %u CPU%s, %s", o->name, s->engine->name, o->cpus,
             o->cpus == 1 ? "" : "s", size_format(o->memory, size));
@@ -164,7 +171,7 @@ static void say_ports(const struct session *s, struct vm *vm)
 {
     struct net *net = machine_net(vm, 0);
     struct net_publish list[NET_MAX_PUBLISH];
-    unsigned count = net && !s->opts->quiet ? net_user_published(net, list) : 0;
+    unsigned count = net && !s->opts->quiet && !s->detach ? net_user_published(net, list) : 0;
 
     for (unsigned i = 0; i < count; i++) {
         char text[NET_PUBLISH_TEXT];
@@ -284,6 +291,14 @@ static int start_control(struct session *s, struct vm *vm, struct err *err)
     return control_new(&s->control, &cfg, err);
 }
 
+/* The guest is in memory, and nothing is left to go wrong. */
+static void session_loaded(struct vm *vm, void *opaque)
+{
+    struct session *s = opaque;
+
+    detach_ready(s->detach, s->opts->name);
+}
+
 static int run_vm(struct session *s, struct err *err)
 {
     const struct run_opts *o = s->opts;
@@ -298,7 +313,7 @@ static int run_vm(struct session *s, struct err *err)
         .cmdline = o->append,
         .engine = s->engine,
         .serial_in = console_input(s->console),
-        .serial_out = stdio ? STDOUT_FILENO : -1,
+        .serial_out = stdio && !s->detach ? STDOUT_FILENO : -1,
         .serial_tap = stdio ? conlog_append : NULL,
         .serial_tap_opaque = &s->log,
         .disks = o->disks.count,
@@ -336,6 +351,8 @@ static int run_vm(struct session *s, struct err *err)
     }
     say_start(s);
     say_ports(s, vm);
+    if (s->detach)
+        vm_request_call(vm, session_loaded, s);
     s->start = seconds_now();
     session_set_vm(s, vm);
     r = vm_run(vm, &end, err);
@@ -358,28 +375,28 @@ static int run_vm(struct session *s, struct err *err)
     if (stats)
         fputs(stats, stderr);
     free(stats);
+    s->end = end;
     return r ? r : end_status(s, end);
 }
 
-/* Name, console, VM: taken in that order, given back in the other. Negative: *err says why. */
-static int run_session(struct session *s, struct err *err)
+/* Console and VM: taken in that order, given back in the other. */
+static int run_with_console(struct session *s, struct err *err)
 {
     const struct run_opts *o = s->opts;
+    bool stdio = !strcmp(o->console, "stdio");
     struct console_config console = {
-        .in = strcmp(o->console, "stdio") ? -1 : STDIN_FILENO,
+        .in = stdio && !s->detach ? STDIN_FILENO : -1,
+        .typed = stdio,
         .escape = o->escape,
         .leave = session_leave,
         .report = session_report,
         .opaque = s,
     };
-    char base[256];
-    int r = registry_base(base, sizeof(base), err);
+    char path[STATE_PATH];
+    int r = s->detach ? state_path(path, o->name, STATE_CONSOLE, err) : 0;
 
     if (!r)
-        r = registry_claim(&s->reg, base, o->name, err);
-    if (r)
-        return r;
-    r = conlog_init(&s->log, NULL, 0, err);
+        r = conlog_init(&s->log, s->detach && stdio ? path : NULL, LOG_LIMIT, err);
     if (!r)
         r = console_new(&s->console, &console, err);
     if (!r) {
@@ -387,6 +404,51 @@ static int run_session(struct session *s, struct err *err)
         r = run_vm(s, err);
         console_stop(s->console);
     }
+    return r;
+}
+
+/* With the guest's name held. */
+static int run_named(struct session *s, struct err *err)
+{
+    const char *name = s->opts->name;
+    int r;
+
+    if (s->detach) {
+        r = detach_begin(s->detach, name, err);
+    } else if (state_exists(name)) {
+        r = err_set(err, -EEXIST, "there is a guest named %s already", name);
+        err_next(err, "lodge start %s starts it; or choose another --name.", name);
+    } else {
+        r = 0;
+    }
+    return r ? r : run_with_console(s, err);
+}
+
+static const char *how_ended(const struct session *s, int r)
+{
+    static const char *const how[] = {[VM_END_POWEROFF] = "poweroff",
+                                      [VM_END_RESET] = "reset",
+                                      [VM_END_STOPPED] = "signal",
+                                      [VM_END_FAILED] = "failed"};
+
+    return r < 0 ? "failed" : s->killed ? "killed" : how[s->end];
+}
+
+/* Negative: *err says why. */
+static int run_session(struct session *s, struct err *err)
+{
+    const struct run_opts *o = s->opts;
+    char base[256];
+    int r = registry_base(base, sizeof(base), err);
+
+    if (!r)
+        r = registry_claim(&s->reg, base, o->name, err);
+    if (r)
+        return r;
+    r = run_named(s, err);
+    if (s->detach)
+        detach_end(s->detach, o->name, how_ended(s, r), r < 0 ? CLI_FAILED : r,
+                   r < 0 ? err->what : "");
     registry_release(&s->reg);
     console_free(s->console);
     conlog_fini(&s->log);
@@ -400,28 +462,105 @@ static int run_checked(struct session *s, struct err *err)
     return r ? r : run_session(s, err);
 }
 
-int verb_run(const struct verb *verb, int argc, char **argv)
+int run_guest(const struct run_opts *opts, struct detach *detach)
 {
-    struct run_opts opts;
-    struct session s = {.opts = &opts, .reg.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct session s = {
+        .opts = opts, .detach = detach, .reg.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct err err = {0};
-    int nargs, r = verb_parse(verb, &opts, sizeof(opts), argc, argv, &nargs);
+    int r;
 
-    if (r >= 0)
-        goto out;
-    if (run_opts_check(&opts, &err)) {
-        r = verb_usage(verb, &err);
-        goto out;
-    }
-    log_set_level(opts.quiet ? LOG_ERROR : LOG_WARN);
+    log_set_level(opts->quiet ? LOG_ERROR : LOG_WARN);
     /* A reader that went away ends the output, not the guest. */
     signal(SIGPIPE, SIG_IGN);
     r = run_checked(&s, &err);
-    if (r < 0) {
+    if (r >= 0)
+        return r;
+    err_report(&err);
+    return CLI_FAILED;
+}
+
+/* With --file: what the file says, then what the command line says. */
+static int run_file(struct run_opts *opts, struct definition *def, const struct definition *given,
+                    struct err *err)
+{
+    struct run_opts own = *opts;
+    int r = definition_read(def, opts->file, err);
+
+    if (!r)
+        r = definition_merge(def, given, err);
+    if (r)
+        return r;
+    run_opts_fini(opts);
+    r = definition_apply(def, opts, sizeof(*opts), err);
+    run_opts_take_once(opts, &own);
+    opts->name = def->name;
+    return r;
+}
+
+int run_parse(const struct verb *verb, struct run_opts *opts, struct definition *def, int argc,
+              char **argv)
+{
+    struct definition given;
+    struct err err = {0};
+    int nargs, r, bad = 0;
+
+    definition_init(def);
+    definition_init(&given);
+    r = verb_parse_seen(verb, opts, sizeof(*opts), argc, argv, &nargs, definition_add, &given);
+    if (r >= 0)
+        goto out;
+    if (opts->file)
+        bad = run_file(opts, def, &given, &err);
+    else
+        bad = definition_merge(def, &given, &err);
+    if (bad && bad != -EINVAL) {
         err_report(&err);
         r = CLI_FAILED;
+    } else if (bad || run_opts_check(opts, &err)) {
+        r = verb_usage(verb, &err);
     }
 out:
+    definition_fini(&given);
+    return r;
+}
+
+/* With absolute paths, since the new process leaves this folder. */
+static int run_detached(struct run_opts *opts, const struct definition *def)
+{
+    struct run_opts own = *opts;
+    struct err err = {0};
+    int r = definition_apply(def, opts, sizeof(*opts), &err);
+
+    run_opts_fini(&own);
+    run_opts_take_once(opts, &own);
+    opts->name = def->name;
+    if (!r)
+        r = run_opts_check(opts, &err);
+    /* A process of the same number may have left a guest. */
+    for (int n = 2; !r && !def->name && state_exists(opts->name); n++)
+        snprintf(opts->name_buf, sizeof(opts->name_buf), "vm-%d-%d", (int)getpid(), n);
+    if (!r)
+        return detach_start(opts, def, opts->rm);
+    err_report(&err);
+    return CLI_FAILED;
+}
+
+int verb_run(const struct verb *verb, int argc, char **argv)
+{
+    struct run_opts opts;
+    struct definition def;
+    int r = run_parse(verb, &opts, &def, argc, argv);
+
+    if (r < 0 && opts.detach) {
+        r = run_detached(&opts, &def);
+        if (r == CLI_OK && !opts.quiet) {
+            printf("%s\n", opts.name);
+            r = cli_flush();
+        }
+    } else if (r < 0) {
+        r = run_guest(&opts, NULL);
+    }
     run_opts_fini(&opts);
+    definition_fini(&def);
     return r;
 }

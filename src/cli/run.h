@@ -24,6 +24,8 @@ struct run_ports {
 
 struct run_opts {
     const char *name; /* NULL: not given */
+    const char *file; /* of a definition; NULL: none */
+    bool detach, rm;
     const char *engine, *cpu, *console;
     const char *kernel, *initrd, *append;
     unsigned cpus;
@@ -38,8 +40,29 @@ struct run_opts {
     char name_buf[32]; /* for a name that was not given */
 };
 
+struct detach;
+
+/*
+ * Run a guest until it ends: in the foreground, or (detach not NULL) as the background process that cli/detach.h has started.
+ * The options are checked. Returns the exit status; errors have been printed.
+ */
+int run_guest(const struct run_opts *opts, struct detach *detach);
+
 /* Free what parsing has allocated. */
 void run_opts_fini(struct run_opts *opts);
+
+/* Take over what is about one run of the command (opt_desc.once). */
+void run_opts_take_once(struct run_opts *opts, const struct run_opts *from);
+
+struct definition;
+struct verb;
+
+/*
+ * The arguments of a verb that takes the options of run, with --file: both as options and as a definition, which are to be
+ * freed in any case. Returns -1 to go on, or the exit status.
+ */
+int run_parse(const struct verb *verb, struct run_opts *opts, struct definition *def, int argc,
+              char **argv);
 
 /* Fill in a name, round memory up to whole pages; -EINVAL for wrong usage. */
 int run_opts_check(struct run_opts *opts, struct err *err);

@@ -18,6 +18,55 @@
 
 #define FIELD(f) .field = offsetof(struct run_opts, f)
 
+/* ---- Paths in definitions: a guest can be started from any folder ------------------------ */
+
+/* `before` bytes of val, then the path that follows, made absolute. */
+static char *keep_path_at(const char *val, size_t before)
+{
+    char *cwd = NULL, *text = NULL;
+
+    if (val[before] == '/')
+        return strdup(val);
+    cwd = getcwd(NULL, 0);
+    if (!cwd || asprintf(&text, "%.*s%s/%s", (int)before, val, cwd, val + before) < 0)
+        text = NULL;
+    free(cwd);
+    return text;
+}
+
+static char *keep_file(const char *val)
+{
+    return keep_path_at(val, 0);
+}
+
+static char *keep_port(const char *val)
+{
+    return keep_path_at(val, strcspn(val, "=") + 1);
+}
+
+/* A comma in the folder's name is written twice, as in the file's. */
+static char *keep_disk(const char *val)
+{
+    char *cwd, *text, *to;
+
+    if (val[0] == '/')
+        return strdup(val);
+    cwd = getcwd(NULL, 0);
+    text = cwd ? malloc(2 * strlen(cwd) + strlen(val) + 2) : NULL;
+    if (text) {
+        to = text;
+        for (const char *from = cwd; *from; from++) {
+            *to++ = *from;
+            if (*from == ',')
+                *to++ = ',';
+        }
+        *to++ = '/';
+        strcpy(to, val);
+    }
+    free(cwd);
+    return text;
+}
+
 /* ---- --disk FILE[,WORD]... ----------------------------------------------------------- */
 
 /* Cut the word at the front off *rest, up to a comma; two commas stand for one in it. NULL: there is none left. */
@@ -174,12 +223,43 @@ void run_opts_fini(struct run_opts *o)
     o->disks.count = 0;
 }
 
+void run_opts_take_once(struct run_opts *o, const struct run_opts *from)
+{
+    o->name = from->name;
+    o->file = from->file;
+    o->detach = from->detach;
+    o->rm = from->rm;
+    o->stats = from->stats;
+    o->perf_map = from->perf_map;
+    o->quiet = from->quiet;
+}
+
 const struct opt_desc run_opts[] = {
     {.name = "name",
      .arg = "NAME",
      .parse = opt_string,
+     .once = true,
      FIELD(name),
      .help = "name of the guest, unique among running ones\n(default vm-PID)"},
+    {.name = "file",
+     .letter = 'f',
+     .arg = "FILE",
+     .parse = opt_file,
+     .once = true,
+     FIELD(file),
+     .help =
+         "a definition in YAML to start from, - for standard\ninput; other options go before it"},
+    {.name = "detach",
+     .letter = 'd',
+     .parse = opt_flag,
+     .once = true,
+     FIELD(detach),
+     .help = "go on in the background once the guest has started,\nand keep its definition"},
+    {.name = "rm",
+     .parse = opt_flag,
+     .once = true,
+     FIELD(rm),
+     .help = "forget the guest when it ends (without --detach that\nis so anyway)"},
     {.name = "engine",
      .arg = ENGINE_CHOICES,
      .parse = opt_choice,
@@ -216,11 +296,13 @@ const struct opt_desc run_opts[] = {
     {.name = "kernel",
      .arg = "FILE",
      .parse = opt_file,
+     .keep = keep_file,
      FIELD(kernel),
      .help = "kernel to start: bzImage or ELF (required)"},
     {.name = "initrd",
      .arg = "FILE",
      .parse = opt_file,
+     .keep = keep_file,
      FIELD(initrd),
      .help = "initial RAM disk handed to the kernel"},
     {.name = "append",
@@ -231,16 +313,21 @@ const struct opt_desc run_opts[] = {
     {.name = "disk",
      .arg = "FILE[,ro][,serial=TEXT][,format=raw|qcow2]",
      .parse = opt_disk,
+     .many = true,
+     .keep = keep_disk,
      FIELD(disks),
      .help = "a disk image or block device as a disk; may be repeated"},
     {.name = "port",
      .arg = "NAME=SOCKET",
      .parse = opt_port,
+     .many = true,
+     .keep = keep_port,
      FIELD(ports),
      .help = "/dev/virtio-ports/NAME of the guest as a UNIX socket;\nmay be repeated"},
     {.name = "net",
      .arg = "user[,KEY=VALUE]...|none",
      .parse = opt_net,
+     .many = true,
      FIELD(nets),
      .help = "a network card; user: the host's network through this\nprocess, without root; may be "
              "repeated (default none)"},
@@ -248,6 +335,7 @@ const struct opt_desc run_opts[] = {
      .letter = 'p',
      .arg = "[ADDR:]HOST:GUEST[/udp]",
      .parse = opt_publish,
+     .many = true,
      FIELD(publishes),
      .help = "a port of the host that leads to one of the guest;\nADDR is 127.0.0.1 unless given; "
              "may be repeated"},
@@ -297,16 +385,19 @@ const struct opt_desc run_opts[] = {
          "interrupt lines"},
     {.name = "stats",
      .parse = opt_flag,
+     .once = true,
      FIELD(stats),
      .help = "print the engine's counters and times at the end"},
     {.name = "perf-map",
      .parse = opt_flag,
+     .once = true,
      FIELD(perf_map),
      .help = "write where translated code is to /tmp/perf-PID.map,\nfor perf: on SIGUSR1 and at "
              "the end"},
     {.name = "quiet",
      .letter = 'q',
      .parse = opt_flag,
+     .once = true,
      FIELD(quiet),
      .help = "print nothing but errors beside the guest's output"},
     {NULL},
@@ -315,7 +406,7 @@ const struct opt_desc run_opts[] = {
 int run_opts_check(struct run_opts *o, struct err *err)
 {
     if (!o->kernel) {
-        err_set(err, -EINVAL, "lodge run needs a kernel: --kernel FILE");
+        err_set(err, -EINVAL, "the guest needs a kernel: --kernel FILE");
         err_next(err, "On most systems there is one at /boot/vmlinuz-VERSION.");
         return -EINVAL;
     }

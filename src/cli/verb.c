@@ -39,9 +39,19 @@ int verb_usage(const struct verb *verb, struct err *err)
 
 int verb_parse(const struct verb *verb, void *out, size_t size, int argc, char **argv, int *nargs)
 {
+    return verb_parse_seen(verb, out, size, argc, argv, nargs, NULL, NULL);
+}
+
+int verb_parse_seen(const struct verb *verb, void *out, size_t size, int argc, char **argv,
+                    int *nargs,
+                    int (*seen)(void *opaque, const struct opt_desc *opt, const char *val,
+                                struct err *err),
+                    void *opaque)
+{
     struct err err = {0};
 
-    switch (opts_parse(verb->opts ? verb->opts : no_opts, out, size, argc, argv, nargs, &err)) {
+    switch (opts_parse_seen(verb->opts ? verb->opts : no_opts, out, size, argc, argv, nargs, seen,
+                            opaque, &err)) {
     case OPTS_HELP:
         verb_help(verb);
         return cli_flush();

@@ -34,6 +34,13 @@ int verb_unknown(const char *name, struct err *err);
  */
 int verb_parse(const struct verb *verb, void *out, size_t size, int argc, char **argv, int *nargs);
 
+/* The same with opts_parse_seen. */
+int verb_parse_seen(const struct verb *verb, void *out, size_t size, int argc, char **argv,
+                    int *nargs,
+                    int (*seen)(void *opaque, const struct opt_desc *opt, const char *val,
+                                struct err *err),
+                    void *opaque);
+
 /* Report `err` as wrong usage of `verb` (NULL: of lodge itself); returns CLI_USAGE. */
 int verb_usage(const struct verb *verb, struct err *err);
 
@@ -50,6 +57,27 @@ int verb_version(const struct verb *verb, int argc, char **argv);
 
 int verb_image(const struct verb *verb, int argc, char **argv);
 
+int verb_create(const struct verb *verb, int argc, char **argv);
+int verb_start(const struct verb *verb, int argc, char **argv);
+int verb_stop(const struct verb *verb, int argc, char **argv);
+int verb_restart(const struct verb *verb, int argc, char **argv);
+int verb_kill(const struct verb *verb, int argc, char **argv);
+int verb_pause(const struct verb *verb, int argc, char **argv);
+int verb_resume(const struct verb *verb, int argc, char **argv);
+int verb_ls(const struct verb *verb, int argc, char **argv);
+int verb_info(const struct verb *verb, int argc, char **argv);
+int verb_console(const struct verb *verb, int argc, char **argv);
+int verb_logs(const struct verb *verb, int argc, char **argv);
+int verb_rm(const struct verb *verb, int argc, char **argv);
+int verb_recover(const struct verb *verb, int argc, char **argv);
+int verb_prune(const struct verb *verb, int argc, char **argv);
+int verb_rename(const struct verb *verb, int argc, char **argv);
+int verb_edit(const struct verb *verb, int argc, char **argv);
+int verb_validate(const struct verb *verb, int argc, char **argv);
+
+extern const struct opt_desc ls_opts[], info_opts[], console_opts[], logs_opts[];
+extern const struct opt_desc power_opts[], stop_opts[];
+extern const struct opt_desc rm_opts[], prune_opts[], define_opts[];
 extern const struct opt_desc run_opts[];
 extern const struct opt_desc doctor_opts[];
 
