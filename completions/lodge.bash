@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # bash completion for lodge(1)
 
+# Names of all guests, through the very command that is being completed.
+_lodge_guests()
+{
+    "${COMP_WORDS[0]}" ls --quiet 2>/dev/null
+}
+
 _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
+    local verbs="run create start stop restart kill pause resume ls info console logs rm recover prune rename edit validate image
+        doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
     [[ $cur == = ]] && cur=
@@ -12,11 +20,14 @@ _lodge()
         prev=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     if [[ $COMP_CWORD -eq 1 ]]; then
-        COMPREPLY=($(compgen -W "run image doctor help version --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "$verbs --help --version" -- "$cur"))
         return
     fi
     case $verb:$prev in
-    run:--kernel | run:--initrd | run:--disk | run:--vsock)
+    create:*) verb=run ;;
+    esac
+    case $verb:$prev in
+    run:--kernel | run:--initrd | run:--disk | run:--vsock | run:--file | run:-f)
         compopt -o filenames
         COMPREPLY=($(compgen -f -- "$cur"))
         return
@@ -31,9 +42,27 @@ _lodge()
     run:--name | run:--append | run:--port | run:--publish | run:-p) return ;;
     run:--net) words="user none" ;;
     run:*)
-        words="--name --engine --cpu -c --cpus -m --memory --kernel --initrd --append
+        words="--name -f --file -d --detach --rm --engine --cpu -c --cpus -m --memory --kernel --initrd --append
             --disk --port --net -p --publish --vsock --rng --balloon
             --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
+        ;;
+    stop:--timeout | stop:-t | restart:--timeout | restart:-t) words="10 60 300" ;;
+    stop:* | restart:*) words="$(_lodge_guests) -t --timeout -q --quiet -h --help" ;;
+    start:* | kill:* | pause:* | resume:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
+    ls:--format) words="table json" ;;
+    ls:*) words="--format -q --quiet -h --help" ;;
+    info:--format) words="text json yaml" ;;
+    info:*) words="$(_lodge_guests) --format -h --help" ;;
+    console:--escape) words="^] ctrl-a none" ;;
+    console:*) words="$(_lodge_guests) --escape --no-replay -q --quiet -h --help" ;;
+    logs:*) words="$(_lodge_guests) -f --follow -h --help" ;;
+    rm:*) words="$(_lodge_guests) -f --force -q --quiet -h --help" ;;
+    recover:* | rename:* | edit:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
+    prune:*) words="-f --force -q --quiet -h --help" ;;
+    validate:*)
+        compopt -o filenames
+        COMPREPLY=($(compgen -f -- "$cur"))
+        return
         ;;
     image:*)
         _lodge_image
@@ -41,7 +70,7 @@ _lodge()
         ;;
     doctor:--format) words="text json" ;;
     doctor:*) words="--format -h --help" ;;
-    help:*) words="run image doctor help version" ;;
+    help:*) words=$verbs ;;
     version:*) words="-h --help" ;;
     esac
     COMPREPLY=($(compgen -W "$words" -- "$cur"))

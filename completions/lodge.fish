@@ -2,7 +2,24 @@
 # fish completion for lodge(1)
 
 complete -c lodge -f
-complete -c lodge -n __fish_use_subcommand -a run -d 'Run a guest in the foreground until it ends'
+complete -c lodge -n __fish_use_subcommand -a run -d 'Run a guest, in the foreground unless --detach'
+complete -c lodge -n __fish_use_subcommand -a create -d "Keep a guest's definition, to be started later"
+complete -c lodge -n __fish_use_subcommand -a start -d "Start guests in the background"
+complete -c lodge -n __fish_use_subcommand -a stop -d "Press the power button, and kill what does not stop in time"
+complete -c lodge -n __fish_use_subcommand -a restart -d "Stop guests and start them again"
+complete -c lodge -n __fish_use_subcommand -a kill -d "End guests at once"
+complete -c lodge -n __fish_use_subcommand -a pause -d "Have guests stand still"
+complete -c lodge -n __fish_use_subcommand -a resume -d "Have paused guests go on"
+complete -c lodge -n __fish_use_subcommand -a ls -d "List guests"
+complete -c lodge -n __fish_use_subcommand -a info -d "Tell all about guests"
+complete -c lodge -n __fish_use_subcommand -a console -d "Connect the terminal to a guest's console"
+complete -c lodge -n __fish_use_subcommand -a logs -d "Print what a guest's console has said"
+complete -c lodge -n __fish_use_subcommand -a rm -d "Remove guests"
+complete -c lodge -n __fish_use_subcommand -a recover -d "Bring back removed guests"
+complete -c lodge -n __fish_use_subcommand -a prune -d "Delete what is left of removed guests"
+complete -c lodge -n __fish_use_subcommand -a rename -d "Give a guest another name"
+complete -c lodge -n __fish_use_subcommand -a edit -d "Change a guest's definition"
+complete -c lodge -n __fish_use_subcommand -a validate -d "Check definitions"
 complete -c lodge -n __fish_use_subcommand -a image -d 'Build images of systems, make and convert disk images'
 complete -c lodge -n __fish_use_subcommand -a doctor -d 'Say which engines this host can use'
 complete -c lodge -n __fish_use_subcommand -a help -d 'Explain lodge or one of its verbs'
@@ -10,7 +27,10 @@ complete -c lodge -n __fish_use_subcommand -a version -d 'Print the version'
 complete -c lodge -n __fish_use_subcommand -s V -l version -d 'Print the version'
 complete -c lodge -s h -l help -d 'Print help'
 
-set -l run -n '__fish_seen_subcommand_from run'
+set -l run -n '__fish_seen_subcommand_from run create'
+complete -c lodge $run -s f -l file -r -F -d 'Definition to start from'
+complete -c lodge $run -s d -l detach -d 'Go on in the background'
+complete -c lodge $run -l rm -d 'Forget the guest when it ends'
 complete -c lodge $run -l name -x -d 'Name of the guest'
 complete -c lodge $run -l engine -x -a 'auto soft kvm' -d 'How guest code is executed'
 complete -c lodge $run -l cpu -x -a 'host x86-64-v1 x86-64-v2 x86-64-v3 max' \
@@ -37,7 +57,25 @@ complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \
     -d 'How to print the findings'
-complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run image doctor help version'
+complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume ls info console logs rm recover prune rename edit validate image doctor help version'
+
+set -l named start stop restart kill pause resume info console logs rm recover rename edit
+complete -c lodge -n "__fish_seen_subcommand_from $named; and not __fish_seen_subcommand_from image" \
+    -a '(command (commandline -opc)[1] ls --quiet 2>/dev/null)'
+complete -c lodge -n '__fish_seen_subcommand_from validate' -F
+complete -c lodge -n '__fish_seen_subcommand_from stop restart' -s t -l timeout -x -a '10 60 300' \
+    -d 'How long a guest may take'
+complete -c lodge -n '__fish_seen_subcommand_from ls' -l format -x -a 'table json' -d 'How to print'
+complete -c lodge -n '__fish_seen_subcommand_from ls' -s q -l quiet -d 'Print names only'
+complete -c lodge -n '__fish_seen_subcommand_from info; and not __fish_seen_subcommand_from image' \
+    -l format -x -a 'text json yaml' -d 'How to print'
+complete -c lodge -n '__fish_seen_subcommand_from console' -l escape -x -a '^] ctrl-a none' \
+    -d 'Key that leaves the console'
+complete -c lodge -n '__fish_seen_subcommand_from console' -l no-replay \
+    -d 'Do not begin with what was said before'
+complete -c lodge -n '__fish_seen_subcommand_from logs' -s f -l follow -d 'Go on with what comes'
+complete -c lodge -n '__fish_seen_subcommand_from rm' -s f -l force -d 'Kill those that run'
+complete -c lodge -n '__fish_seen_subcommand_from prune' -s f -l force -d 'Do not ask'
 
 set -l image -n '__fish_seen_subcommand_from image'
 set -l image_verbs build ls rm import create info check resize convert

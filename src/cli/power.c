@@ -39,7 +39,7 @@ const struct opt_desc stop_opts[] = {
      .def = "60",
      .max = 86400,
      .field = offsetof(struct power_opts, timeout),
-     .help = "how long a guest may take before it is ended by force"},
+     .help = "how long a guest may take before it is killed"},
     QUIET,
     {NULL},
 };

@@ -171,7 +171,7 @@ static void say_ports(const struct session *s, struct vm *vm)
 {
     struct net *net = machine_net(vm, 0);
     struct net_publish list[NET_MAX_PUBLISH];
-    unsigned count = net && !s->opts->quiet && !s->detach ? net_user_published(net, list) : 0;
+    unsigned count = net && !s->opts->quiet ? net_user_published(net, list) : 0;
 
     for (unsigned i = 0; i < count; i++) {
         char text[NET_PUBLISH_TEXT];

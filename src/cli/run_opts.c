@@ -39,6 +39,11 @@ static char *keep_file(const char *val)
     return keep_path_at(val, 0);
 }
 
+static char *keep_vsock(const char *val)
+{
+    return strcmp(val, "on") && strcmp(val, "off") ? keep_path_at(val, 0) : strdup(val);
+}
+
 static char *keep_port(const char *val)
 {
     return keep_path_at(val, strcspn(val, "=") + 1);
@@ -342,6 +347,7 @@ const struct opt_desc run_opts[] = {
     {.name = "vsock",
      .arg = "off|on|PATH",
      .parse = opt_string,
+     .keep = keep_vsock,
      .def = "off",
      FIELD(vsock),
      .help = "sockets between guest and host (AF_VSOCK) as UNIX\nsockets at PATH; on: in "
