@@ -350,8 +350,9 @@ const struct opt_desc run_opts[] = {
      .keep = keep_vsock,
      .def = "off",
      FIELD(vsock),
-     .help = "sockets between guest and host (AF_VSOCK) as UNIX\nsockets at PATH; on: in "
-             "the guest's own directory"},
+     .help =
+         "sockets between guest and host (AF_VSOCK) as UNIX\nsockets at PATH; on: in a place of "
+         "its own"},
     {.name = "rng",
      .arg = "on|off",
      .parse = opt_choice,

@@ -7,10 +7,13 @@
 #include "control/control.h"
 #include "core/machine.h"
 #include "core/vm.h"
+#include "dev/virtio/balloon.h"
 #include "engine/engine.h"
 
 static const struct proto_arg console_args[] = {
     {"replay", PROTO_BOOL, false}, {"input", PROTO_BOOL, false}, {NULL}};
+
+static const struct proto_arg balloon_args[] = {{"size", PROTO_INT, false}, {NULL}};
 
 static int do_commands(struct control_call *call, struct err *err)
 {
@@ -90,6 +93,95 @@ static int do_console(struct control_call *call, struct err *err)
     return 0;
 }
 
+/* ---- The balloon -------------------------------------------------------------- */
+
+/* A guest that is left less than that does nothing but look for memory. */
+#define BALLOON_LEAST MIB(32)
+
+static int balloon_find(struct control_call *call, struct virtio_balloon **b, struct err *err)
+{
+    *b = machine_balloon(call->cfg->vm);
+    return *b ? 0
+              : err_set(err, -ENODEV,
+                        "the guest has no balloon: it was started with --balloon off");
+}
+
+static int balloon_set(const struct vm *vm, struct virtio_balloon *b, json_int_t size,
+                       struct err *err)
+{
+    if (size < (json_int_t)BALLOON_LEAST || (uint64_t)size > vm->cfg.memory) {
+        err_set(err, -ERANGE, "the guest can't have %" JSON_INTEGER_FORMAT " bytes of memory",
+                size);
+        return err_next(err,
+                        "It can have 32 MiB at least, and %llu MiB, as it was started, at most.",
+                        (unsigned long long)(vm->cfg.memory >> 20));
+    }
+    virtio_balloon_set_target(b, (uint32_t)((vm->cfg.memory - (uint64_t)size) / PAGE_SIZE));
+    return 0;
+}
+
+static int do_balloon(struct control_call *call, struct err *err)
+{
+    const json_t *size = json_object_get(call->args, "size");
+    const struct vm *vm = call->cfg->vm;
+    struct virtio_balloon *b;
+    int r = balloon_find(call, &b, err);
+    uint64_t target, actual;
+
+    if (!r && size)
+        r = balloon_set(vm, b, json_integer_value(size), err);
+    if (r)
+        return r;
+    target = (uint64_t)atomic_load(&b->target) * PAGE_SIZE;
+    actual = (uint64_t)virtio_balloon_actual(b) * PAGE_SIZE;
+    /* The driver may say anything. */
+    actual = actual < vm->cfg.memory ? actual : vm->cfg.memory;
+    r = json_object_set_new(call->result, "memory", json_integer((json_int_t)vm->cfg.memory)) |
+        json_object_set_new(call->result, "target",
+                            json_integer((json_int_t)(vm->cfg.memory - target))) |
+        json_object_set_new(call->result, "actual",
+                            json_integer((json_int_t)(vm->cfg.memory - actual))) |
+        json_object_set_new(call->result, "given_back",
+                            json_integer((json_int_t)atomic_load(&b->given_back)));
+    return r ? err_set(err, -ENOMEM, "no memory for the answer") : 0;
+}
+
+static int do_stats(struct control_call *call, struct err *err)
+{
+    static const char *const names[BALLOON_STATS] = {
+        [BALLOON_SWAP_IN] = "swap_in",
+        [BALLOON_SWAP_OUT] = "swap_out",
+        [BALLOON_MAJOR_FAULTS] = "major_faults",
+        [BALLOON_MINOR_FAULTS] = "minor_faults",
+        [BALLOON_FREE] = "free",
+        [BALLOON_TOTAL] = "total",
+        [BALLOON_AVAILABLE] = "available",
+        [BALLOON_CACHES] = "caches",
+        [BALLOON_HUGETLB_ALLOCATIONS] = "hugetlb_allocations",
+        [BALLOON_HUGETLB_FAILURES] = "hugetlb_failures",
+    };
+    struct virtio_balloon_stats stats;
+    struct virtio_balloon *b;
+    struct timespec now;
+    int r = balloon_find(call, &b, err);
+
+    if (r)
+        return r;
+    virtio_balloon_get_stats(b, &stats);
+    if (!stats.time)
+        return 0;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    r = json_object_set_new(
+        call->result, "age",
+        json_real((double)now.tv_sec + (double)now.tv_nsec / 1e9 - (double)stats.time / 1e9));
+    /* Numbers beyond what JSON's integers hold are a driver's nonsense. */
+    for (unsigned i = 0; !r && i < BALLOON_STATS; i++)
+        if (stats.known & 1u << i && stats.value[i] <= INT64_MAX)
+            r = json_object_set_new(call->result, names[i],
+                                    json_integer((json_int_t)stats.value[i]));
+    return r ? err_set(err, -ENOMEM, "no memory for the answer") : 0;
+}
+
 const struct control_command control_commands[] = {
     {"commands", NULL, do_commands},
     {"status", NULL, do_status},
@@ -98,5 +190,7 @@ const struct control_command control_commands[] = {
     {"pause", NULL, do_pause},
     {"resume", NULL, do_resume},
     {"console", console_args, do_console},
+    {"balloon", balloon_args, do_balloon},
+    {"stats", NULL, do_stats},
     {NULL},
 };

@@ -203,7 +203,7 @@ void devices_free(struct devices *d)
     while (d->count)
         virtio_pci_fini(&d->transport[--d->count]);
     virtio_fini(&d->rng);
-    virtio_fini(&d->balloon.dev);
+    virtio_balloon_fini(&d->balloon);
     virtio_console_fini(&d->console);
     virtio_vsock_fini(&d->vsock);
     if (d->vsock_fd >= 0) {
@@ -246,4 +246,9 @@ void devices_print_stats(struct devices *d, FILE *out)
     if (d->balloon.dev.ops)
         fprintf(out, "memory given back %.1f MiB in all\n",
                 (double)atomic_load(&d->balloon.given_back) / (1 << 20));
+}
+
+struct virtio_balloon *devices_balloon(struct devices *d)
+{
+    return d->balloon.dev.ops ? &d->balloon : NULL;
 }

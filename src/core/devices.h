@@ -10,6 +10,7 @@
 struct devices;
 struct net;
 struct pci_bus;
+struct virtio_balloon;
 
 /* Open images, make the devices and put them on the bus. On failure nothing is held. */
 int devices_new(struct devices **devices, struct vm *vm, struct pci_bus *bus, struct err *err);
@@ -17,6 +18,9 @@ void devices_free(struct devices *devices); /* waits for what is under way; NULL
 
 /* What the n-th network card is plugged into; NULL: there is no such card. */
 struct net *devices_net(struct devices *devices, unsigned n);
+
+/* The balloon; NULL: there is none. */
+struct virtio_balloon *devices_balloon(struct devices *devices);
 
 /* No vCPU runs during these. */
 void devices_reset(struct devices *devices);

@@ -547,6 +547,11 @@ struct net *machine_net(struct vm *vm, unsigned n)
     return devices_net(vm->machine->devices, n);
 }
 
+struct virtio_balloon *machine_balloon(struct vm *vm)
+{
+    return devices_balloon(vm->machine->devices);
+}
+
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data)
 {
     if (vm->engine->irqchip)

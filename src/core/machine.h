@@ -22,6 +22,9 @@ void machine_print_stats(struct vm *vm, FILE *out);
 /* What the n-th network card is plugged into, until the machine is freed; NULL: there is no such card. */
 struct net *machine_net(struct vm *vm, unsigned n);
 
+/* The balloon, until the machine is freed; NULL: there is none. */
+struct virtio_balloon *machine_balloon(struct vm *vm);
+
 /* Hardware reset of every part; no vCPU runs. */
 void machine_reset(struct vm *vm);
 

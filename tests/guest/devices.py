@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests with disks, random numbers and a balloon."""
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -31,10 +32,10 @@ def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def command(test, cpus, disks, append=""):
+def command(test, cpus, disks, append="", memory="256M"):
     extra = [word for disk in disks for word in ("--disk", str(disk))]
     return lodge_command(kernel("cloud"), initramfs_with_modules("cloud"),
-                         f"lodge.test={test} {append}".strip(), cpus, "256M", extra)
+                         f"lodge.test={test} {append}".strip(), cpus, memory, extra)
 
 
 def said(run, what):
@@ -143,23 +144,88 @@ def random_numbers():
         ends_well(run, place)
 
 
-def gives_memory_back():
+def resident(run):
+    """MiB of the guest's memory that the host has to keep."""
+    status = Path(f"/proc/{run.process.pid}/status").read_text()
+    return int(re.search(r"RssShmem:\s*(\d+)", status)[1]) / 1024
+
+
+def wait_resident(run, below, timeout=60):
+    """Wait until there is less than that."""
+    deadline = time.monotonic() + timeout
+    while (left := resident(run)) >= below:
+        check(time.monotonic() < deadline,
+              f"{left:.0f} MiB are resident, it was to be less than {below:.0f}")
+        time.sleep(0.05)
+
+
+def go_on(run):
+    run.process.stdin.write(b"\n")
+    run.process.stdin.flush()
+
+
+def gives_memory_back(size):
     """What the guest frees is the host's again within seconds, and works when it is taken again."""
     need_proc()
-    with Place() as place, place.run(command("free", 1, [])) as run:
-        def resident():
-            status = Path(f"/proc/{run.process.pid}/status").read_text()
-            return int(re.search(r"RssShmem:\s*(\d+)", status)[1]) / 1024
-
-        sums, taken = [], 180
+    with Place() as place, place.run(command("free", 1, [], memory=f"{size}M"),
+                                     stdin=subprocess.PIPE) as run:
+        sums = []
         for turn in (1, 2):
-            sums.append(run.wait_line("LODGE-TEST memory taken (.*)", count=turn)[1][1])
-            full = resident()
-            run.wait_line("LODGE-TEST memory waited", count=turn)
-            left = resident()
-            check(full - left > 0.7 * taken,
-                  f"{full:.0f} MiB were resident, {left:.0f} are after {taken} were freed")
+            taken, total = run.wait_line(r"LODGE-TEST memory taken (\d+) (.*)", count=turn)[1].groups()
+            taken = int(taken)
+            sums.append(total)
+            full = resident(run)
+            check(full > taken > size / 2, f"{full:.0f} MiB are resident while {taken} are in use")
+            go_on(run)
+            run.wait_line("LODGE-TEST memory freed", count=turn)
+            wait_resident(run, full - 0.6 * taken)
+            go_on(run)
         check(len(set(sums)) == 1, f"memory that was given back has changed: {sums}")
+        run.wait_line(DONE)
+        ends_well(run, place)
+
+
+def asked(folder, request):
+    """The answer of a guest's control socket to one request."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect(str(folder / "control"))
+        with sock.makefile("rwb") as file:
+            file.readline()
+            file.write(json.dumps(request).encode() + b"\n")
+            file.flush()
+            answer = json.loads(file.readline())
+    check(answer["ok"], f"{request}: {answer}")
+    return answer["result"]
+
+
+def balloon_target():
+    """A running guest gives memory up when it is told to, says how it stands, and gets it again."""
+    need_proc()
+    with Place() as place, place.run(command("balloon", 1, []), stdin=subprocess.PIPE) as run:
+        name = run.process.args[run.process.args.index("--name") + 1]
+        run.wait_line("LODGE-TEST balloon ready")
+        folder = next(f / name for f in (Path("/run/lodge"), place.path / "runtime" / "lodge")
+                      if (f / name).exists())
+
+        def wait_for(what, is_so):
+            deadline = time.monotonic() + 60
+            while not is_so(result := asked(folder, {"command": what})):
+                check(time.monotonic() < deadline, f"{what} stays {result}")
+                time.sleep(0.05)
+            return result
+
+        whole = 256 * MIB
+        before = wait_for("stats", lambda r: "free" in r)
+        check(before["free"] < before["total"] < whole and "major_faults" in before, before)
+        begun = asked(folder, {"command": "balloon", "arguments": {"size": 160 * MIB}})
+        check(begun["memory"] == whole and begun["target"] == 160 * MIB, begun)
+        wait_for("balloon", lambda r: r["actual"] == 160 * MIB and r["given_back"] >= 96 * MIB)
+        wait_for("stats", lambda r: r["free"] < before["free"] - 80 * MIB)
+        asked(folder, {"command": "balloon", "arguments": {"size": whole}})
+        wait_for("balloon", lambda r: r["actual"] == whole)
+        wait_for("stats", lambda r: r["free"] > before["free"] - 16 * MIB)
+        go_on(run)
         run.wait_line(DONE)
         ends_well(run, place)
 
@@ -261,7 +327,8 @@ CASES = [
     Case("disk in qcow2, killed", qcow2_killed),
     Case("random numbers", random_numbers),
     Case("several ports", ports),
-    Case("freed memory goes back to the host", gives_memory_back),
+    Case("freed memory goes back to the host", gives_memory_back, 256),
+    Case("balloon of a running guest", balloon_target),
     Case("bad disk: no such file", refused, "nowhere", "nowhere", "No such file"),
     Case("bad disk: empty file", refused, "empty", "empty"),
     Case("bad disk: a folder", refused, "/", "/"),

@@ -443,6 +443,48 @@ static void stands_still(void **state)
     assert_int_equal(in(f, 20, 1), 0);
 }
 
+/* While it is not, a request stays where it is, and nothing is written. */
+static void only_a_bus_master_reaches_memory(void **state)
+{
+    struct fixture *f = *state;
+
+    msix_on(f);
+    set_up(f);
+    assert_int_equal(ask(f, 0, 0, 512, true), 0);
+    pci_config_write(&f->bus, SLOT, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    put(f, HEADER, 0, 8);
+    put(f, HEADER + 8, 0, 8);
+    put(f, STATUS, 0xee, 1);
+    desc(f, 0, HEADER, 16, NEXT);
+    desc(f, 1, DATA, 512, NEXT | WRITE);
+    desc(f, 2, STATUS, 1, WRITE);
+    give(f);
+    usleep(50000);
+    assert_int_equal(get(f, USED + 2, 2), 1);
+    assert_int_equal(get(f, STATUS, 1), 0xee);
+    /* Writes that say the same, and one byte of it, change nothing. */
+    pci_config_write(&f->bus, SLOT, PCI_COMMAND, 1, PCI_COMMAND_MEMORY);
+    pci_config_write(&f->bus, SLOT, PCI_COMMAND + 1, 1, 4);
+    assert_int_equal(get(f, USED + 2, 2), 1);
+    pci_config_write(&f->bus, SLOT, PCI_COMMAND, 4, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    assert_true(wait_for(f, all_used));
+    assert_int_equal(get(f, STATUS, 1), 0);
+    /* A reset in between, and power-on. */
+    pci_config_write(&f->bus, SLOT, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    set_up(f);
+    give(f);
+    usleep(20000);
+    assert_int_equal(get(f, USED + 2, 2), 0);
+    pci_config_write(&f->bus, SLOT, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    assert_true(wait_for(f, all_used));
+    pci_bus_reset(&f->bus);
+    virtio_pci_reset(&f->vp);
+    set_up(f);
+    give(f);
+    usleep(20000);
+    assert_int_equal(get(f, USED + 2, 2), 0);
+}
+
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -455,6 +497,7 @@ int main(void)
         CASE(interrupts_by_pin),
         CASE(reached_through_configuration_space),
         CASE(stands_still),
+        CASE(only_a_bus_master_reaches_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -299,6 +299,18 @@ void pci_config_write(struct pci_bus *bus, unsigned slot, unsigned off, unsigned
     intx_update_locked(dev);
     pci_msix_changed_locked(dev);
     pthread_mutex_unlock(&dev->lock);
+    if (off < PCI_COMMAND + 2 && off + size > PCI_COMMAND && dev->ops && dev->ops->command_written)
+        dev->ops->command_written(dev->opaque);
+}
+
+bool pci_is_master(struct pci_device *dev)
+{
+    bool on;
+
+    pthread_mutex_lock(&dev->lock);
+    on = load(dev->config + PCI_COMMAND, 2) & PCI_COMMAND_MASTER;
+    pthread_mutex_unlock(&dev->lock);
+    return on;
 }
 
 static int address_read(void *opaque, uint64_t off, unsigned size, uint64_t *val)

@@ -87,6 +87,8 @@ struct pci_device_ops {
     bool (*config_write)(void *opaque, unsigned off, unsigned size, uint32_t val);
     /* BAR n lies wholly in a window, at `base`, from now on, or (on false) no longer. dev->lock is held. */
     void (*bar_moved)(void *opaque, unsigned n, bool on, uint64_t base);
+    /* The command register was written; without a lock, so another vCPU may have written it again. */
+    void (*command_written)(void *opaque);
 };
 
 struct pci_bar {
@@ -159,6 +161,9 @@ unsigned pci_add_capability(struct pci_device *dev, uint8_t id, const void *body
 /* Access a BAR's contents at `off`, as the guest would where it is mapped; out of it reads all ones. */
 uint64_t pci_bar_read(struct pci_device *dev, unsigned n, uint64_t off, unsigned size);
 void pci_bar_write(struct pci_device *dev, unsigned n, uint64_t off, unsigned size, uint64_t val);
+
+/* May the device reach memory? Any thread. */
+bool pci_is_master(struct pci_device *dev);
 
 /* Assert or release the interrupt pin. Reaches the line unless the guest has it off or uses MSI-X. Any thread. */
 void pci_intx_set(struct pci_device *dev, bool level);

@@ -2,21 +2,32 @@
 #include "dev/virtio/balloon.h"
 
 #include <string.h>
+#include <time.h>
 
-#define F_REPORTING (1ull << 5)
+#define F_STATS          (1ull << 1)
+#define F_DEFLATE_ON_OOM (1ull << 2)
+#define F_REPORTING      (1ull << 5)
 
 #define QUEUE_INFLATE 0
 #define QUEUE_DEFLATE 1
+#define QUEUE_STATS   2
 
 /*
- * Queues 2 and 3 belong to features that are not offered. The standard leaves
- * their numbers unused (5.5.2), Linux numbers what there is without gaps: for
- * it reporting is queue 2. No other meaning is possible, so all do the same.
+ * Behind those, queue 3 belongs to a feature that is not offered. The standard
+ * leaves numbers of what is missing unused (5.5.2), Linux numbers what there is
+ * without gaps: for it reporting is queue 3, or 2 when it takes no statistics.
+ * No other meaning is possible, so each of these is that.
  */
 #define QUEUES     5
 #define QUEUE_SIZE 128
 #define BUDGET     16
 #define PFNS       256 /* looked at in one go */
+
+/* 5.5.6.3 */
+struct stat {
+    uint16_t tag;
+    uint64_t value;
+} __attribute__((packed));
 
 struct balloon_config {
     uint32_t num_pages, actual;
@@ -81,8 +92,75 @@ static enum virtio_served serve_report(struct virtio_device *dev, unsigned q, st
     return VIRTIO_SERVED;
 }
 
+/* Statistics, in a buffer that is kept until they are wanted again: giving it back is how to ask (5.5.6.3). */
+static enum virtio_served serve_stats(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
+{
+    struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
+    struct virtio_balloon_stats stats = {0};
+    struct timespec now;
+    struct stat s;
+
+    for (size_t at = 0; at < sizeof(s) * 2 * BALLOON_STATS; at += sizeof(s)) {
+        if (virtq_read(c->iov, c->out, at, &s, sizeof(s)) < sizeof(s))
+            break;
+        if (s.tag >= BALLOON_STATS)
+            continue;
+        stats.value[s.tag] = s.value;
+        stats.known |= 1u << s.tag;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    stats.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    pthread_mutex_lock(&b->stats_lock);
+    b->stats = stats;
+    pthread_mutex_unlock(&b->stats_lock);
+    if (b->stats_held)
+        virtio_push(dev, q, b->stats_head, 0); /* there should be one only */
+    b->stats_held = true;
+    b->stats_head = c->head;
+    return VIRTIO_SERVED;
+}
+
+static bool process_stats(struct virtio_device *dev)
+{
+    struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
+    bool more = virtio_serve(dev, QUEUE_STATS, BUDGET, serve_stats);
+
+    if (b->stats_held && atomic_load(&dev->running) && atomic_exchange(&b->stats_wanted, false)) {
+        b->stats_held = false;
+        virtio_push(dev, QUEUE_STATS, b->stats_head, 0);
+    }
+    return more;
+}
+
+void virtio_balloon_get_stats(struct virtio_balloon *b, struct virtio_balloon_stats *stats)
+{
+    pthread_mutex_lock(&b->stats_lock);
+    *stats = b->stats;
+    pthread_mutex_unlock(&b->stats_lock);
+    atomic_store(&b->stats_wanted, true);
+    virtio_notify(&b->dev);
+}
+
+void virtio_balloon_set_target(struct virtio_balloon *b, uint32_t pages)
+{
+    if (atomic_exchange(&b->target, pages) != pages)
+        virtio_config_changed(&b->dev);
+}
+
+uint32_t virtio_balloon_actual(struct virtio_balloon *b)
+{
+    uint32_t actual;
+
+    pthread_mutex_lock(&b->dev.lock);
+    actual = b->actual;
+    pthread_mutex_unlock(&b->dev.lock);
+    return actual;
+}
+
 static bool process(struct virtio_device *dev, unsigned q)
 {
+    if (q == QUEUE_STATS && virtio_has(dev, F_STATS))
+        return process_stats(dev);
     switch (q) {
     case QUEUE_INFLATE:
         return virtio_serve(dev, q, BUDGET, serve_inflate);
@@ -95,13 +173,19 @@ static bool process(struct virtio_device *dev, unsigned q)
 
 static void reset(struct virtio_device *dev)
 {
-    container_of(dev, struct virtio_balloon, dev)->actual = 0;
+    struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
+
+    b->actual = 0;
+    b->stats_held = false;
+    pthread_mutex_lock(&b->stats_lock);
+    b->stats = (struct virtio_balloon_stats){0};
+    pthread_mutex_unlock(&b->stats_lock);
 }
 
 static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsigned len)
 {
     const struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
-    const struct balloon_config cfg = {.actual = b->actual};
+    const struct balloon_config cfg = {.num_pages = atomic_load(&b->target), .actual = b->actual};
 
     if (off < sizeof(cfg))
         memcpy(buf, (const uint8_t *)&cfg + off, len < sizeof(cfg) - off ? len : sizeof(cfg) - off);
@@ -130,11 +214,25 @@ int virtio_balloon_init(struct virtio_balloon *b, const struct virtio_memory *me
         .ops = &balloon_ops,
         .type = VIRTIO_BALLOON,
         .memory = *memory,
-        .features = F_REPORTING,
+        .features = F_STATS | F_DEFLATE_ON_OOM | F_REPORTING,
         .queues = QUEUES,
         .queue_size = QUEUE_SIZE,
     };
 
+    int code;
+
     memset(b, 0, sizeof(*b));
-    return virtio_init(&b->dev, &cfg, err);
+    pthread_mutex_init(&b->stats_lock, NULL);
+    code = virtio_init(&b->dev, &cfg, err);
+    if (code < 0)
+        pthread_mutex_destroy(&b->stats_lock);
+    return code;
+}
+
+void virtio_balloon_fini(struct virtio_balloon *b)
+{
+    if (!b->dev.ops)
+        return;
+    virtio_fini(&b->dev);
+    pthread_mutex_destroy(&b->stats_lock);
 }

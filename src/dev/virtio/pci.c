@@ -378,7 +378,28 @@ static void bar_moved(void *opaque, unsigned n, bool on, uint64_t base)
         cfg->doorbell(cfg->opaque, base + AT_NOTIFY + NOTIFY_STEP * q, vp->dev->kick_fd, on);
 }
 
-static const struct pci_device_ops pci_ops = {access_read, access_write, bar_moved};
+/* Who may not master the bus can't reach rings or buffers (PCI 3.0, 6.2.2): it does nothing until it may again. */
+static void master_update(void *opaque)
+{
+    struct virtio_pci *vp = opaque;
+    bool hold;
+
+    pthread_mutex_lock(&vp->master_lock);
+    hold = !pci_is_master(&vp->pci);
+    if (hold && !vp->held)
+        virtio_pause(vp->dev);
+    else if (!hold && vp->held)
+        virtio_resume(vp->dev);
+    vp->held = hold;
+    pthread_mutex_unlock(&vp->master_lock);
+}
+
+static const struct pci_device_ops pci_ops = {
+    .config_read = access_read,
+    .config_write = access_write,
+    .bar_moved = bar_moved,
+    .command_written = master_update,
+};
 
 /* ---- Making ------------------------------------------------------------------------------ */
 
@@ -445,12 +466,14 @@ int virtio_pci_init(struct virtio_pci *vp, struct virtio_device *dev, struct pci
         return code;
     vp->dev = dev;
     pthread_mutex_init(&vp->isr_lock, NULL);
+    pthread_mutex_init(&vp->master_lock, NULL);
     vectors_clear(vp);
     add_caps(vp);
     pci_add_bar(&vp->pci, BAR_REGISTERS, BAR_SIZE, true, &registers_ops, vp);
     pci_msix_init(&vp->pci, BAR_MSIX, dev->nqueues + 1);
     dev->transport_opaque = vp;
     dev->transport = &transport_ops;
+    master_update(vp);
     return 0;
 }
 
@@ -462,11 +485,13 @@ void virtio_pci_fini(struct virtio_pci *vp)
     vp->dev->transport = NULL;
     pci_device_fini(&vp->pci);
     pthread_mutex_destroy(&vp->isr_lock);
+    pthread_mutex_destroy(&vp->master_lock);
     vp->dev = NULL;
 }
 
 void virtio_pci_reset(struct virtio_pci *vp)
 {
+    master_update(vp);
     virtio_reset(vp->dev);
     vp->feature_select = vp->driver_feature_select = 0;
     vp->queue_select = 0;

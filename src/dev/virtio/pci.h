@@ -16,6 +16,8 @@ struct virtio_pci {
     _Atomic uint16_t vector[VIRTIO_MAX_QUEUES];
     pthread_mutex_t isr_lock;
     uint8_t isr;
+    pthread_mutex_t master_lock; /* taken before all others */
+    bool held;                   /* not a bus master, so the device stands still */
 };
 
 /*
