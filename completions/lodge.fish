@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # fish completion for lodge(1)
 
+# Names of all guests, through the command that is being completed.
+function __lodge_guests
+    set -l words (commandline -opc)
+    command $words[1] ls --quiet 2>/dev/null
+end
+
 complete -c lodge -f
 complete -c lodge -n __fish_use_subcommand -a run -d 'Run a guest, in the foreground unless --detach'
 complete -c lodge -n __fish_use_subcommand -a create -d "Keep a guest's definition, to be started later"
@@ -61,7 +67,7 @@ complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start sto
 
 set -l named start stop restart kill pause resume info console logs rm recover rename edit
 complete -c lodge -n "__fish_seen_subcommand_from $named; and not __fish_seen_subcommand_from image" \
-    -a '(command (commandline -opc)[1] ls --quiet 2>/dev/null)'
+    -a '(__lodge_guests)'
 complete -c lodge -n '__fish_seen_subcommand_from validate' -F
 complete -c lodge -n '__fish_seen_subcommand_from stop restart' -s t -l timeout -x -a '10 60 300' \
     -d 'How long a guest may take'

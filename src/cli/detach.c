@@ -88,8 +88,12 @@ int detach_start(const struct run_opts *opts, const struct definition *create, b
 
 int detach_begin(struct detach *d, const char *name, struct err *err)
 {
-    if (d->create)
-        return state_create(name, d->create, err);
+    if (d->create) {
+        int r = state_create(name, d->create, err);
+
+        d->created = !r;
+        return r;
+    }
     if (state_exists(name))
         return 0;
     return err_set(err, -ENOENT, "the guest %s was removed in this moment", name);
@@ -150,7 +154,7 @@ void detach_end(struct detach *d, const char *name, const char *how, int status,
                    json_pack("{s:I, s:s, s:i, s:s}", "ended", (json_int_t)time(NULL), "how", how,
                              "status", status, "why", why));
     /* One that did not start leaves nothing that was not there before. */
-    if ((d->drop && (d->began || d->create)) || (!d->began && d->create))
+    if (d->began ? d->drop : d->created)
         if (state_drop(name, &err))
             err_report(&err);
 }

@@ -17,6 +17,7 @@ struct run_opts;
 struct detach {
     const struct definition
         *create;   /* keep this under the guest's name first; NULL: it is kept already */
+    bool created;  /* that was done */
     bool drop;     /* forget the guest at its end */
     int ready;     /* to tell the caller; -1: told */
     int64_t began; /* seconds since the epoch; 0: not ready yet */

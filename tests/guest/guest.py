@@ -230,6 +230,7 @@ class Place:
 
     def run(self, command, **kwargs):
         env = dict(os.environ, XDG_RUNTIME_DIR=str(self.path / "runtime"),
+                   LODGE_STATE_DIR=str(self.path / "state"),
                    TMPDIR=str(self.path / "tmp"), HOME=str(self.path / "home"))
         return Run(command, cwd=self.path / "cwd", env=env, **kwargs)
 
