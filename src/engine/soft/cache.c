@@ -18,6 +18,7 @@
 #define THUNK_MAX_CODE 1024
 #define MAX_BLOCKS     (CACHE_SIZE / 160)
 #define MAX_RECOVER    (CACHE_SIZE / 16)
+#define MAX_EXITS      (CACHE_SIZE / 32)
 
 static void *lazy_alloc(size_t bytes)
 {
@@ -89,13 +90,16 @@ int cache_init(struct soft_vm *svm, struct err *err)
     k->npages = svm->vm->mem.size >> PAGE_SHIFT;
     k->max_blocks = MAX_BLOCKS;
     k->max_recover = MAX_RECOVER;
+    k->max_exits = MAX_EXITS;
     k->hash = lazy_alloc(sizeof(*k->hash) << CACHE_HASH_BITS);
     k->granules = lazy_alloc(k->npages * sizeof(*k->granules));
     k->page_blocks = lazy_alloc(k->npages * sizeof(*k->page_blocks));
     k->blocks = lazy_alloc(MAX_BLOCKS * sizeof(*k->blocks));
     k->recover = lazy_alloc(MAX_RECOVER * sizeof(*k->recover));
+    k->exits = lazy_alloc(MAX_EXITS * sizeof(*k->exits));
     k->thunks = lazy_alloc(CACHE_NTHUNKS * sizeof(*k->thunks));
-    if (!k->hash || !k->granules || !k->page_blocks || !k->blocks || !k->recover || !k->thunks) {
+    if (!k->hash || !k->granules || !k->page_blocks || !k->blocks || !k->recover || !k->exits ||
+        !k->thunks) {
         cache_fini(svm);
         return err_set(err, -ENOMEM, "no memory for the translation cache's tables");
     }
@@ -112,6 +116,7 @@ void cache_fini(struct soft_vm *svm)
     lazy_free(k->page_blocks, k->npages * sizeof(*k->page_blocks));
     lazy_free(k->blocks, MAX_BLOCKS * sizeof(*k->blocks));
     lazy_free(k->recover, MAX_RECOVER * sizeof(*k->recover));
+    lazy_free(k->exits, MAX_EXITS * sizeof(*k->exits));
     lazy_free(k->thunks, CACHE_NTHUNKS * sizeof(*k->thunks));
     if (k->rw && k->rw != MAP_FAILED)
         munmap(k->rw, CACHE_SIZE);
@@ -255,18 +260,43 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
     return b;
 }
 
+/*
+ * May what is at `from` be linked to a block? Blocks without an owner are linked inside their page only: if the page
+ * tables are being changed by another vCPU, the block may have been found where something else is mapped already.
+ */
+static bool may_link(const struct cache *k, const uint8_t *from, const struct block *to)
+{
+    const struct recover *rec;
+    const struct block *b = cache_block_at(k, from, &rec);
+
+    return b && to->valid &&
+           (BLOCK_OWNER(b->key) ? b->key == to->key
+                                : b->phys >> PAGE_SHIFT == to->phys >> PAGE_SHIFT);
+}
+
 void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
                  uint32_t gen)
 {
     struct cache *k = &svm->cache;
 
     pthread_mutex_lock(&k->lock);
-    if (atomic_load(&k->gen) == gen && to->valid) {
+    if (atomic_load(&k->gen) == gen && may_link(k, site, to)) {
         const uint8_t *entry = site_mem ? to->entry_mem : to->entry_host;
 
         /* Sites lie in one aligned quadword, so other vCPUs see the old or the new displacement. */
         host_store(k->rw + (site - k->rx), 4, (uint32_t)(entry - (site + 4)));
     }
+    pthread_mutex_unlock(&k->lock);
+}
+
+void cache_link_twin(struct soft_vm *svm, uint32_t record, struct block *to, uint32_t gen)
+{
+    struct cache *k = &svm->cache;
+
+    pthread_mutex_lock(&k->lock);
+    if (record != EXIT_NONE && atomic_load(&k->gen) == gen &&
+        may_link(k, k->rx + k->exits[record].at, to))
+        atomic_store(&k->exits[record].twin, to->entry_mem);
     pthread_mutex_unlock(&k->lock);
 }
 
@@ -348,7 +378,7 @@ void cache_flush_all(struct soft_cpu *c)
     }
     memset(k->hash, 0, sizeof(*k->hash) << CACHE_HASH_BITS);
     memset(k->thunks, 0, CACHE_NTHUNKS * sizeof(*k->thunks));
-    k->nblocks = k->nrecover = 0;
+    k->nblocks = k->nrecover = k->nexits = 0;
     k->used = k->glue_end;
     k->cold_used = CACHE_COLD;
     atomic_fetch_add(&k->gen, 1);

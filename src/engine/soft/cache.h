@@ -23,7 +23,7 @@ struct insn;
 #endif
 /* What is rarely run (stubs, instructions for the interpreter) is kept apart, so that hot code lies close together. */
 #define CACHE_COLD          (CACHE_SIZE / 2)
-#define CACHE_HASH_BITS     16
+#define CACHE_HASH_BITS     18
 #define CACHE_GRANULE_SHIFT 6 /* writes to a code page are told apart at 64 bytes */
 
 /*
@@ -76,6 +76,21 @@ struct block {
     gva_t va;           /* with an owner: the guest address of its page */
 };
 
+/*
+ * How a block is left at one place. Its stub only says which of these it is, which keeps stubs short; they outnumber
+ * what is ever run of them.
+ */
+struct exit_record {
+    union {
+        uint64_t page_va; /* for soft_cpu.page_va; EXIT_SAME_PAGE: what is there already */
+        const uint8_t *_Atomic twin; /* CAREFUL: where to go on in the careful twin, or NULL */
+    };
+    uint32_t at; /* offset in the cache. CHAIN: what to link. A soft TLB miss: where to try again */
+    uint32_t arg; /* for soft_cpu.exit_arg */
+};
+#define EXIT_SAME_PAGE (~0ull)
+#define EXIT_NONE      (~0u) /* the number of none */
+
 /* Bits of soft_cpu.exit_arg: guest page offset and why translated code was left. */
 #define EXIT_OFFSET     0xfffu
 #define EXIT_KIND_SHIFT 12
@@ -89,17 +104,24 @@ enum exit_kind {
     EXIT_THUNK,   /* a thunk finished */
     EXIT_DONE,    /* the interpreter ran inside the block and st is complete */
     EXIT_FAULT,   /* a thunk took a host signal (soft_cpu.fault_signal) */
+    EXIT_RECORD,  /* as cache.exits[soft_cpu.exit_record] says */
 };
 #define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
 #define EXIT_BRANCH   (1u << 21) /* with RIP: the offset is that of the branch */
 
+static inline enum exit_kind exit_kind_of(uint32_t arg)
+{
+    return (enum exit_kind)(arg >> EXIT_KIND_SHIFT & 0xff);
+}
+
 /* Common code, generated once at the start of the cache. */
 struct glue {
     void (*enter)(struct soft_cpu *c, const uint8_t *code);
-    const uint8_t *exit_mem, *exit_host; /* jump here with exit_arg set */
-    /* Soft TLB misses. r11: address, r10: where to retry, exit_arg: what to do if that is no use. */
+    const uint8_t *exit_mem, *exit_host;     /* jump here with exit_arg set */
+    const uint8_t *record_mem, *record_host; /* the same, r11 being the number of an exit_record */
+    /* Soft TLB misses. r11: address, r10: the exit_record, which says what to do if filling is no use. */
     const uint8_t *miss_read, *miss_write;
-    /* Target in st.rip and r11 that the jump cache's first table does not have. Flags in lazy_flags. */
+    /* Target in r11 that the jump cache's first table does not have. r10: the exit_record. Flags in lazy_flags. */
     const uint8_t *probe;
     /* One instruction. r11: struct insn or NULL, r10: where to go on, exit_arg: offset. Flags in lazy_flags. */
     const uint8_t *interp;
@@ -127,6 +149,8 @@ struct cache {
     size_t max_blocks;
     struct recover *recover;
     size_t nrecover, max_recover;
+    struct exit_record *exits;
+    size_t nexits, max_exits;
     _Atomic uint32_t kills;    /* blocks invalidated so far */
     _Atomic uint32_t gen;      /* flushes so far */
     _Atomic uint32_t flushing; /* vCPUs must stay out of translated code */
@@ -175,6 +199,9 @@ struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, 
 /* Link the branch displacement at `site` (executable address) to `to`, if the cache is still of generation `gen`. */
 void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
                  uint32_t gen);
+
+/* The same for a careful twin: an exit_record with EXIT_CAREFUL leads there from now on. */
+void cache_link_twin(struct soft_vm *svm, uint32_t record, struct block *to, uint32_t gen);
 
 /* For the translator, before it reads the first bytes of a further page: they will be part of a block. */
 void cache_hold_page(struct soft_cpu *c, const uint8_t *page);

@@ -77,6 +77,14 @@ static inline void emit_store(struct emit *e, int32_t off, unsigned reg)
     emit_gs(e, true, 0x89, reg, off);
 }
 
+static inline void emit_mov_imm32(struct emit *e, unsigned reg, uint32_t imm)
+{
+    if (reg >= 8)
+        emit_8(e, 0x41);
+    emit_8(e, 0xb8 | (reg & 7));
+    emit_32(e, imm);
+}
+
 static inline void emit_store_imm32(struct emit *e, int32_t off, uint32_t imm)
 {
     emit_gs(e, false, 0xc7, 0, off);
@@ -197,6 +205,12 @@ static inline void emit_nops(struct emit *e, unsigned n)
     e->p += n;
 }
 
+static inline void emit_align(struct emit *e, unsigned to)
+{
+    while ((uintptr_t)e->p & (to - 1))
+        emit_8(e, 0x90);
+}
+
 /* A NOP at an 8-byte boundary, of 5 or 8 bytes: an entry that can be turned into a jump by one store. */
 static inline const uint8_t *emit_entry(struct emit *e, unsigned bytes)
 {
@@ -230,6 +244,16 @@ static inline void emit_flags_load(struct emit *e)
     emit_8(e, 0x7f);
     emit_8(e, 0x9e); /* sahf */
     emit_mov(e, X86_RAX, T0);
+}
+
+/* soft_cpu.page_va = the page of the address in T0, which is lost, as are EFLAGS. */
+static inline void emit_page_of_target(struct emit *e)
+{
+    emit_8(e, 0x49); /* and T0, -4096 */
+    emit_8(e, 0x81);
+    emit_8(e, 0xe0 | (T0 & 7));
+    emit_32(e, (uint32_t)-4096);
+    emit_store(e, CPU_OFF(page_va), T0);
 }
 
 /* Copy an instruction, its memory operand (if any) replaced by [base + index + disp]. False: no such encoding. */

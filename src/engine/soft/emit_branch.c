@@ -55,17 +55,9 @@ static void emit_probe(struct translation *t)
     stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
              t->cur < t->ninsn ? exit_arg(EXIT_RIP, t->off[t->cur]) | EXIT_BRANCH
                                : exit_arg(EXIT_RIP, 0));
-    if (!t->fixed) {
-        emit_8(e, 0x49); /* and T0, -4096 */
-        emit_8(e, 0x81);
-        emit_8(e, 0xe0 | (T0 & 7));
-        emit_32(e, (uint32_t)-4096);
-        emit_store(e, CPU_OFF(page_va), T0);
-    }
-    emit_8(e, 0x41); /* jmp [T1 + 8] */
-    emit_8(e, 0xff);
-    emit_8(e, 0x60 | (T1 & 7));
-    emit_8(e, 8);
+    if (!t->fixed)
+        emit_page_of_target(e);
+    emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, 8); /* jmp [T1 + 8] */
 }
 
 /* T0 = address of what is that far from the page's beginning. */

@@ -68,11 +68,8 @@ void emit_const(struct translation *t, unsigned reg, uint64_t v)
 {
     struct emit *e = &t->e;
 
-    if (v <= UINT32_MAX) { /* mov reg32, imm32 */
-        if (reg >= 8)
-            emit_8(e, 0x41);
-        emit_8(e, 0xb8 | (reg & 7));
-        emit_32(e, (uint32_t)v);
+    if (v <= UINT32_MAX) {
+        emit_mov_imm32(e, reg, (uint32_t)v);
     } else { /* mov reg, imm64 */
         emit_8(e, 0x48 | (reg >= 8));
         emit_8(e, 0xb8 | (reg & 7));

@@ -122,14 +122,15 @@ FPU_BARE const uint8_t *code_interp(struct soft_cpu *c, const struct insn *in, c
     return to;
 }
 
-FPU_BARE bool code_tlb_fill(struct soft_cpu *c, gva_t va, enum mem_access acc)
+FPU_BARE const uint8_t *code_miss(struct soft_cpu *c, gva_t va, enum mem_access acc,
+                                  uint32_t record)
 {
-    bool filled;
+    const uint8_t *to;
 
     code_ends(c);
-    filled = tlb_fill_for_code(c, va, acc);
+    to = soft_miss(c, va, acc, record);
     code_begins(c);
-    return filled;
+    return to;
 }
 #endif
 

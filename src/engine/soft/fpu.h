@@ -30,19 +30,19 @@
 
 /*
  * Run code of the translation cache until it leaves (in_code is set), and what that calls: soft_interp_inline and
- * tlb_fill_for_code, with the guest's vector state moved around them where need be.
+ * soft_miss, with the guest's vector state moved around them where need be.
  */
 #if FPU_IN_CODE_ONLY
 void soft_enter(struct soft_cpu *c, const uint8_t *code);
 const uint8_t *code_interp(struct soft_cpu *c, const struct insn *in, const uint8_t *next);
-bool code_tlb_fill(struct soft_cpu *c, gva_t va, enum mem_access acc);
+const uint8_t *code_miss(struct soft_cpu *c, gva_t va, enum mem_access acc, uint32_t record);
 #else
 static inline void soft_enter(struct soft_cpu *c, const uint8_t *code)
 {
     c->svm->cache.glue.enter(c, code);
 }
-#define code_interp   soft_interp_inline
-#define code_tlb_fill tlb_fill_for_code
+#define code_interp soft_interp_inline
+#define code_miss   soft_miss
 #endif
 
 /* Handlers for the instructions that save, restore and control vector state. */

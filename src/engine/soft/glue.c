@@ -84,8 +84,7 @@ static const uint8_t *make_interp(struct emit *e, const uint8_t *leave)
     const uint8_t *start;
     uint8_t *out;
 
-    while ((uintptr_t)e->p & 15)
-        emit_8(e, 0x90);
+    emit_align(e, 16);
     start = emit_here(e);
     emit_save_all(e);
     emit_mov(e, X86_RSI, T0);
@@ -107,26 +106,25 @@ static const uint8_t clobbered[] = {X86_RAX, X86_RCX, X86_RDX, X86_RSI,
                                     X86_RDI, X86_R8,  X86_R9,  X86_RSP};
 
 /*
- * A soft TLB miss: r11 holds the address, r10 where to go when the TLB has
- * been filled. Flags are lost (the caller saved them if they matter).
+ * A soft TLB miss: r11 holds the address, r10 the exit_record. Flags are lost (the caller saved them if they matter).
+ * soft_miss says where to go on.
  */
 static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8_t *exit_mem)
 {
     const uint8_t *start;
     uint8_t *fail;
 
-    while ((uintptr_t)e->p & 15)
-        emit_8(e, 0x90);
+    emit_align(e, 16);
     start = emit_here(e);
-    emit_store(e, CPU_OFF(tmp[3]), T1);
     for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
         emit_store(e, GPR_OFF(clobbered[i]), clobbered[i]);
     emit_mov(e, X86_RSI, T0);
     emit_8(e, 0xba); /* mov edx, acc */
     emit_32(e, acc);
-    emit_host_call(e, (uintptr_t)code_tlb_fill);
-    emit_8(e, 0x84); /* test al, al */
-    emit_8(e, 0xc0);
+    emit_mov(e, X86_RCX, T1);
+    emit_host_call(e, (uintptr_t)code_miss);
+    emit_store(e, CPU_OFF(tmp[3]), X86_RAX);
+    emit_rr(e, 0x85, X86_RAX, X86_RAX); /* test rax, rax */
     for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
         emit_load(e, clobbered[i], GPR_OFF(clobbered[i]));
     fail = emit_jcc_fwd(e, 4);                   /* jz */
@@ -136,16 +134,29 @@ static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8
     return start;
 }
 
-/* A target the inline probe did not find: the jump cache's second table, then out with the exit_arg given. */
+/* Leave as the record in r11 says. */
+static const uint8_t *make_record(struct emit *e, const uint8_t *exit)
+{
+    const uint8_t *start;
+
+    emit_align(e, 16);
+    start = emit_here(e);
+    emit_gs(e, false, 0x89, T0, CPU_OFF(exit_record));
+    emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT);
+    emit_jmp(e, exit);
+    return start;
+}
+
+/* A target the first table does not have: the jump cache's second table, then out as the record in r10 says. */
 static const uint8_t *make_probe(struct emit *e, const uint8_t *exit_mem)
 {
     const int32_t second = JC_ENTRIES * (int32_t)sizeof(struct jc_entry);
     const uint8_t *start;
     uint8_t *miss;
 
-    while ((uintptr_t)e->p & 15)
-        emit_8(e, 0x90);
+    emit_align(e, 16);
     start = emit_here(e);
+    emit_gs(e, false, 0x89, T1, CPU_OFF(exit_record));
     emit_8(e, 0x45); /* mov T1d, T0d */
     emit_8(e, 0x89);
     emit_8(e, 0xc0 | (T0 & 7) << 3 | (T1 & 7));
@@ -156,13 +167,11 @@ static const uint8_t *make_probe(struct emit *e, const uint8_t *exit_mem)
     emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
     emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, second);
     miss = emit_jcc_fwd(e, 5);
-    emit_8(e, 0x49); /* and T0, -4096 */
-    emit_8(e, 0x81);
-    emit_8(e, 0xe0 | (T0 & 7));
-    emit_32(e, (uint32_t)-4096);
-    emit_store(e, CPU_OFF(page_va), T0);
+    emit_page_of_target(e);
     emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, second + 8); /* jmp [T1 + second + 8] */
     emit_patch(e, miss);
+    emit_store(e, CPU_OFF(st.rip), T0);
+    emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT);
     emit_jmp(e, exit_mem);
     return start;
 }
@@ -175,8 +184,7 @@ void glue_make(struct soft_vm *svm)
 
     k->glue.enter = (void (*)(struct soft_cpu *, const uint8_t *))(uintptr_t)emit_here(&e);
     make_enter(&e);
-    while ((uintptr_t)e.p & 15)
-        emit_8(&e, 0x90);
+    emit_align(&e, 16);
     k->glue.exit_host = emit_here(&e);
     emit_flags_save(&e);
     k->glue.exit_mem = emit_here(&e);
@@ -184,6 +192,8 @@ void glue_make(struct soft_vm *svm)
     leave = emit_here(&e);
     make_leave(&e);
     k->glue.interp = make_interp(&e, leave);
+    k->glue.record_host = make_record(&e, k->glue.exit_host);
+    k->glue.record_mem = make_record(&e, k->glue.exit_mem);
     k->glue.probe = make_probe(&e, k->glue.exit_mem);
     k->glue.miss_read = make_miss(&e, ACC_READ, k->glue.exit_mem);
     k->glue.miss_write = make_miss(&e, ACC_WRITE, k->glue.exit_mem);

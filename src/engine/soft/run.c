@@ -287,7 +287,38 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     return j->code;
 }
 
+const uint8_t *soft_miss(struct soft_cpu *c, gva_t va, enum mem_access acc, uint32_t record)
+{
+    const struct cache *k = &c->svm->cache;
+    const struct exit_record *x = &k->exits[record];
+    const uint8_t *twin;
+
+    if (tlb_fill_for_code(c, va, acc))
+        return k->rx + x->at;
+    if (exit_kind_of(x->arg) == EXIT_CAREFUL && (twin = atomic_load(&x->twin)))
+        return twin;
+    c->exit_record = record;
+    c->exit_arg = (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT;
+    return NULL;
+}
+
 /* ---- Translated code ----------------------------------------------------------------- */
+
+/* Translated code was left by way of a record, which a flush of the cache may overwrite as soon as in_code is off. */
+static void take_record(struct soft_cpu *c)
+{
+    const struct cache *k = &c->svm->cache;
+    const struct exit_record *x = &k->exits[c->exit_record];
+
+    c->exit_arg = x->arg;
+    if (exit_kind_of(x->arg) == EXIT_CAREFUL) {
+        c->careful_record = c->exit_record;
+        return;
+    }
+    c->exit_site = k->rx + x->at;
+    if (x->page_va != EXIT_SAME_PAGE)
+        c->page_va = x->page_va;
+}
 
 /* Enter translated code; false when something came up first. */
 static bool enter_code(struct soft_cpu *c, const uint8_t *code)
@@ -303,6 +334,8 @@ static bool enter_code(struct soft_cpu *c, const uint8_t *code)
     }
     c->counters.enter++;
     soft_enter(c, code);
+    if (exit_kind_of(c->exit_arg) == EXIT_RECORD)
+        take_record(c);
     atomic_store_explicit(&c->in_code, 0, memory_order_release);
     flags_from_lazy(c);
     return true;
@@ -329,12 +362,11 @@ static _Noreturn void branch_fault(struct soft_cpu *c, unsigned off)
 static void after_code(struct soft_cpu *c)
 {
     uint32_t arg = c->exit_arg;
-
-    unsigned kind = arg >> EXIT_KIND_SHIFT & 0xff;
+    enum exit_kind kind = exit_kind_of(arg);
 
     if (kind != EXIT_RIP && kind != EXIT_DONE)
         c->st.rip = c->page_va + (arg & EXIT_OFFSET);
-    switch ((enum exit_kind)kind) {
+    switch (kind) {
     case EXIT_INTERP:
         interp_one(c);
         break;
@@ -399,6 +431,7 @@ static void step_code(struct soft_cpu *c)
         tlb_flush_jc(c);
         c->cache_gen = atomic_load(&c->svm->cache.gen);
         site = NULL;
+        c->careful_record = EXIT_NONE;
     }
     page = tlb_fetch_page(c, c->st.rip);
     c->counters.find++;
@@ -416,8 +449,12 @@ static void step_code(struct soft_cpu *c)
         interp_one(c);
         return;
     }
-    if (key != BLOCK_CAREFUL)
+    if (key == BLOCK_CAREFUL) {
+        soft_fpu_park(c); /* the lock below is libc's */
+        cache_link_twin(c->svm, c->careful_record, b, c->cache_gen);
+    } else {
         jc_enter(c->set, c->st.rip, b->entry_mem);
+    }
     if (enter_code(c, b->entry_mem))
         after_code(c);
 }

@@ -14,6 +14,12 @@ enum vcpu_exit_reason soft_run_loop(struct soft_cpu *c);
  */
 const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, const uint8_t *next);
 
+/*
+ * Called from translated code: a soft TLB miss. Gives where to go on: the access again, the block's careful twin,
+ * NULL to leave to the run loop.
+ */
+const uint8_t *soft_miss(struct soft_cpu *c, gva_t va, enum mem_access acc, uint32_t record);
+
 /* EFLAGS between st.rflags and the form translated code keeps them in. */
 void flags_to_lazy(struct soft_cpu *c);
 void flags_from_lazy(struct soft_cpu *c);

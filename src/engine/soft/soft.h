@@ -120,6 +120,7 @@ struct soft_cpu {
     uint64_t self;      /* the host address of this structure */
     const uint8_t *exit_site; /* with EXIT_CHAIN: the displacement to link */
     uint32_t exit_arg;        /* why translated code was left: cache.h */
+    uint32_t exit_record;     /* with EXIT_RECORD: which */
     uint64_t host_rsp;
     uint16_t lazy_flags;           /* AH of LAHF in the high byte, OF in bit 0 */
     _Atomic uint32_t exit_request; /* leave translated code at the next poll */
@@ -151,7 +152,8 @@ struct soft_cpu {
     const struct jc_entry *jc_empty; /* matches nothing */
     uint32_t cache_gen;              /* cache.gen that jump caches and code addresses belong to */
     const uint8_t *chain_site;       /* branch to link to the next block found, or NULL */
-    bool careful;                    /* the next block is to be the careful twin */
+    bool careful;                    /* the next block is to be the careful twin, */
+    uint32_t careful_record;         /* and this exit_record to be linked to it */
     bool chain_mem;                  /* it leaves flags in lazy_flags */
     uint8_t nmi_pending;             /* NMIs to take: up to two, one while another is served */
     uint8_t intr_waiting;            /* there may be an interrupt that IF or a shadow keeps out */

@@ -182,65 +182,59 @@ static void emit_fpu_check(struct translation *t)
 }
 
 /* Code of a view knows its address; soft_cpu.page_va is brought up to date only where it is left. */
-static void emit_set_page(struct translation *t, unsigned temp, int32_t page)
+uint32_t record_add(struct translation *t, uint32_t arg, const uint8_t *at, int32_t page)
 {
-    if (!t->fixed)
-        return;
-    emit_const(t, temp, t->va + (uint64_t)(page * (int64_t)PAGE_SIZE));
-    emit_store(&t->e, CPU_OFF(page_va), temp);
+    struct cache *k = &t->cpu->svm->cache;
+    struct exit_record *x = &k->exits[k->nexits];
+
+    if (exit_kind_of(arg) == EXIT_CAREFUL)
+        atomic_store(&x->twin, NULL);
+    else if (t->fixed)
+        x->page_va = t->va + (uint64_t)(page * (int64_t)PAGE_SIZE);
+    else
+        x->page_va = EXIT_SAME_PAGE;
+    x->at = at ? (uint32_t)(at - k->rx) : 0;
+    x->arg = arg;
+    return (uint32_t)k->nexits++;
 }
 
 static void emit_stub(struct translation *t, const struct cache *k, const struct stub *s)
 {
     struct emit *e = &t->e;
+    const uint8_t *at;
 
     if (s->kind != STUB_INSN)
         emit_patch(e, s->from);
     switch (s->kind) {
-    case STUB_INSN: {
-        const uint8_t *at;
-
-        while ((uintptr_t)e->p & 7)
-            emit_8(e, 0x90);
+    case STUB_INSN:
+        emit_align(e, 8);
         at = emit_here(e);
         memcpy(e->p, &t->in[s->arg], sizeof(struct insn));
         e->p += sizeof(struct insn);
         memcpy(s->from, &at, 8);
         break;
-    }
     case STUB_MISS:
         emit_address(t, &s->ea);
-        emit_lea_code(e, T1, s->retry);
-        emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
+        emit_mov_imm32(e, T1, record_add(t, s->arg, s->retry, 0));
         emit_jmp(e, s->acc == ACC_WRITE ? k->glue.miss_write : k->glue.miss_read);
         break;
-    case STUB_CHAIN:
-        emit_set_page(t, T0, s->page);
-        emit_lea_code(e, T0, s->from + e->to_rx);
-        emit_store(e, CPU_OFF(exit_site), T0);
-        emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
-        emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
-        break;
     case STUB_PROBE:
-        emit_set_page(t, T1, s->page);
-        emit_store(e, CPU_OFF(st.rip), T0);
-        emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
+        emit_mov_imm32(e, T1, record_add(t, s->arg, NULL, s->page));
         emit_jmp(e, k->glue.probe);
         break;
+    case STUB_CHAIN:
     case STUB_EXIT:
-        emit_set_page(t, T0, s->page);
-        emit_store_imm32(e, CPU_OFF(exit_arg), s->arg);
-        emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.exit_host : k->glue.exit_mem);
+        emit_mov_imm32(e, T0, record_add(t, s->arg, s->from + e->to_rx, s->page));
+        emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.record_host : k->glue.record_mem);
         break;
     }
 }
 
-static const uint8_t *emit_block_stub(struct translation *t, const uint8_t *glue)
+static const uint8_t *emit_block_stub(struct translation *t, uint32_t record, const uint8_t *glue)
 {
     const uint8_t *start = emit_here(&t->e);
 
-    emit_set_page(t, T0, 0);
-    emit_store_imm32(&t->e, CPU_OFF(exit_arg), (uint32_t)EXIT_NEXT << EXIT_KIND_SHIFT | t->start);
+    emit_mov_imm32(&t->e, T0, record);
     emit_jmp(&t->e, glue);
     return start;
 }
@@ -341,9 +335,11 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     struct block *b;
     struct recover *rec = k->recover + k->nrecover;
     enum insn_class end;
+    uint32_t killed;
 
     *full = k->used + BLOCK_MAX_CODE > CACHE_COLD || k->cold_used + BLOCK_MAX_CODE > CACHE_SIZE ||
-            k->nblocks + 2 > k->max_blocks || k->nrecover + BLOCK_MAX_INSNS > k->max_recover;
+            k->nblocks + 2 > k->max_blocks || k->nrecover + BLOCK_MAX_INSNS > k->max_recover ||
+            k->nexits + 2 * BLOCK_MAX_STUBS > k->max_exits;
     if (*full)
         return NULL;
     t.e = (struct emit){.p = k->rw + k->used, .end = k->rw + CACHE_SIZE, .to_rx = k->rx - k->rw};
@@ -385,8 +381,9 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.e.p = k->rw + k->cold_used;
     for (unsigned i = 0; i < t.nstubs; i++)
         emit_stub(&t, k, &t.stubs[i]);
-    b->stub_mem = emit_block_stub(&t, k->glue.exit_mem);
-    b->stub_host = emit_block_stub(&t, k->glue.exit_host);
+    killed = record_add(&t, (uint32_t)EXIT_NEXT << EXIT_KIND_SHIFT | t.start, NULL, 0);
+    b->stub_mem = emit_block_stub(&t, killed, k->glue.record_mem);
+    b->stub_host = emit_block_stub(&t, killed, k->glue.record_host);
     k->cold_used = ALIGN_UP((size_t)(t.e.p - k->rw), 16);
     k->nrecover += t.ninsn;
     atomic_store_explicit(&k->nblocks, (size_t)(b - k->blocks) + 1, memory_order_release);

@@ -153,6 +153,9 @@ void emit_const(struct translation *t, unsigned reg, uint64_t v);
 /* Register a stub reached from the displacement `from`. */
 struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from, uint32_t arg);
 
+/* A new exit_record: its number. `at`: as there, or NULL; `page`: as in struct stub. */
+uint32_t record_add(struct translation *t, uint32_t arg, const uint8_t *at, int32_t page);
+
 /* The instruction crosses into next_page: leave to the interpreter if something else is mapped there. */
 void emit_check_next_page(struct translation *t);
 
