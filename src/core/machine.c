@@ -357,6 +357,9 @@ static int part_pci_init(struct machine *m, struct err *err)
     rc = pci_bus_init(&m->pci, &cfg, err);
     if (!rc)
         rc = bus_map(&vm->pio, PIO_PCI_DATA, 4, &pci_data_ops, &m->pci, "pci-config", err);
+    if (!rc)
+        rc = bus_map(&vm->mmio, MMIO_PCI_CONFIG, MMIO_PCI_CONFIG_SIZE, &pci_config_ops, &m->pci,
+                     "pci-config", err);
     if (rc < 0)
         return rc;
     acpipm_set_pci(m->acpipm, &pci_address_ops, &m->pci);

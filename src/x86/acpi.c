@@ -287,7 +287,7 @@ static void res_pci(struct out *o, const struct mem *mem)
     const uint8_t config[] = {0x47, 0x01, 0xf8, 0x0c, 0xf8, 0x0c, 0x01, 0x08}; /* decoded here */
     gpa_t high = pci_high_base(mem);
 
-    res_window(o, 2, RES_BUS, 0, 0, 0x100);
+    res_window(o, 2, RES_BUS, 0, 0, 1);
     emit(o, config, sizeof(config));
     res_window(o, 2, RES_IO, 3, 0, PIO_PCI_ADDRESS);
     res_window(o, 2, RES_IO, 3, PIO_PCI_DATA + 4, 0x10000 - (PIO_PCI_DATA + 4));
@@ -354,6 +354,28 @@ static void aml_pci(struct out *o, const struct mem *mem)
     aml_end(o, dev);
 }
 
+/* _CRS with one range of memory (6.4.3.4), which is not for others: where the configuration space is. */
+static void aml_board(struct out *o)
+{
+    uint8_t res[14] = {0x86, 9, 0, 1, [12] = 0x79};
+    const uint32_t base = htole32((uint32_t)MMIO_PCI_CONFIG);
+    const uint32_t size = htole32((uint32_t)MMIO_PCI_CONFIG_SIZE);
+    size_t dev = aml_device(o, "MBRD"), start;
+
+    memcpy(res + 4, &base, 4);
+    memcpy(res + 8, &size, 4);
+    aml_hid(o, "PNP0C02");
+    aml_named_integer(o, "_UID", 0);
+    aml_op(o, AML_NAME);
+    aml_name_string(o, "_CRS");
+    aml_op(o, AML_BUFFER);
+    start = o->len;
+    aml_integer(o, sizeof(res));
+    emit(o, res, sizeof(res));
+    aml_end(o, start);
+    aml_end(o, dev);
+}
+
 static void emit_dsdt_body(struct out *o, const struct mem *mem, unsigned cpus)
 {
     size_t sb;
@@ -363,6 +385,7 @@ static void emit_dsdt_body(struct out *o, const struct mem *mem, unsigned cpus)
     aml_processors(o, cpus);
     aml_isa_device(o, "COM1", "PNP0501", PIO_COM1, 8, IRQ_COM1);
     aml_isa_device(o, "RTC0", "PNP0B00", PIO_RTC, 2, IRQ_RTC);
+    aml_board(o);
     aml_pci(o, mem);
     aml_end(o, sb);
 }
@@ -541,12 +564,27 @@ static gpa_t build_madt(struct out *o, unsigned cpus)
     return table_end(o, t);
 }
 
-static gpa_t build_xsdt(struct out *o, gpa_t fadt, gpa_t madt)
+/* PCI Firmware Specification 3.0, 4.1.2 */
+static gpa_t build_mcfg(struct out *o)
+{
+    size_t t = table_begin(o, "MCFG", 1);
+
+    emit_zero(o, 8);
+    emit_int(o, MMIO_PCI_CONFIG, 8);
+    emit_int(o, 0, 2); /* segment */
+    emit_int(o, 0, 1); /* first bus */
+    emit_int(o, 0, 1); /* last bus */
+    emit_zero(o, 4);
+    return table_end(o, t);
+}
+
+static gpa_t build_xsdt(struct out *o, gpa_t fadt, gpa_t madt, gpa_t mcfg)
 {
     size_t t = table_begin(o, "XSDT", 1);
 
     emit_int(o, fadt, 8);
     emit_int(o, madt, 8);
+    emit_int(o, mcfg, 8);
     return table_end(o, t);
 }
 
@@ -567,7 +605,7 @@ static void patch_rsdp(struct out *o, gpa_t xsdt)
 int acpi_build(struct mem *mem, unsigned cpus, gpa_t *rsdp, struct err *err)
 {
     struct out o = {.cap = ACPI_ROOM};
-    gpa_t facs, dsdt, fadt, madt, xsdt;
+    gpa_t facs, dsdt, fadt, madt, mcfg, xsdt;
     int ret;
 
     if (!cpus || cpus > MAX_CPUS)
@@ -581,7 +619,8 @@ int acpi_build(struct mem *mem, unsigned cpus, gpa_t *rsdp, struct err *err)
     dsdt = build_dsdt(&o, mem, cpus);
     fadt = build_fadt(&o, facs, dsdt);
     madt = build_madt(&o, cpus);
-    xsdt = build_xsdt(&o, fadt, madt);
+    mcfg = build_mcfg(&o);
+    xsdt = build_xsdt(&o, fadt, madt, mcfg);
     patch_rsdp(&o, xsdt);
     if (o.full)
         ret = err_set(err, -ENOSPC, "the ACPI tables for %u CPUs take more than %d KiB", cpus,

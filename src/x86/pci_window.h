@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Where PCI devices' memory may lie: between RAM and the I/O APIC, and above all RAM. */
+/* Where PCI devices' memory may lie: between RAM and the configuration space, and above all RAM. */
 #ifndef LODGE_X86_PCI_WINDOW_H
 #define LODGE_X86_PCI_WINDOW_H
 
 #include "core/mem.h"
+#include "x86/platform.h"
 
 #define PCI_LOW_BASE  MEM_LOW_MAX
-#define PCI_LOW_SIZE  (0xfec00000ull - PCI_LOW_BASE)
+#define PCI_LOW_SIZE  (MMIO_PCI_CONFIG - PCI_LOW_BASE)
 #define PCI_HIGH_SIZE GIB(32)
 #define PCI_HIGH_MAX  (1ull << 40) /* the address bits that CPUID announces */
 

@@ -28,9 +28,11 @@
 #define IRQ_PCI_ODD   11
 #define IRQ_PCI(slot) ((slot) % 2 ? IRQ_PCI_ODD : IRQ_PCI_EVEN)
 
-#define MMIO_IOAPIC 0xfec00000ull
-#define MMIO_LAPIC  0xfee00000ull
-#define IOAPIC_PINS 24
+#define MMIO_PCI_CONFIG      0xfeb00000ull /* bus 0 alone */
+#define MMIO_PCI_CONFIG_SIZE 0x100000ull
+#define MMIO_IOAPIC          0xfec00000ull
+#define MMIO_LAPIC           0xfee00000ull
+#define IOAPIC_PINS          24
 
 #define ACPI_S5_SLP_TYP 5
 #define RESET_VALUE     0x06 /* to PIO_RESET; also the FADT reset value */

@@ -300,6 +300,21 @@ def one_writer():
                 check(done.returncode != 0 and "lock" in done.stderr, done.stderr)
 
 
+def no_complaints():
+    """A stock kernel with every device has no warning to print about the machine's tables and buses."""
+    with Place() as place:
+        disk_image = new_image(place, "image", 8, False)
+        arguments = command("boot", 2, [disk_image], "loglevel=5")
+        arguments += ["--vsock", str(place.path / "vsock"), "--net", "user",
+                      "--port", f"one={place.path}/port"]
+        with place.run(arguments) as run:
+            run.wait_line(DONE)
+            about = [line for line in run.stdout().splitlines()
+                     if re.search(r"\b(ACPI|acpi|PCI|pci|PNP|pnp|BIOS|[Ff]irmware|MMCONFIG|APIC|virtio)", line)]
+            check(not about, "the kernel warns: " + " | ".join(about))
+            ends_well(run, place)
+
+
 def refused(option, *words):
     with Place() as place:
         new_image(place, "cwd/empty", 0)
@@ -329,6 +344,7 @@ CASES = [
     Case("several ports", ports),
     Case("freed memory goes back to the host", gives_memory_back, 256),
     Case("balloon of a running guest", balloon_target),
+    Case("no complaints about the machine", no_complaints),
     Case("bad disk: no such file", refused, "nowhere", "nowhere", "No such file"),
     Case("bad disk: empty file", refused, "empty", "empty"),
     Case("bad disk: a folder", refused, "/", "/"),

@@ -20,7 +20,7 @@
 
 struct tables {
     struct mem mem;
-    const uint8_t *fadt, *madt, *dsdt, *facs;
+    const uint8_t *fadt, *madt, *mcfg, *dsdt, *facs;
 };
 
 static uint64_t get(const uint8_t *p, unsigned n)
@@ -78,9 +78,10 @@ static void tables_init(struct tables *tb, unsigned cpus)
     assert_int_equal(get(rsdp + 16, 4), 0); /* no RSDT: 64-bit guests follow the XSDT */
     assert_int_equal(get(rsdp + 20, 4), 36);
     xsdt = table_at(&tb->mem, get(rsdp + 24, 8), "XSDT");
-    assert_int_equal(get(xsdt + 4, 4), 36 + 2 * 8);
+    assert_int_equal(get(xsdt + 4, 4), 36 + 3 * 8);
     tb->fadt = table_at(&tb->mem, get(xsdt + 36, 8), "FACP");
     tb->madt = table_at(&tb->mem, get(xsdt + 44, 8), "APIC");
+    tb->mcfg = table_at(&tb->mem, get(xsdt + 52, 8), "MCFG");
     tb->dsdt = table_at(&tb->mem, get(tb->fadt + 140, 8), "DSDT");
     assert_int_equal(get(tb->fadt + 40, 4), get(tb->fadt + 140, 8));
     assert_int_equal(get(tb->fadt + 36, 4) % 64, 0);
@@ -179,7 +180,7 @@ static void check_madt(const uint8_t *madt, unsigned cpus)
 /* What the AML reader saw. */
 struct seen {
     unsigned processors, devices;
-    bool com1, rtc, pci, s5;
+    bool com1, rtc, pci, board, s5;
 };
 
 static size_t pkg_length(const uint8_t *p, size_t *len)
@@ -263,11 +264,11 @@ static void check_crs_pci(const uint8_t *buf)
         uint8_t tag, width, type;
         uint64_t first, last;
     } want[] = {
-        {0x88, 2, 2, 0, 0xff},
+        {0x88, 2, 2, 0, 0},
         {0x47, 0, 0, 0, 0},
         {0x88, 2, 1, 0, 0xcf7},
         {0x88, 2, 1, 0xd00, 0xffff},
-        {0x87, 4, 0, MEM_LOW_MAX, MMIO_IOAPIC - 1},
+        {0x87, 4, 0, MEM_LOW_MAX, MMIO_PCI_CONFIG - 1},
         {0x8a, 8, 0, GIB(4), GIB(36) - 1},
     };
     size_t len, n = pkg_length(buf + 1, &len);
@@ -294,6 +295,20 @@ static void check_crs_pci(const uint8_t *buf)
     }
     assert_int_equal(r[0], 0x79);
     assert_ptr_equal(r + 2, buf + 1 + len);
+}
+
+/* One range of memory, which is that of MCFG. */
+static void check_crs_board(const uint8_t *buf)
+{
+    size_t len, n = pkg_length(buf + 1, &len);
+    const uint8_t *r = buf + 1 + n + data_length(buf + 1 + n);
+
+    assert_int_equal(r[0], 0x86);
+    assert_int_equal(get(r + 1, 2), 9);
+    assert_int_equal(get(r + 4, 4), MMIO_PCI_CONFIG);
+    assert_int_equal(get(r + 8, 4), MMIO_PCI_CONFIG_SIZE);
+    assert_int_equal(r[12], 0x79);
+    assert_ptr_equal(r + 14, buf + 1 + len);
 }
 
 static void check_prt(const uint8_t *p)
@@ -365,6 +380,9 @@ static void check_device(const uint8_t *p, const uint8_t *end, struct seen *seen
             check_crs_pci(crs);
             check_prt(prt);
             seen->pci = true;
+        } else if (!strcmp(id, "PNP0C02")) {
+            check_crs_board(crs);
+            seen->board = true;
         } else {
             assert_string_equal(id, "PNP0B00");
             check_crs(crs, PIO_RTC, 2, IRQ_RTC);
@@ -411,9 +429,9 @@ static void check_dsdt(const uint8_t *dsdt, unsigned cpus)
         }
     }
     assert_ptr_equal(p, end);
-    assert_true(seen.s5 && seen.com1 && seen.rtc && seen.pci);
+    assert_true(seen.s5 && seen.com1 && seen.rtc && seen.pci && seen.board);
     assert_int_equal(seen.processors, cpus);
-    assert_int_equal(seen.devices, cpus + 3);
+    assert_int_equal(seen.devices, cpus + 4);
 }
 
 /* Every number of CPUs: the package lengths go through their one-, two- and three-byte forms. */
@@ -424,6 +442,9 @@ static void test_cpus(void **state)
 
         tables_init(&tb, cpus);
         check_madt(tb.madt, cpus);
+        assert_int_equal(get(tb.mcfg + 4, 4), 60);
+        assert_int_equal(get(tb.mcfg + 44, 8), MMIO_PCI_CONFIG);
+        assert_int_equal(get(tb.mcfg + 52, 8), 0);
         check_dsdt(tb.dsdt, cpus);
         mem_fini(&tb.mem);
     }

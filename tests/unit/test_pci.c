@@ -168,6 +168,32 @@ static void mechanism_one(void **state)
     assert_int_equal(in(f, 3, PCI_REVISION, 4), 0x12345607);
 }
 
+/* Memory-mapped: the same, 4 KiB a function. */
+static void config_space_in_memory(void **state)
+{
+    const uint64_t base = 0xf0000000, slot3 = base + (3 << 15);
+    struct fixture *f = *state;
+
+    assert_int_equal(bus_map(&f->mmio, base, MIB(1), &pci_config_ops, &f->bus, "config", NULL), 0);
+    assert_int_equal(bus_read(&f->mmio, slot3, 4), 0x00031234);
+    assert_int_equal(bus_read(&f->mmio, slot3 + 2, 2), 3);
+    assert_int_equal(bus_read(&f->mmio, slot3 + 9, 1), 0x56);
+    assert_int_equal(bus_read(&f->mmio, base + (5 << 15), 4), 0x00051234);
+    assert_int_equal(bus_read(&f->mmio, base + (4 << 15), 4), 0xffffffff);
+    assert_int_equal(bus_read(&f->mmio, slot3 + 0x1000, 4), 0xffffffff);
+    assert_int_equal(bus_read(&f->mmio, slot3 + 0x100, 4), 0xffffffff);
+    assert_int_equal(bus_read(&f->mmio, slot3 + 0xffc, 4), 0xffffffff);
+    bus_write(&f->mmio, slot3 + PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+    assert_int_equal(pci_config_read(&f->bus, 3, PCI_COMMAND, 2), PCI_COMMAND_MASTER);
+    assert_true(pci_is_master(&f->a));
+    assert_false(pci_is_master(&f->b));
+    bus_write(&f->mmio, slot3 + 0x1000 + PCI_COMMAND, 2, 0);
+    bus_write(&f->mmio, slot3 + 0x100 + PCI_COMMAND, 2, 0);
+    assert_true(pci_is_master(&f->a));
+    bus_write(&f->mmio, slot3 + PCI_INT_LINE, 1, 0x77);
+    assert_int_equal(pci_config_read(&f->bus, 3, PCI_INT_LINE, 1), 0x77);
+}
+
 static void capabilities(void **state)
 {
     struct fixture *f = *state;
@@ -401,6 +427,7 @@ int main(void)
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(mechanism_one),
+        CASE(config_space_in_memory),
         CASE(capabilities),
         CASE(bars_are_sized_and_placed),
         CASE(bars_move),

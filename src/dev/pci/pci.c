@@ -375,6 +375,37 @@ static int data_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
 const struct region_ops pci_address_ops = {address_read, address_write, 1, 4};
 const struct region_ops pci_data_ops = {data_read, data_write, 1, 4};
 
+/* 4 KiB for each function, of which our devices have the first 256 bytes. */
+static bool config_address(uint64_t off, unsigned size, unsigned *slot, unsigned *reg)
+{
+    *slot = off >> 15 & 0x1f;
+    *reg = off & 0xfff;
+    return !(off >> 12 & 7) && off < PCI_SLOTS << 15 && *reg < PCI_CONFIG_SIZE &&
+           (*reg & 3) + size <= 4;
+}
+
+static int config_space_read(void *opaque, uint64_t off, unsigned size, uint64_t *val)
+{
+    unsigned slot, reg;
+
+    if (!config_address(off, size, &slot, &reg))
+        return -1;
+    *val = pci_config_read(opaque, slot, reg, size);
+    return 0;
+}
+
+static int config_space_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
+{
+    unsigned slot, reg;
+
+    if (!config_address(off, size, &slot, &reg))
+        return -1;
+    pci_config_write(opaque, slot, reg, size, (uint32_t)val);
+    return 0;
+}
+
+const struct region_ops pci_config_ops = {config_space_read, config_space_write, 1, 4};
+
 unsigned pci_add_capability(struct pci_device *dev, uint8_t id, const void *body, unsigned len)
 {
     unsigned at = dev->free;

@@ -136,6 +136,9 @@ void pci_bus_reset(struct pci_bus *bus);
 /* Ports 0xcf8 to 0xcfb and 0xcfc to 0xcff; the opaque pointer is the bus. */
 extern const struct region_ops pci_address_ops, pci_data_ops;
 
+/* The bus's part of a memory-mapped configuration space, 1 MiB (PCI Express 3.0, 7.2.2); the opaque pointer is the bus. */
+extern const struct region_ops pci_config_ops;
+
 /* A configuration access to device `slot`, function 0 of bus 0; off + size <= 256, size 1, 2 or 4. */
 uint32_t pci_config_read(struct pci_bus *bus, unsigned slot, unsigned off, unsigned size);
 void pci_config_write(struct pci_bus *bus, unsigned slot, unsigned off, unsigned size,
