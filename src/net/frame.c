@@ -24,19 +24,19 @@
 #define IPV6_FRAGMENT 44
 #define IPV6_FRAG_LEN 8
 
-#define TCP_HEADER 20
-#define TCP_SEQ    4
-#define TCP_OFF    12
-#define TCP_FLAGS  13
-#define TCP_SUM    16
-#define TCP_FIN    0x01u
-#define TCP_SYN    0x02u
-#define TCP_PSH    0x08u
-#define TCP_CWR    0x80u
+#define TCP_HEADER   20
+#define TCP_SEQ      4
+#define TCP_ACK      8
+#define TCP_OFF      12
+#define TCP_FLAGS    13
+#define TCP_WINDOW   14
+#define TCP_SUM      16
+#define TCP_FIN      0x01u
+#define TCP_PSH      0x08u
+#define TCP_FLAG_ACK 0x10u
+#define TCP_CWR      0x80u
 
-#define TCPOPT_END 0
-#define TCPOPT_NOP 1
-#define TCPOPT_MSS 2
+#define IP_MOST 65535
 
 static uint16_t get16(const uint8_t *p)
 {
@@ -184,46 +184,44 @@ static void ipv4_finish(uint8_t *ip)
 
 /* ---- TCP --------------------------------------------------------------------------------- */
 
-uint16_t frame_raise_mss(uint8_t *frame, size_t len, const struct frame_layout *l, uint16_t mss)
+bool frame_goes_on(const uint8_t *a, const struct frame_layout *la, const uint8_t *b,
+                   const struct frame_layout *lb, size_t mss)
 {
-    uint8_t *tcp = frame + l->l4, *option = tcp + TCP_HEADER, *end = frame + l->tcp_data;
-    uint16_t old;
+    const uint8_t *ta = a + la->l4, *tb = b + lb->l4;
+    size_t part = lb->end - lb->tcp_data, addrs = la->l3 + (la->type == FRAME_IPV4 ? 12 : 8);
 
-    if (!l->tcp_data || !(tcp[TCP_FLAGS] & TCP_SYN))
-        return 0;
-    while (end - option >= 2 && option[0] != TCPOPT_END &&
-           !(option[0] == TCPOPT_MSS && option[1] == 4)) {
-        if (option[0] != TCPOPT_NOP && option[1] < 2)
-            return 0;
-        option += option[0] == TCPOPT_NOP ? 1 : option[1];
-    }
-    if (end - option < 4 || option[0] != TCPOPT_MSS)
-        return 0;
-    old = get16(option + 2);
-    if (old >= mss)
-        return old;
-    put16(option + 2, mss);
-    /* The sum's words begin at even offsets of the header, the option may not: reckon all of it anew. */
-    put16(tcp + TCP_SUM, 0);
-    put16(tcp + TCP_SUM,
-          (uint16_t)~frame_sum(tcp, l->end - l->l4, pseudo_sum(frame, l, l->end - l->l4)));
-    return old;
+    /* Ethernet header and addresses; then the kind of service, as well as what an option would change. */
+    if (la->l3 != lb->l3 || la->type != lb->type || la->tcp_data != lb->tcp_data ||
+        la->tcp_data - la->l4 != TCP_HEADER || memcmp(a, b, la->l3 + 2) ||
+        memcmp(a + addrs, b + addrs, la->l4 - addrs))
+        return false;
+    if (la->type == FRAME_IPV4 ? la->l4 - la->l3 != IPV4_HEADER || lb->l4 != la->l4 ||
+                                     memcmp(a + la->l3 + IPV4_FRAG, b + la->l3 + IPV4_FRAG, 4)
+                               : memcmp(a + la->l3, b + la->l3, IPV6_LEN) ||
+                                     memcmp(a + la->l3 + IPV6_NEXT, b + la->l3 + IPV6_NEXT, 2))
+        return false;
+    /* Full pieces but for the last, no flag but ACK before it and PSH in it, the same acknowledgement and window. */
+    return !memcmp(ta, tb, TCP_SEQ) && !memcmp(ta + TCP_ACK, tb + TCP_ACK, 5) &&
+           !memcmp(ta + TCP_WINDOW, tb + TCP_WINDOW, 2) && ta[TCP_FLAGS] == TCP_FLAG_ACK &&
+           (tb[TCP_FLAGS] & ~TCP_PSH) == TCP_FLAG_ACK && part && part <= mss &&
+           (la->end - la->tcp_data) % mss == 0 && la->end - la->l3 + part <= IP_MOST &&
+           get32(ta + TCP_SEQ) + (uint32_t)(la->end - la->tcp_data) == get32(tb + TCP_SEQ);
 }
 
-uint32_t frame_flow(const uint8_t *frame, const struct frame_layout *l, bool back)
+void frame_append(uint8_t *a, struct frame_layout *la, const uint8_t *b,
+                  const struct frame_layout *lb)
 {
-    size_t n = l->type == FRAME_IPV4 ? 4 : 16;
-    const uint8_t *addrs = frame + l->l3 + (n == 4 ? IPV4_ADDRS : IPV6_ADDRS);
-    const uint8_t *ports = frame + l->l4;
-    const uint8_t *const part[4] = {addrs + n * back, addrs + n * !back, ports + 2 * back,
-                                    ports + 2 * !back};
-    const size_t part_len[4] = {n, n, 2, 2};
-    uint32_t hash = 2166136261u; /* FNV-1a */
+    size_t part = lb->end - lb->tcp_data;
 
-    for (unsigned i = 0; i < 4; i++)
-        for (size_t k = 0; k < part_len[i]; k++)
-            hash = (hash ^ part[i][k]) * 16777619u;
-    return hash;
+    memcpy(a + la->end, b + lb->tcp_data, part);
+    la->end += part;
+    a[la->l4 + TCP_FLAGS] |= b[lb->l4 + TCP_FLAGS];
+    if (la->type == FRAME_IPV4) {
+        put16(a + la->l3 + IPV4_LEN, (unsigned)(la->end - la->l3));
+        ipv4_finish(a + la->l3);
+    } else {
+        put16(a + la->l3 + IPV6_LEN, (unsigned)(la->end - la->l4));
+    }
 }
 
 void frame_make_gso(uint8_t *frame, const struct frame_layout *l, uint16_t mss,

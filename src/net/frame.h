@@ -34,15 +34,16 @@ uint16_t frame_sum(const void *bytes, size_t len, uint32_t before);
 bool frame_finish_sum(uint8_t *frame, size_t len, const struct net_offload *offload);
 
 /*
- * If this is a TCP segment with SYN that announces a largest segment below
- * `mss`, have it announce `mss`, and correct its checksum, which is complete.
- * Returns what it announced; 0: nothing.
+ * Does a TCP segment go on where another ends, so that both are one with the
+ * first one's header? They are of one connection and differ in nothing but
+ * what follows from the data; `mss` is the first's payload, of which the other has no more. Neither has options.
  */
-uint16_t frame_raise_mss(uint8_t *frame, size_t len, const struct frame_layout *layout,
-                         uint16_t mss);
+bool frame_goes_on(const uint8_t *first, const struct frame_layout *first_layout,
+                   const uint8_t *next, const struct frame_layout *next_layout, size_t mss);
 
-/* A number for the connection that a TCP segment is part of; `back`: that of the answers to it. */
-uint32_t frame_flow(const uint8_t *frame, const struct frame_layout *layout, bool back);
+/* Append the payload of a segment that goes on to the first one, which has room for it, and correct all but TCP's checksum. */
+void frame_append(uint8_t *first, struct frame_layout *first_layout, const uint8_t *next,
+                  const struct frame_layout *next_layout);
 
 /* Make a TCP segment one to be cut into pieces of `mss` bytes: fills *offload and leaves the pseudo header's sum in it. */
 void frame_make_gso(uint8_t *frame, const struct frame_layout *layout, uint16_t mss,

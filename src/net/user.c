@@ -18,11 +18,8 @@
 #include "base/log.h"
 #include "net/frame.h"
 
-#define LARGE_MTU    65521 /* the most libslirp takes */
-#define LARGE_MSS    16384 /* what libslirp is told that the guest accepts: four fill its window */
-#define SMALL_MSS    536   /* for a connection whose SYN was forgotten */
-#define MTU          1500  /* of the guest */
-#define FLOWS        4096
+#define LARGE_MTU    65521      /* the most libslirp takes */
+#define MTU          1500       /* of the guest */
 #define WAITING_MOST (4u << 20) /* bytes that wait for room in the card; more are dropped */
 #define BACKLOG      64         /* connections to a published port that nobody has accepted yet */
 #define MAX_TIMERS   4
@@ -44,12 +41,6 @@ struct timer {
     int64_t at; /* ms; -1: not set */
 };
 
-/* What the guest's end of a connection has announced; `mark` tells flows in the same place apart. */
-struct flow {
-    uint32_t mark;
-    uint16_t mss;
-};
-
 struct waiting {
     struct waiting *next;
     struct net_offload offload;
@@ -62,12 +53,15 @@ struct user {
     struct net_user_config cfg;
     Slirp *slirp;
     struct timer timer[MAX_TIMERS];
-    struct flow flow[FLOWS];
     struct waiting *first, **last; /* frames that found no room in the card */
     size_t waiting;
     uint32_t fragment_id;
     uint8_t sent[NET_FRAME_MAX]; /* of the thread that sends */
-    uint8_t large[NET_FRAME_MAX], piece[NET_FRAME_MAX];
+    uint8_t piece[NET_FRAME_MAX];
+    /* Segments of one connection, as one; it goes to the guest before the lock is let go. */
+    uint8_t merged[NET_FRAME_MAX];
+    struct frame_layout merged_layout;
+    size_t mss; /* of each of them but the last; 0: there are none */
     /* The thread. */
     pthread_t thread;
     bool started, stop;
@@ -170,27 +164,42 @@ static void emit(void *opaque, const uint8_t *frame, size_t len)
     deliver(u, &o, frame, len);
 }
 
-static uint16_t flow_mss(const struct user *u, uint32_t flow)
+static void deliver_merged(struct user *u)
 {
-    const struct flow *f = &u->flow[flow % FLOWS];
-
-    return f->mark == flow && f->mss ? f->mss : SMALL_MSS;
-}
-
-static void tcp_to_guest(struct user *u, const struct frame_layout *l, size_t len)
-{
-    uint16_t mss = flow_mss(u, frame_flow(u->large, l, true));
-    unsigned need = l->type == FRAME_IPV4 ? NET_TAKES_TSO4 : NET_TAKES_TSO6;
     struct net_offload o;
 
-    if (l->end - l->tcp_data <= mss) {
-        emit(u, u->large, len);
-    } else if (atomic_load(&u->net.card_takes) & need) {
-        frame_make_gso(u->large, l, mss, &o);
-        deliver(u, &o, u->large, l->end);
+    if (!u->mss)
+        return;
+    if (u->merged_layout.end - u->merged_layout.tcp_data > u->mss) {
+        frame_make_gso(u->merged, &u->merged_layout, (uint16_t)u->mss, &o);
+        deliver(u, &o, u->merged, u->merged_layout.end);
     } else {
-        frame_segment(u->large, l, mss, u->piece, emit, u);
+        emit(u, u->merged, u->merged_layout.end);
     }
+    u->mss = 0;
+}
+
+static bool takes_merged(struct user *u, const struct frame_layout *l)
+{
+    return atomic_load(&u->net.card_takes) &
+           (l->type == FRAME_IPV4 ? NET_TAKES_TSO4 : NET_TAKES_TSO6);
+}
+
+/* A segment with data is kept, since another may come that goes on where it ends. */
+static void tcp_to_guest(struct user *u, const uint8_t *frame, const struct frame_layout *l)
+{
+    if (u->mss && frame_goes_on(u->merged, &u->merged_layout, frame, l, u->mss)) {
+        frame_append(u->merged, &u->merged_layout, frame, l);
+        return;
+    }
+    deliver_merged(u);
+    if (l->end == l->tcp_data || !takes_merged(u, l)) {
+        emit(u, frame, l->end);
+        return;
+    }
+    memcpy(u->merged, frame, l->end);
+    u->merged_layout = *l;
+    u->mss = l->end - l->tcp_data;
 }
 
 static ssize_t send_packet(const void *buf, size_t len, void *opaque)
@@ -198,19 +207,20 @@ static ssize_t send_packet(const void *buf, size_t len, void *opaque)
     struct user *u = opaque;
     struct frame_layout l;
 
-    if (!u->net.card_ops || len > sizeof(u->large))
+    if (!u->net.card_ops || len > NET_FRAME_MAX)
         return (ssize_t)len;
-    if (len <= SMALL_MSS || !frame_parse(buf, len, &l)) {
+    if (!frame_parse(buf, len, &l)) {
         emit(u, buf, len);
         return (ssize_t)len;
     }
-    memcpy(u->large, buf, len);
-    if (l.tcp_data)
-        tcp_to_guest(u, &l, len);
-    else if (l.end - l.l3 > MTU)
-        frame_fragment(u->large, &l, MTU, u->fragment_id++, u->piece, emit, u);
+    if (l.tcp_data) {
+        tcp_to_guest(u, buf, &l);
+        return (ssize_t)len;
+    }
+    if (l.end - l.l3 > MTU)
+        frame_fragment(buf, &l, MTU, u->fragment_id++, u->piece, emit, u);
     else
-        emit(u, u->large, len);
+        emit(u, buf, len);
     return (ssize_t)len;
 }
 
@@ -395,6 +405,7 @@ static void turn(struct user *u)
     }
     timers_run(u);
     slirp_pollfds_poll(u->slirp, rc < 0, get_events, u);
+    deliver_merged(u);
 }
 
 static void *user_thread(void *opaque)
@@ -438,24 +449,6 @@ static void settle(struct user *u)
 
 /* ---- From the guest ---------------------------------------------------------------------------- */
 
-static void remember_flow(struct user *u, size_t len)
-{
-    unsigned takes = atomic_load(&u->net.card_takes);
-    struct frame_layout l;
-    uint32_t flow;
-    uint16_t mss;
-
-    if (!frame_parse(u->sent, len, &l) || !l.tcp_data)
-        return;
-    if (!(takes & (l.type == FRAME_IPV4 ? NET_TAKES_TSO4 : NET_TAKES_TSO6)))
-        return;
-    mss = frame_raise_mss(u->sent, len, &l, LARGE_MSS);
-    if (!mss)
-        return;
-    flow = frame_flow(u->sent, &l, false);
-    u->flow[flow % FLOWS] = (struct flow){flow, mss < SMALL_MSS / 2 ? SMALL_MSS / 2 : mss};
-}
-
 static void user_send(struct net *net, const struct net_frame *f)
 {
     struct user *u = user_of(net);
@@ -471,8 +464,8 @@ static void user_send(struct net *net, const struct net_frame *f)
     if ((f->offload.flags & NET_NEEDS_CSUM) && !frame_finish_sum(u->sent, len, &f->offload))
         return;
     pthread_mutex_lock(&slirp_lock);
-    remember_flow(u, len);
     slirp_input(u->slirp, u->sent, (int)len);
+    deliver_merged(u);
     pthread_mutex_unlock(&slirp_lock);
 }
 

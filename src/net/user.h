@@ -4,10 +4,9 @@
  * router at `host` that gives out addresses, forwards DNS queries, and opens a
  * socket for each connection of the guest. Needs no privilege.
  *
- * Segments go both ways as large as the card takes them. The guest's own are
- * handed on whole. For the other direction libslirp is told that the guest
- * accepts large segments, whatever its SYN says; what it then sends is given
- * to the card as a segment to be cut into pieces of the size the SYN said.
+ * Segments go both ways as large as the card takes them: the guest's own are
+ * handed to libslirp whole, and those that libslirp makes at one go are put
+ * together again before the guest gets them.
  */
 #ifndef LODGE_NET_USER_H
 #define LODGE_NET_USER_H

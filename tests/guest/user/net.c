@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The guest's end of network tests.
- *   net swap ADDR PORT             standard input goes there by TCP, what comes back to standard output
+ *   net swap ADDR PORT [BYTES]     standard input goes there by TCP, what comes back to standard output; with a
+ *                                  receive buffer of this size
  *   net udp ADDR PORT COUNT SIZE   that many datagrams, each sent until it comes back; prints how many did
  *   net echo PORT                  give back what comes by TCP and UDP, until a datagram says bye
  */
@@ -24,13 +25,15 @@ static void must(int ok, const char *what)
     exit(1);
 }
 
-static int dial(const char *addr, const char *port, int type)
+static int dial(const char *addr, const char *port, int type, int room)
 {
     struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons(atoi(port))};
     struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
     int v6 = strchr(addr, ':') != NULL;
     int fd = socket(v6 ? AF_INET6 : AF_INET, type, 0);
 
+    if (room)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
     must(inet_pton(v6 ? AF_INET6 : AF_INET, addr,
                    v6 ? (void *)&in6.sin6_addr : (void *)&in.sin_addr) == 1,
          addr);
@@ -52,9 +55,9 @@ static void put(int fd, const char *p, ssize_t n)
 }
 
 /* Both ways at once: neither end may wait for the other to take what it sends. */
-static int swap(const char *addr, const char *port)
+static int swap(const char *addr, const char *port, int room)
 {
-    int fd = dial(addr, port, SOCK_STREAM);
+    int fd = dial(addr, port, SOCK_STREAM, room);
     ssize_t have = 0, at = 0, n;
     int more = 1;
 
@@ -87,7 +90,7 @@ static int swap(const char *addr, const char *port)
 
 static int udp(const char *addr, const char *port, int count, int size)
 {
-    int fd = dial(addr, port, SOCK_DGRAM), back = 0;
+    int fd = dial(addr, port, SOCK_DGRAM, 0), back = 0;
 
     for (int i = 0; i < count; i++) {
         int done = 0;
@@ -154,8 +157,8 @@ static int echo(int port)
 
 int main(int argc, char **argv)
 {
-    if (argc == 4 && !strcmp(argv[1], "swap"))
-        return swap(argv[2], argv[3]);
+    if (argc >= 4 && !strcmp(argv[1], "swap"))
+        return swap(argv[2], argv[3], argc > 4 ? atoi(argv[4]) : 0);
     if (argc == 6 && !strcmp(argv[1], "udp"))
         return udp(argv[2], argv[3], atoi(argv[4]), atoi(argv[5]));
     if (argc == 3 && !strcmp(argv[1], "echo"))
