@@ -11,7 +11,7 @@ _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
-    local verbs="run create start stop restart kill pause resume ls info console logs rm recover prune rename edit validate image
+    local verbs="run create start stop restart kill pause resume ls info console logs rm recover prune rename edit validate exec shell image
         doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
@@ -27,7 +27,7 @@ _lodge()
     create:*) verb=run ;;
     esac
     case $verb:$prev in
-    run:--kernel | run:--initrd | run:--disk | run:--vsock | run:--file | run:-f)
+    run:--kernel | run:--initrd | run:--ssh-key | run:--user-data | run:--disk | run:--vsock | run:--file | run:-f)
         compopt -o filenames
         COMPREPLY=($(compgen -f -- "$cur"))
         return
@@ -42,10 +42,13 @@ _lodge()
     run:--name | run:--append | run:--port | run:--publish | run:-p) return ;;
     run:--net) words="user none" ;;
     run:*)
-        words="--name -f --file -d --detach --rm --engine --cpu -c --cpus -m --memory --kernel --initrd --append
+        words="--name -f --file -d --detach --rm --image --user --ssh-key --user-data --engine --cpu -c --cpus -m --memory --kernel --initrd --append
             --disk --port --net -p --publish --vsock --rng --balloon
             --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
+        [[ $cur == -* ]] || words=$(lodge image ls 2>/dev/null | awk 'NR > 1 { print $1 }')
         ;;
+    exec:--user | exec:-u | exec:--wait | exec:-w | shell:--user | shell:-u | shell:--wait | shell:-w) return ;;
+    exec:* | shell:*) words="$(_lodge_guests) -u --user -t --tty -w --wait -h --help" ;;
     stop:--timeout | stop:-t | restart:--timeout | restart:-t) words="10 60 300" ;;
     stop:* | restart:*) words="$(_lodge_guests) -t --timeout -q --quiet -h --help" ;;
     start:* | kill:* | pause:* | resume:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
@@ -82,7 +85,7 @@ _lodge_image()
     local words= files=
 
     if [[ $COMP_CWORD -eq 2 ]]; then
-        COMPREPLY=($(compgen -W "build ls rm import create info check resize convert -h --help" -- "$cur"))
+        COMPREPLY=($(compgen -W "build ls rm discard import create info check resize convert -h --help" -- "$cur"))
         return
     fi
     case ${COMP_WORDS[2]}:$prev in
@@ -99,6 +102,7 @@ _lodge_image()
         words="-t --type --kernel --initrd --append --user --seed --size -f --force -q --quiet"
         files=yes
         ;;
+    discard:*) words=$(_lodge_guests) ;;
     rm:*)
         words=$(lodge image ls 2>/dev/null | awk 'NR > 1 { print $1 }')
         [[ $cur != -* ]] || words="-f --force"

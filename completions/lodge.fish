@@ -26,6 +26,8 @@ complete -c lodge -n __fish_use_subcommand -a prune -d "Delete what is left of r
 complete -c lodge -n __fish_use_subcommand -a rename -d "Give a guest another name"
 complete -c lodge -n __fish_use_subcommand -a edit -d "Change a guest's definition"
 complete -c lodge -n __fish_use_subcommand -a validate -d "Check definitions"
+complete -c lodge -n __fish_use_subcommand -a exec -d 'Run a command in a guest'
+complete -c lodge -n __fish_use_subcommand -a shell -d 'Log in to a guest'
 complete -c lodge -n __fish_use_subcommand -a image -d 'Build images of systems, make and convert disk images'
 complete -c lodge -n __fish_use_subcommand -a doctor -d 'Say which engines this host can use'
 complete -c lodge -n __fish_use_subcommand -a help -d 'Explain lodge or one of its verbs'
@@ -43,6 +45,11 @@ complete -c lodge $run -l cpu -x -a 'host x86-64-v1 x86-64-v2 x86-64-v3 max' \
     -d 'Processor shown to the guest'
 complete -c lodge $run -s c -l cpus -x -d 'Number of CPUs'
 complete -c lodge $run -s m -l memory -x -a '256M 512M 1G 2G 4G' -d 'Memory'
+complete -c lodge $run -l image -x -a "(lodge image ls 2>/dev/null | string match -rg '^([a-z0-9]\S*)')" \
+    -d 'Image of a system'
+complete -c lodge $run -l user -x -d 'Who logs in'
+complete -c lodge $run -l ssh-key -r -F -d 'Public keys that may log in'
+complete -c lodge $run -l user-data -r -F -d 'What cloud-init is to do'
 complete -c lodge $run -l kernel -r -F -d 'Kernel to start'
 complete -c lodge $run -l initrd -r -F -d 'Initial RAM disk'
 complete -c lodge $run -l append -x -d 'Kernel command line'
@@ -84,7 +91,11 @@ complete -c lodge -n '__fish_seen_subcommand_from rm' -s f -l force -d 'Kill tho
 complete -c lodge -n '__fish_seen_subcommand_from prune' -s f -l force -d 'Do not ask'
 
 set -l image -n '__fish_seen_subcommand_from image'
-set -l image_verbs build ls rm import create info check resize convert
+set -l exec -n '__fish_seen_subcommand_from exec shell'
+complete -c lodge $exec -s u -l user -x -d 'Who to be in the guest'
+complete -c lodge $exec -s t -l tty -d 'Give the command a terminal'
+complete -c lodge $exec -s w -l wait -x -d 'How long the guest may take to come up'
+set -l image_verbs build ls rm discard import create info check resize convert
 complete -c lodge -n "__fish_seen_subcommand_from image; and not __fish_seen_subcommand_from $image_verbs" \
     -a "$image_verbs"
 complete -c lodge -n "__fish_seen_subcommand_from image; and __fish_seen_subcommand_from $image_verbs" -F

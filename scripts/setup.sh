@@ -49,6 +49,7 @@ clang-format clang-format
 libcmocka-dev /usr/include/cmocka.h
 qemu-system-x86 qemu-system-x86_64
 qemu-utils qemu-img
+mtools mcopy
 END
         ;;
     compare)

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/guest_image.h"
 #include "cli/guests.h"
 #include "cli/registry.h"
 #include "cli/run.h"
@@ -106,6 +107,7 @@ out:
 static int rm_one(const char *name, void *opaque, struct err *err)
 {
     const struct define_opts *opts = opaque;
+    char as[STATE_PATH];
     struct registry reg;
     int r = 0;
 
@@ -121,7 +123,9 @@ static int rm_one(const char *name, void *opaque, struct err *err)
     if (!r && !state_exists(name) && opts->force && err->code == 0) {
         r = err_set(err, -ENOENT, "nothing is kept of the guest %s", name);
     } else if (!r) {
-        r = state_remove(name, NULL, err);
+        r = state_remove(name, as, err);
+        if (!r)
+            r = guest_image_move(name, as, err);
     }
     registry_release(&reg);
     return r;
@@ -172,6 +176,8 @@ static int recover_one(const char *name, void *opaque, struct err *err)
     r = hold(&reg, to, err);
     if (!r)
         r = state_restore(trashed, to, err);
+    if (!r)
+        r = guest_image_move(trashed, to, err);
     registry_release(&reg);
     return r;
 }
@@ -216,7 +222,7 @@ int verb_prune(const struct verb *verb, int argc, char **argv)
         r = CLI_FAILED;
     } else {
         for (unsigned i = 0; i < names.count; i++)
-            if (state_prune(names.name[i], &err))
+            if (guest_image_move(names.name[i], NULL, &err) || state_prune(names.name[i], &err))
                 r = failed(&err);
     }
     state_names_free(&names);
@@ -240,6 +246,8 @@ static int rename_guest(const char *from, const char *to, struct err *err)
         r = hold(&new, to, err);
     if (!r)
         r = state_rename(from, to, err);
+    if (!r)
+        r = guest_image_move(from, to, err);
     registry_release(&new);
     registry_release(&old);
     return r;

@@ -73,6 +73,7 @@ extern const struct opt_desc image_convert_opts[];
 int verb_image_build(const struct verb *verb, int argc, char **argv);
 int verb_image_ls(const struct verb *verb, int argc, char **argv);
 int verb_image_rm(const struct verb *verb, int argc, char **argv);
+int verb_image_discard(const struct verb *verb, int argc, char **argv);
 int verb_image_import(const struct verb *verb, int argc, char **argv);
 int verb_image_create(const struct verb *verb, int argc, char **argv);
 int verb_image_info(const struct verb *verb, int argc, char **argv);

@@ -11,7 +11,9 @@
 
 #include "block/lock.h"
 #include "block/qcow2.h"
+#include "cli/guest_image.h"
 #include "cli/image.h"
+#include "cli/registry.h"
 #include "cli/size.h"
 #include "cli/stop.h"
 
@@ -95,7 +97,7 @@ static int check_unused(const struct store *s, const char *name, const char *dis
     if (n) {
         err_set(err, -EBUSY, "the disk%s of %u guest%s stand%s on the image %s: %s",
                 n == 1 ? "" : "s", n, n == 1 ? "" : "s", n == 1 ? "s" : "", name, users);
-        err_next(err, "lodge rm removes a guest's disk.");
+        err_next(err, "lodge image discard throws a guest's disk away.");
         return -EBUSY;
     }
     store_image_path(s, name, disk, path);
@@ -175,6 +177,28 @@ int verb_image_rm(const struct verb *verb, int argc, char **argv)
     for (int i = 0; i < nargs; i++) {
         err = (struct err){0};
         if (remove_image(&store, argv[i], opts.force, &err))
+            status = image_failed(&err);
+    }
+    return status;
+}
+
+int verb_image_discard(const struct verb *verb, int argc, char **argv)
+{
+    struct store store;
+    struct err err = {0};
+    int nargs, r = verb_parse(verb, NULL, 0, argc, argv, &nargs), status = CLI_OK;
+
+    if (r >= 0)
+        return r;
+    if (nargs < 1) {
+        err_set(&err, -EINVAL, "no name of a guest was given");
+        return verb_usage(verb, &err);
+    }
+    if (store_open(&store, &err))
+        return image_failed(&err);
+    for (int i = 0; i < nargs; i++) {
+        err = (struct err){0};
+        if (registry_check_name(argv[i], &err) || guest_image_discard(&store, argv[i], &err))
             status = image_failed(&err);
     }
     return status;

@@ -58,6 +58,7 @@ static json_t *facts(const struct guest *g)
     if (!o)
         return NULL;
     if (g->kept && !g->def_err.code && !definition_apply(&g->def, &opts, sizeof(opts), NULL)) {
+        run_opts_fill(&opts);
         json_object_set_new(o, "engine", json_string(opts.engine));
         json_object_set_new(o, "cpus", json_integer(opts.cpus));
         json_object_set_new(o, "memory", json_integer((json_int_t)opts.memory));

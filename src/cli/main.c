@@ -6,25 +6,30 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/exec.h"
 #include "cli/guests.h"
 #include "cli/image.h"
 #include "cli/verb.h"
 
 const struct verb verbs[] = {
     {.name = "run",
-     .args = "--kernel FILE [OPTION]...",
+     .args = "IMAGE|--kernel FILE [OPTION]...",
      .summary = "Run a guest, in the foreground unless --detach",
-     .about = "A bzImage or an ELF vmlinux with a PVH entry is started directly. The guest's\n"
+     .about = "An image's system (lodge image build debian/12) gets a disk of its own on that of\n"
+              "the image, which stays for the next run. A bzImage or an ELF vmlinux with a PVH "
+              "entry is started directly. The guest's\n"
               "first serial port is the terminal: ctrl-C goes to the guest, the escape key\n"
               "stops it. Sizes are like 512M, 2GiB or 1.5G; a plain number is MiB.\n",
      .opts = run_opts,
+     .max_args = 1,
      .run = verb_run},
     {.name = "create",
-     .args = "--name NAME [OPTION]...",
+     .args = "--name NAME [IMAGE] [OPTION]...",
      .summary = "Keep a guest's definition, to be started later",
      .about = "The options are those of lodge run. With --file they come from a file, such as\n"
               "lodge info --format yaml has written. Relative paths are those of this folder.\n",
      .opts = run_opts,
+     .max_args = 1,
      .run = verb_create},
     {.name = "start",
      .args = "[OPTION]... NAME...",
@@ -121,6 +126,19 @@ const struct verb verbs[] = {
      .opts = define_opts,
      .max_args = GUESTS_MAX_ARGS,
      .run = verb_validate},
+    {.name = "exec",
+     .args = "[OPTION]... NAME [--] COMMAND...",
+     .summary = "Run a command in a guest made from an image, through ssh",
+     .about = "The exit status is the command's, or 255 when it could not be run.\n",
+     .opts = exec_opts,
+     .max_args = 1000,
+     .run = verb_exec},
+    {.name = "shell",
+     .args = "[OPTION]... NAME",
+     .summary = "Log in to a guest made from an image, through ssh",
+     .opts = exec_opts,
+     .max_args = 1,
+     .run = verb_shell},
     {.name = "image",
      .args = "VERB [ARGUMENT]...",
      .summary = "Build and keep images of systems; make, check and convert disk images",

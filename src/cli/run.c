@@ -2,6 +2,7 @@
 /* lodge run: one guest in the foreground. */
 #include "cli/run.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -17,6 +18,7 @@
 #include "cli/definition.h"
 #include "cli/detach.h"
 #include "cli/engines.h"
+#include "cli/guest_image.h"
 #include "cli/host.h"
 #include "cli/registry.h"
 #include "cli/size.h"
@@ -52,7 +54,8 @@ struct session {
     double start, wall; /* seconds the guest ran */
     int status;         /* what a test program ended with, else 0 */
     enum vm_end end;
-    bool map_failed; /* --perf-map could not be written, and this was said */
+    struct guest_image image; /* with --image */
+    bool map_failed;          /* --perf-map could not be written, and this was said */
 };
 
 static double seconds_now(void)
@@ -179,6 +182,34 @@ static void say_ports(const struct session *s, struct vm *vm)
         fprintf(stderr, "lodge: published %s%s", net_publish_format(&list[i], text),
                 s->console_tty ? "\r\n" : "\n");
     }
+}
+
+/* With an image: note where its ssh is, and say so. */
+static int say_reach(struct session *s, struct vm *vm, struct err *err)
+{
+    struct net *net = s->image.hold < 0 ? NULL : machine_net(vm, 0);
+    struct net_publish list[NET_MAX_PUBLISH];
+    unsigned count = net ? net_user_published(net, list) : 0;
+    char addr[INET6_ADDRSTRLEN];
+    int r;
+
+    for (unsigned i = 0; i < count; i++) {
+        if (list[i].udp || list[i].guest != 22)
+            continue;
+        inet_ntop(list[i].v6 ? AF_INET6 : AF_INET, &list[i].addr, addr, sizeof(addr));
+        /* All of the host's addresses: one will do. */
+        if (!strcmp(addr, "0.0.0.0"))
+            strcpy(addr, "127.0.0.1");
+        if (!strcmp(addr, "::"))
+            strcpy(addr, "::1");
+        r = guest_image_reachable(&s->image, addr, list[i].host, err);
+        if (!r && !s->opts->quiet && s->image.seeded)
+            fprintf(stderr, "lodge: log in with lodge shell %s, or ssh -p %u %s@%s%s",
+                    s->opts->name, list[i].host, s->image.user, addr,
+                    s->console_tty ? "\r\n" : "\n");
+        return r;
+    }
+    return 0;
 }
 
 static void print_stats(const struct session *s, struct vm *vm, FILE *out)
@@ -345,6 +376,8 @@ static int run_vm(struct session *s, struct err *err)
     if (r)
         return r;
     r = start_control(s, vm, err);
+    if (!r)
+        r = say_reach(s, vm, err);
     if (r) {
         vm_free(vm);
         return r;
@@ -455,17 +488,72 @@ static int run_session(struct session *s, struct err *err)
     return r;
 }
 
+/* What the image is for the guest, put into its options: kernel, disk and seed. */
+static int take_image(struct guest_image *g, struct run_opts *o, char **append, struct err *err)
+{
+    struct run_disks *d = &o->disks;
+    const struct guest_image_config cfg = {.image = o->image,
+                                           .name = o->name,
+                                           .temporary = o->rm,
+                                           .user = o->user,
+                                           .ssh_key = o->ssh_key,
+                                           .user_data = o->user_data};
+    int r;
+
+    if (d->count + 2 > VM_MAX_DISKS)
+        return err_set(err, -EINVAL, "a guest made from an image has at most %d more disks",
+                       VM_MAX_DISKS - 2);
+    r = guest_image_open(g, &cfg, err);
+    if (r)
+        return r;
+    if (!g->fresh && !o->quiet)
+        fprintf(stderr, "lodge: going on with the disk of guest %s%s\n", o->name,
+                o->user || o->ssh_key || o->user_data ? "; user and keys stay as they are" : "");
+    if (asprintf(append, "%s%s%s", g->image.append, o->append ? " " : "",
+                 o->append ? o->append : "") < 0) {
+        *append = NULL;
+        return err_set(err, -ENOMEM, "no memory for the kernel's command line");
+    }
+    o->append = *append;
+    if (!o->initrd && !o->kernel && g->initrd[0])
+        o->initrd = g->initrd;
+    if (!o->kernel)
+        o->kernel = g->kernel;
+    memmove(d->disk + 1, d->disk, d->count * sizeof(*d->disk));
+    d->disk[0] = (struct vm_disk){.image = {.path = g->disk, .format = "qcow2"}};
+    d->count++;
+    if (g->seeded)
+        d->disk[d->count++] =
+            (struct vm_disk){.image = {.path = g->seed, .format = "raw", .read_only = true},
+                             .serial = GUEST_SEED_SERIAL};
+    return 0;
+}
+
 static int run_checked(struct session *s, struct err *err)
 {
-    int r = check_all(s, err);
+    struct run_opts own = *s->opts; /* what it points to stays the caller's */
+    char *append = NULL;
+    int r = 0;
 
-    return r ? r : run_session(s, err);
+    if (own.image)
+        r = take_image(&s->image, &own, &append, err);
+    s->opts = &own;
+    if (!r)
+        r = check_all(s, err);
+    if (!r)
+        r = run_session(s, err);
+    guest_image_close(&s->image, r < 0 && !s->start);
+    free(append);
+    return r;
 }
 
 int run_guest(const struct run_opts *opts, struct detach *detach)
 {
-    struct session s = {
-        .opts = opts, .detach = detach, .reg.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct session s = {.opts = opts,
+                        .detach = detach,
+                        .reg.fd = -1,
+                        .image.hold = -1,
+                        .lock = PTHREAD_MUTEX_INITIALIZER};
     struct err err = {0};
     int r;
 
@@ -497,6 +585,15 @@ static int run_file(struct run_opts *opts, struct definition *def, const struct 
     return r;
 }
 
+static const struct opt_desc *image_option(void)
+{
+    const struct opt_desc *o = run_opts;
+
+    while (strcmp(o->name, "image") != 0)
+        o++;
+    return o;
+}
+
 int run_parse(const struct verb *verb, struct run_opts *opts, struct definition *def, int argc,
               char **argv)
 {
@@ -509,7 +606,14 @@ int run_parse(const struct verb *verb, struct run_opts *opts, struct definition 
     r = verb_parse_seen(verb, opts, sizeof(*opts), argc, argv, &nargs, definition_add, &given);
     if (r >= 0)
         goto out;
-    if (opts->file)
+    /* lodge run NAME is short for --image NAME. */
+    if (nargs) {
+        opts->image = argv[0];
+        bad = definition_add(&given, image_option(), argv[0], &err);
+    }
+    if (bad)
+        err_report(&err);
+    else if (opts->file)
         bad = run_file(opts, def, &given, &err);
     else
         bad = definition_merge(def, &given, &err);
@@ -537,7 +641,7 @@ static int run_detached(struct run_opts *opts, const struct definition *def)
     if (!r)
         r = run_opts_check(opts, &err);
     /* A process of the same number may have left a guest. */
-    for (int n = 2; !r && !def->name && state_exists(opts->name); n++)
+    for (int n = 2; !r && !def->name && !opts->image && state_exists(opts->name); n++)
         snprintf(opts->name_buf, sizeof(opts->name_buf), "vm-%d-%d", (int)getpid(), n);
     if (!r)
         return detach_start(opts, def, opts->rm);

@@ -27,17 +27,19 @@ struct run_opts {
     const char *file; /* of a definition; NULL: none */
     bool detach, rm;
     const char *engine, *cpu, *console;
+    const char *image; /* of a system; NULL: kernel says what is run */
+    const char *user, *ssh_key, *user_data;
     const char *kernel, *initrd, *append;
-    unsigned cpus;
-    uint64_t memory;
-    int escape; /* control byte, -1: none */
+    unsigned cpus;   /* 0: not given */
+    uint64_t memory; /* 0: not given */
+    int escape;      /* control byte, -1: none */
     struct run_disks disks;
     struct run_ports ports;
     struct run_nets nets;
     struct run_publishes publishes;
     const char *rng, *balloon, *vsock;
     bool no_reboot, test_devices, stats, perf_map, quiet;
-    char name_buf[32]; /* for a name that was not given */
+    char name_buf[64]; /* for a name that was not given */
 };
 
 struct detach;
@@ -63,6 +65,9 @@ struct verb;
  */
 int run_parse(const struct verb *verb, struct run_opts *opts, struct definition *def, int argc,
               char **argv);
+
+/* Memory and CPUs where they were not given. */
+void run_opts_fill(struct run_opts *opts);
 
 /* Fill in a name, round memory up to whole pages; -EINVAL for wrong usage. */
 int run_opts_check(struct run_opts *opts, struct err *err);

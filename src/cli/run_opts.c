@@ -8,6 +8,7 @@
 #include "cli/engines.h"
 #include "cli/registry.h"
 #include "cli/run.h"
+#include "cli/store.h"
 #include "cli/verb.h"
 #include "core/vm.h"
 #include "dev/virtio/blk.h"
@@ -15,6 +16,8 @@
 
 /* A distribution kernel is placed at 16 MiB and unpacks itself there. */
 #define MEMORY_MIN MIB(32)
+
+#define SSH_PORT 22
 
 #define FIELD(f) .field = offsetof(struct run_opts, f)
 
@@ -264,7 +267,31 @@ const struct opt_desc run_opts[] = {
      .parse = opt_flag,
      .once = true,
      FIELD(rm),
-     .help = "forget the guest when it ends (without --detach that\nis so anyway)"},
+     .help = "forget the guest and its disk on an image when it ends\n(without --detach a guest is "
+             "forgotten anyway, the disk\nis not)"},
+    {.name = "image",
+     .arg = "NAME",
+     .parse = opt_string,
+     FIELD(image),
+     .help = "run the system of an image (lodge image ls) on a disk\nof the guest's own; as "
+             "lodge run NAME"},
+    {.name = "user",
+     .arg = "NAME",
+     .parse = opt_string,
+     FIELD(user),
+     .help = "with an image: who logs in (default: what it says)"},
+    {.name = "ssh-key",
+     .arg = "FILE",
+     .parse = opt_file,
+     .keep = keep_file,
+     FIELD(ssh_key),
+     .help = "with an image: public keys that may log in (default\n~/.ssh/id_*.pub)"},
+    {.name = "user-data",
+     .arg = "FILE",
+     .parse = opt_file,
+     .keep = keep_file,
+     FIELD(user_data),
+     .help = "with an image: what cloud-init is to do in it"},
     {.name = "engine",
      .arg = ENGINE_CHOICES,
      .parse = opt_choice,
@@ -284,26 +311,24 @@ const struct opt_desc run_opts[] = {
      .letter = 'c',
      .arg = "N",
      .parse = opt_uint,
-     .def = "1",
      .min = 1,
      .max = VM_MAX_CPUS,
      FIELD(cpus),
-     .help = "number of CPUs, 1 to 64"},
+     .help = "number of CPUs, 1 to 64 (default 1; with an image 2 if\nthe host has as many)"},
     {.name = "memory",
      .letter = 'm',
      .arg = "SIZE",
      .parse = opt_size,
-     .def = "512M",
      .min = MEMORY_MIN,
      .why = "A kernel is placed at 16 MiB and needs room to unpack itself there.",
      FIELD(memory),
-     .help = "memory, at least 32M"},
+     .help = "memory, at least 32M (default 512M, with an image 1G)"},
     {.name = "kernel",
      .arg = "FILE",
      .parse = opt_file,
      .keep = keep_file,
      FIELD(kernel),
-     .help = "kernel to start: bzImage or ELF (required)"},
+     .help = "kernel to start: bzImage or ELF (required without an\nimage)"},
     {.name = "initrd",
      .arg = "FILE",
      .parse = opt_file,
@@ -314,7 +339,7 @@ const struct opt_desc run_opts[] = {
      .arg = "TEXT",
      .parse = opt_string,
      FIELD(append),
-     .help = "kernel command line"},
+     .help = "kernel command line; with an image, more of it"},
     {.name = "disk",
      .arg = "FILE[,ro][,serial=TEXT][,format=raw|qcow2]",
      .parse = opt_disk,
@@ -410,13 +435,54 @@ const struct opt_desc run_opts[] = {
     {NULL},
 };
 
-int run_opts_check(struct run_opts *o, struct err *err)
+void run_opts_fill(struct run_opts *o)
+{
+    if (!o->memory)
+        o->memory = o->image ? GIB(1) : MIB(512);
+    if (!o->cpus)
+        o->cpus = o->image && sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1;
+}
+
+/* An image has a kernel and wants a network, whose port 22 leads to ssh in it. */
+static int check_image(struct run_opts *o, struct err *err)
+{
+    struct run_publishes *p = &o->publishes;
+    char name[STORE_NAME_MAX + 1];
+
+    if (store_name(o->image, name, err))
+        return -EINVAL;
+    if (!o->name) {
+        if (store_guest_name(name, o->rm, o->name_buf, sizeof(o->name_buf), err))
+            return -EINVAL;
+        o->name = o->name_buf;
+    }
+    for (unsigned i = 0; i < p->count; i++)
+        if (!p->list[i].udp && p->list[i].guest == SSH_PORT)
+            return 0;
+    if (!o->nets.none && p->count < NET_MAX_PUBLISH)
+        return net_publish_parse("0:22", &p->list[p->count++], err);
+    return 0;
+}
+
+static int check_kernel(struct run_opts *o, struct err *err)
 {
     if (!o->kernel) {
-        err_set(err, -EINVAL, "the guest needs a kernel: --kernel FILE");
-        err_next(err, "On most systems there is one at /boot/vmlinuz-VERSION.");
+        err_set(err, -EINVAL, "the guest needs a kernel (--kernel FILE) or an image");
+        err_next(err, "On most systems there is a kernel at /boot/vmlinuz-VERSION; lodge image ls "
+                      "lists images.");
         return -EINVAL;
     }
+    if (o->user || o->ssh_key || o->user_data)
+        return err_set(err, -EINVAL,
+                       "--user, --ssh-key and --user-data are for guests made from an image");
+    return 0;
+}
+
+int run_opts_check(struct run_opts *o, struct err *err)
+{
+    if (o->image ? check_image(o, err) : check_kernel(o, err))
+        return -EINVAL;
+    run_opts_fill(o);
     if (!o->name) {
         snprintf(o->name_buf, sizeof(o->name_buf), "vm-%d", (int)getpid());
         o->name = o->name_buf;

@@ -65,7 +65,7 @@ int store_open(struct store *s, struct err *err)
     if (n < 0 || (size_t)n >= sizeof(s->root))
         return err_set(err, -ENAMETOOLONG, "the path of the store is too long");
     snprintf(s->images, sizeof(s->images), "%s/images", s->root);
-    snprintf(s->guests, sizeof(s->guests), "%s/guests", s->root);
+    snprintf(s->guests, sizeof(s->guests), "%s/disks", s->root);
     r = make_dirs(s->root, err);
     if (!r)
         r = make_dir(s->images, 0755, err);
@@ -98,6 +98,23 @@ int store_name(const char *text, char name[STORE_NAME_MAX + 1], struct err *err)
     err_next(err, "A name is like debian/12: lower-case letters, digits and _ . -, in up to "
                   "three parts.");
     return -EINVAL;
+}
+
+int store_guest_name(const char *image, bool temporary, char *buf, size_t size, struct err *err)
+{
+    char name[STORE_NAME_MAX + 1], number[16] = "";
+    int r = store_name(image, name, err);
+
+    if (r)
+        return r;
+    for (char *p = name; *p; p++)
+        if (*p == '/')
+            *p = '-';
+    if (temporary)
+        snprintf(number, sizeof(number), "-%d", (int)getpid());
+    /* One that is cut short is still a name. */
+    snprintf(buf, size, "%.*s%s", (int)(size - 1 - strlen(number)), name, number);
+    return 0;
 }
 
 void store_image_path(const struct store *s, const char *name, const char *file,
@@ -199,7 +216,7 @@ int store_lock(const struct store *s, struct err *err)
     char path[STORE_PATH];
     int fd;
 
-    snprintf(path, sizeof(path), "%s/lock", s->root);
+    snprintf(path, sizeof(path), "%s/images.lock", s->root);
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return err_set(err, -errno, "cannot open %s: %s", path, strerror(errno));

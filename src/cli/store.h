@@ -4,7 +4,7 @@
  *
  *   ROOT/images/NAME/   manifest.json, a disk, perhaps a kernel and an initrd;
  *                       '@' stands for each '/' of the image's name
- *   ROOT/guests/NAME/   guest.json, disk.qcow2 on an image's disk, seed.img, lock
+ *   ROOT/disks/NAME/    of a guest: guest.json, disk.qcow2 on an image's disk, seed.img
  *   ROOT/key/           the ssh key that Lodge itself uses
  *
  * A folder comes to its name complete, by rename. What begins with '.' is being
@@ -65,6 +65,9 @@ int store_lock(const struct store *s, struct err *err);
  * _ . -, in up to three parts with '/' between them; ':' counts as '/'. -EINVAL with the reason.
  */
 int store_name(const char *text, char name[STORE_NAME_MAX + 1], struct err *err);
+
+/* The name that a guest has when none is given: debian-12 for debian/12; with the process's number when temporary. */
+int store_guest_name(const char *image, bool temporary, char *buf, size_t size, struct err *err);
 
 /* PATH of a file in an image's folder; file "" for the folder itself. */
 void store_image_path(const struct store *s, const char *name, const char *file,

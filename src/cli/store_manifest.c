@@ -274,7 +274,7 @@ int store_find(const struct store *s, const char *name, struct store_image *imag
 
 unsigned store_users(const struct store *s, const char *image, char *buf, size_t size)
 {
-    char path[STORE_PATH], name[STORE_NAME_MAX + 1];
+    char path[STORE_PATH], name[STORE_NAME_MAX + 1], guest[81];
     DIR *d = opendir(s->guests);
     unsigned n = 0;
     struct dirent *e;
@@ -283,14 +283,18 @@ unsigned store_users(const struct store *s, const char *image, char *buf, size_t
     while (d && (e = readdir(d))) {
         json_t *json;
 
-        if (e->d_name[0] == '.')
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
             continue;
         snprintf(path, sizeof(path), "%s/%.255s/guest.json", s->guests, e->d_name);
         json = store_json_load(path, NULL);
+        /* One without a name of its own is temporary, and says what it is called. */
+        snprintf(guest, sizeof(guest), "%.80s", e->d_name);
+        if (e->d_name[0] == '.')
+            store_json_text(json, "name", guest, sizeof(guest));
         if (json && !store_json_text(json, "image", name, sizeof(name)) && !strcmp(name, image)) {
             size_t end = strlen(buf);
 
-            snprintf(buf + end, size - end, "%s%s", n ? ", " : "", e->d_name);
+            snprintf(buf + end, size - end, "%s%s", n ? ", " : "", guest);
             n++;
         }
         json_decref(json);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* unit: src/cli/opts.c src/cli/image_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/net_opts.c src/net/publish.c
- *       src/net/user_config.c src/cli/registry.c
+ *       src/net/user_config.c src/cli/store.c src/cli/registry.c
  *       src/base/err.c */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,6 +52,7 @@ static void defaults(void **state)
 
     PARSE(&p);
     assert_int_equal(p.result, OPTS_OK);
+    run_opts_fill(&p.opts);
     assert_int_equal(p.opts.cpus, 1);
     assert_int_equal(p.opts.memory, MIB(512));
     assert_string_equal(p.opts.engine, "auto");
