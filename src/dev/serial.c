@@ -61,8 +61,15 @@ enum reg { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_S
 #define MSR_RI       0x40u
 #define MSR_DCD      0x80u
 
+/*
+ * A thread may be stuck in a read or write that poll had promised not to block: a terminal is stopped in between, or somebody
+ * else takes what was there. It is left behind then, with a reference, and ends by itself once the call returns.
+ */
 struct serial {
     pthread_mutex_t lock;
+    unsigned refs; /* the owner's and one of each thread; under the lock */
+    bool gone;     /* the owner has left: nothing but this structure may be touched */
+    bool tapping;  /* ends.tap is being called */
     struct irq_line irq;
     bool level;
 
@@ -131,7 +138,7 @@ static void irq_update_locked(struct serial *s)
 {
     bool level = interrupt_id(s) != IIR_NONE;
 
-    if (level != s->level) {
+    if (level != s->level && !s->gone) {
         s->level = level;
         irq_set(s->irq, level);
     }
@@ -223,15 +230,24 @@ static bool input_poll(struct serial *s, bool input, int timeout_ms)
     return fds[1].revents;
 }
 
-/* Cancellation is possible only here: someone else may have taken what poll promised. */
-static ssize_t input_read(struct serial *s, uint8_t *buf, size_t len)
+/* A thread's end, or the owner's. */
+static void put_locked(struct serial *s)
 {
-    ssize_t n;
+    bool last = !--s->refs;
 
-    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
-    n = read(s->ends.in, buf, len);
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-    return n;
+    pthread_cond_broadcast(&s->ended);
+    pthread_mutex_unlock(&s->lock);
+    if (!last)
+        return;
+    if (s->event_fd >= 0)
+        close(s->event_fd);
+    if (s->give_up_fd >= 0)
+        close(s->give_up_fd);
+    pthread_cond_destroy(&s->out_data);
+    pthread_cond_destroy(&s->out_room);
+    pthread_cond_destroy(&s->ended);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
 }
 
 /* Put what fits into the FIFO; false: asked to stop. *room is what would fit beyond it. */
@@ -261,11 +277,10 @@ static void *input_main(void *opaque)
     unsigned len = 0, room;
     ssize_t n;
 
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     while (input_deliver(s, buf, &len, &room)) {
         if (!input_poll(s, room && !len, -1) || !room || len)
             continue;
-        n = input_read(s, buf, room);
+        n = read(s->ends.in, buf, room);
         if (n > 0)
             len = (unsigned)n;
         else if (n == 0)
@@ -277,8 +292,7 @@ static void *input_main(void *opaque)
     }
     pthread_mutex_lock(&s->lock);
     s->in_done = true;
-    pthread_cond_broadcast(&s->ended);
-    pthread_mutex_unlock(&s->lock);
+    put_locked(s);
     return NULL;
 }
 
@@ -386,10 +400,7 @@ static ssize_t output_write(struct serial *s, const uint8_t *buf, size_t len)
         return errno == EINTR ? 0 : -1;
     if (fds[1].revents)
         return -1;
-    /* Cancellation is possible only here: a terminal may be stopped between the two calls. */
-    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
     n = write(s->ends.out, buf, len);
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     if (n >= 0)
         return n;
     if (errno == EAGAIN)
@@ -423,30 +434,41 @@ static void output_taken_locked(struct serial *s, ssize_t n)
     }
 }
 
+/* Leaves the lock for the call, which the owner waits for. */
+static void output_tap_locked(struct serial *s, const uint8_t *data, size_t len)
+{
+    if (s->gone)
+        return;
+    s->tapping = true;
+    pthread_mutex_unlock(&s->lock);
+    s->ends.tap(s->ends.opaque, data, len);
+    pthread_mutex_lock(&s->lock);
+    s->tapping = false;
+    pthread_cond_broadcast(&s->ended);
+}
+
 static void *output_main(void *opaque)
 {
     struct serial *s = opaque;
     unsigned len;
     ssize_t n;
 
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     pthread_mutex_lock(&s->lock);
-    while (output_wait_locked(s)) {
+    while (!s->gone && output_wait_locked(s)) {
         const uint8_t *from = s->ring + s->ring_head;
 
         len = RING_SIZE - s->ring_head < s->ring_count ? RING_SIZE - s->ring_head : s->ring_count;
         pthread_mutex_unlock(&s->lock);
         /* Nobody else moves ring_head, and nobody overwrites what lies after it. */
         n = output_write(s, from, len < CHUNK ? len : CHUNK);
-        if (n > 0 && s->ends.tap)
-            s->ends.tap(s->ends.opaque, from, (size_t)n);
         pthread_mutex_lock(&s->lock);
+        if (n > 0 && s->ends.tap)
+            output_tap_locked(s, from, (size_t)n);
         output_taken_locked(s, n);
     }
     s->out_done = true;
     pthread_cond_broadcast(&s->out_room);
-    pthread_cond_broadcast(&s->ended);
-    pthread_mutex_unlock(&s->lock);
+    put_locked(s);
     return NULL;
 }
 
@@ -629,7 +651,10 @@ static int thread_start(pthread_t *thread, void *(*fn)(void *), struct serial *s
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_mutex_lock(&s->lock);
     ret = pthread_create(thread, NULL, fn, s);
+    s->refs += !ret;
+    pthread_mutex_unlock(&s->lock);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return ret;
 }
@@ -672,6 +697,7 @@ int serial_new(struct serial **out, struct bus *pio, uint16_t base, struct irq_l
     if (!s)
         return err_set(err, -ENOMEM, "not enough memory for a serial port");
     s->irq = irq;
+    s->refs = 1;
     s->ends = *ends;
     s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->give_up_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -693,20 +719,23 @@ int serial_new(struct serial **out, struct bus *pio, uint16_t base, struct irq_l
     return 0;
 }
 
-/* Join a thread that was told to end; one that is stuck in a read or write is cancelled there. */
+/* Join a thread that was told to end; one that is stuck is left behind. */
 static void thread_end(struct serial *s, pthread_t thread, const bool *done)
 {
     struct timespec until;
+    bool ended;
     int ret = 0;
 
     deadline_in(&until, STUCK_MS, 0);
     pthread_mutex_lock(&s->lock);
     while (!*done && !ret)
         ret = pthread_cond_timedwait(&s->ended, &s->lock, &until);
-    if (!*done)
-        pthread_cancel(thread);
+    ended = *done;
     pthread_mutex_unlock(&s->lock);
-    pthread_join(thread, NULL);
+    if (ended)
+        pthread_join(thread, NULL);
+    else
+        pthread_detach(thread);
 }
 
 static void input_stop(struct serial *s)
@@ -744,13 +773,9 @@ void serial_free(struct serial *s)
         return;
     input_stop(s);
     output_stop(s);
-    if (s->event_fd >= 0)
-        close(s->event_fd);
-    if (s->give_up_fd >= 0)
-        close(s->give_up_fd);
-    pthread_cond_destroy(&s->out_data);
-    pthread_cond_destroy(&s->out_room);
-    pthread_cond_destroy(&s->ended);
-    pthread_mutex_destroy(&s->lock);
-    free(s);
+    pthread_mutex_lock(&s->lock);
+    while (s->tapping)
+        pthread_cond_wait(&s->ended, &s->lock);
+    s->gone = true;
+    put_locked(s);
 }

@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -274,6 +275,89 @@ static void test_output_stalled(void **state)
     assert_true(time(NULL) - start < 20);
 }
 
+/* Ending a thread this way needs libgcc_s at run time. */
+int pthread_cancel(pthread_t thread)
+{
+    fail_msg("a thread was cancelled");
+    return 0;
+}
+
+/* A descriptor whose writes block although poll says otherwise, until stuck[1] is closed. */
+static _Atomic int stuck_fd = -1;
+static int stuck[2];
+
+ssize_t write(int fd, const void *buf, size_t len)
+{
+    char byte;
+
+    if (fd != stuck_fd)
+        return syscall(SYS_write, fd, buf, len);
+    while (syscall(SYS_read, stuck[0], &byte, 1) < 0 && errno == EINTR)
+        ;
+    return (ssize_t)len;
+}
+
+/* The end does not wait for good; what was left behind ends when it can, and touches nothing that is gone. */
+static void test_output_stuck(void **state)
+{
+    time_t start = time(NULL);
+    int fds[2];
+
+    assert_int_equal(pipe(stuck), 0);
+    assert_int_equal(pipe(fds), 0);
+    stuck_fd = fds[1];
+    open_port(-1, fds[1]);
+    send_text("text\n");
+    serial_free(s);
+    s = NULL;
+    assert_true(time(NULL) - start < 20);
+    memset(&pio, 0, sizeof(pio));
+    close(stuck[1]);
+    poll(NULL, 0, 50);
+    stuck_fd = -1;
+    close(stuck[0]);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+struct tapped {
+    size_t count;
+    uint8_t last;
+};
+
+static void tap(void *opaque, const uint8_t *data, size_t len)
+{
+    struct tapped *t = opaque;
+
+    t->count += len;
+    t->last = data[len - 1];
+}
+
+/* Who listens hears all, and goes on when nobody reads the descriptor any more. */
+static void test_tap(void **state)
+{
+    struct tapped t = {0};
+    struct serial_ends ends = {.in = -1, .out = -1, .tap = tap, .opaque = &t};
+    int fds[2];
+
+    for (int with_fd = 0; with_fd < 2; with_fd++) {
+        t = (struct tapped){0};
+        assert_int_equal(pipe(fds), 0);
+        close(fds[0]);
+        ends.out = with_fd ? fds[1] : -1;
+        memset(&pio, 0, sizeof(pio));
+        assert_int_equal(
+            serial_new(&s, &pio, PIO_COM1, (struct irq_line){.ops = &irq_ops}, &ends, NULL), 0);
+        for (unsigned i = 0; i < 100000; i++)
+            wr(DATA, (uint8_t)i);
+        serial_free(s);
+        s = NULL;
+        close(fds[1]);
+        assert_int_equal(t.count, 100000);
+        assert_int_equal(t.last, (uint8_t)99999);
+    }
+}
+
 static void test_output_closed(void **state)
 {
     struct sigaction sa = {.sa_handler = SIG_DFL};
@@ -475,6 +559,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_output_backpressure, setup, teardown),
         cmocka_unit_test_setup_teardown(test_output_flow_control, setup, teardown),
         cmocka_unit_test_setup_teardown(test_output_stalled, setup, teardown),
+        cmocka_unit_test(test_output_stuck),
+        cmocka_unit_test(test_tap),
         cmocka_unit_test_setup_teardown(test_output_closed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_output_nonblocking, setup, teardown),
         cmocka_unit_test_setup_teardown(test_input, setup, teardown),
