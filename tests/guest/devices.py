@@ -312,7 +312,7 @@ def no_complaints():
             about = [line for line in run.stdout().splitlines()
                      if re.search(r"\b(ACPI|acpi|PCI|pci|PNP|pnp|BIOS|[Ff]irmware|MMCONFIG|APIC|virtio)", line)]
             check(not about, "the kernel warns: " + " | ".join(about))
-            ends_well(run, place)
+            finish(run, place, [disk_image])
 
 
 def refused(option, *words):
