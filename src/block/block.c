@@ -11,6 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "block/limiter.h"
+#include "block/throttle.h"
+
 #define WORKERS_MAX 16
 #define HEAD_SIZE   512
 #define DRAIN_MS    2 /* between looks at what workers have done */
@@ -189,7 +192,7 @@ void block_submit(struct block *b, struct block_req *req)
     pthread_mutex_unlock(&b->workers->lock);
     if (code || (!req->len && req->op != BLOCK_FLUSH))
         complete(b, req, code);
-    else
+    else if (!b->limiter || req->op == BLOCK_FLUSH || !limiter_hold(b->limiter, req))
         begin(b, req);
 }
 
@@ -228,10 +231,13 @@ static void wait_a_while(struct block *b)
     block_reap(b);
 }
 
+/* Limits are for a guest that runs; nobody else waits for them. */
 void block_drain(struct block *b)
 {
     struct block_workers *w = b->workers;
 
+    if (b->limiter)
+        limiter_open(b->limiter);
     pthread_mutex_lock(&w->lock);
     while (w->under_way) {
         if (b->event_fd < 0) {
@@ -243,6 +249,8 @@ void block_drain(struct block *b)
         pthread_mutex_lock(&w->lock);
     }
     pthread_mutex_unlock(&w->lock);
+    if (b->limiter)
+        limiter_shut(b->limiter);
 }
 
 /* ---- Opening -------------------------------------------------------------------- */
@@ -317,6 +325,11 @@ int block_open(struct block **out, const struct block_config *cfg, struct err *e
     b->workers = workers_new();
     code = b->workers ? ops->open(b, cfg, err)
                       : err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
+    if (!code && throttle_has_limits(cfg->limit)) {
+        code = limiter_new(&b->limiter, b, cfg->limit, begin, err);
+        if (code < 0)
+            ops->close(b);
+    }
     if (code < 0) {
         if (b->workers)
             workers_free(b->workers);
@@ -332,6 +345,7 @@ void block_close(struct block *b)
     if (!b)
         return;
     block_drain(b);
+    limiter_free(b->limiter);
     b->ops->close(b);
     workers_free(b->workers);
     free(b);

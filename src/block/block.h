@@ -42,10 +42,12 @@ struct block_info {
     uint32_t discard_granularity; /* 0: discards do nothing */
     bool read_only;
     bool writethrough; /* every write is safe when it is done */
+    unsigned iov_max;  /* elements of a request's iov, 0: any number */
 };
 
 struct block;
 struct block_workers;
+struct block_limiter;
 
 struct block_ops {
     const char *name;   /* as in format=NAME */
@@ -87,7 +89,8 @@ struct block {
     struct block_info info; /* constant once open */
     void *priv;             /* the format's */
     struct block_workers *workers;
-    int event_fd; /* -1, or whoever submits calls block_reap when it can be read */
+    struct block_limiter *limiter; /* NULL: no limits */
+    int event_fd;                  /* -1, or whoever submits calls block_reap when it can be read */
     /* NULL, or called by block_reap after some `done`, before these requests count as over; set before the first. */
     void (*settle)(void *opaque);
     void *settle_opaque;
@@ -98,6 +101,7 @@ struct block {
 extern const struct block_ops *const block_formats[];
 extern const struct block_ops block_raw;
 extern const struct block_ops block_qcow2;
+extern const struct block_ops block_vhost_user;
 
 /*
  * Open an image. Without cfg->format the suffix of its name decides, else it

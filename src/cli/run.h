@@ -5,17 +5,11 @@
 
 #include "base/err.h"
 #include "base/types.h"
+#include "cli/disk_opts.h"
 #include "cli/net_opts.h"
 #include "core/vm.h"
 
-/* --disk, as often as it is given; the strings are in `text`, which run_opts_fini frees. */
-struct run_disks {
-    unsigned count;
-    struct vm_disk disk[VM_MAX_DISKS];
-    char *text[VM_MAX_DISKS];
-};
-
-/* --port, likewise. */
+/* --port, as often as it is given; the strings are in `text`, which run_opts_fini frees. */
 struct run_ports {
     unsigned count;
     struct vm_port port[VM_MAX_PORTS];

@@ -11,7 +11,6 @@
 #include "cli/store.h"
 #include "cli/verb.h"
 #include "core/vm.h"
-#include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
 
 /* A distribution kernel is placed at 16 MiB and unpacks itself there. */
@@ -50,139 +49,6 @@ static char *keep_vsock(const char *val)
 static char *keep_port(const char *val)
 {
     return keep_path_at(val, strcspn(val, "=") + 1);
-}
-
-/* A comma in the folder's name is written twice, as in the file's. */
-static char *keep_disk(const char *val)
-{
-    char *cwd, *text, *to;
-
-    if (val[0] == '/')
-        return strdup(val);
-    cwd = getcwd(NULL, 0);
-    text = cwd ? malloc(2 * strlen(cwd) + strlen(val) + 2) : NULL;
-    if (text) {
-        to = text;
-        for (const char *from = cwd; *from; from++) {
-            *to++ = *from;
-            if (*from == ',')
-                *to++ = ',';
-        }
-        *to++ = '/';
-        strcpy(to, val);
-    }
-    free(cwd);
-    return text;
-}
-
-/* ---- --disk FILE[,WORD]... ----------------------------------------------------------- */
-
-/* Cut the word at the front off *rest, up to a comma; two commas stand for one in it. NULL: there is none left. */
-static char *next_word(char **rest)
-{
-    char *word = *rest, *to = word, *from;
-
-    if (!word)
-        return NULL;
-    for (from = word; *from && !(from[0] == ',' && from[1] != ','); from++) {
-        *to++ = *from;
-        from += *from == ',';
-    }
-    *rest = *from ? from + 1 : NULL;
-    *to = '\0';
-    return word;
-}
-
-static int one_of(const char *const *names, const char *value)
-{
-    for (int i = 0; names[i]; i++)
-        if (!strcmp(names[i], value))
-            return i;
-    return -1;
-}
-
-static int disk_choice(const char *word, const char *const *names, const char *value, int *found,
-                       struct err *err)
-{
-    char text[80] = "";
-
-    *found = one_of(names, value);
-    if (*found >= 0)
-        return 0;
-    for (; *names; names++) {
-        strcat(text, text[0] ? "|" : "");
-        strcat(text, *names);
-    }
-    return err_set(err, -EINVAL, "a disk's %s is %s, not '%s'", word, text, value);
-}
-
-/* In the order of enum block_cache and enum block_aio. */
-static const char *const caches[] = {"writeback",  "none",   "writethrough",
-                                     "directsync", "unsafe", NULL};
-static const char *const aios[] = {"auto", "io_uring", "threads", NULL};
-
-static int disk_mode(struct vm_disk *disk, const char *word, const char *value, struct err *err)
-{
-    bool cache = !strcmp(word, "cache");
-    int found, r = disk_choice(word, cache ? caches : aios, value, &found, err);
-
-    if (r)
-        return r;
-    if (cache)
-        disk->image.cache = (enum block_cache)found;
-    else
-        disk->image.aio = (enum block_aio)found;
-    return 0;
-}
-
-static int disk_word(struct vm_disk *disk, char *word, struct err *err)
-{
-    char *value = strchr(word, '=');
-
-    if (!strcmp(word, "ro")) {
-        disk->image.read_only = true;
-        return 0;
-    }
-    if (value)
-        *value++ = '\0';
-    if (value && !strcmp(word, "format")) {
-        disk->image.format = value;
-        return 0;
-    }
-    if (value && !strcmp(word, "serial")) {
-        disk->serial = value;
-        if (strlen(value) <= VIRTIO_BLK_SERIAL)
-            return 0;
-        return err_set(err, -EINVAL, "the serial number of a disk has at most %d characters: '%s'",
-                       VIRTIO_BLK_SERIAL, value);
-    }
-    if (value && (!strcmp(word, "cache") || !strcmp(word, "aio")))
-        return disk_mode(disk, word, value, err);
-    err_set(err, -EINVAL, "--disk does not know '%s'", word);
-    err_next(err, "After the file: ro, serial=TEXT, format=raw|qcow2, cache=MODE, aio=HOW. A comma "
-                  "in a file's name is written twice.");
-    return -EINVAL;
-}
-
-static int opt_disk(const struct opt_desc *opt, const char *val, void *field, struct err *err)
-{
-    struct run_disks *disks = field;
-    struct vm_disk *disk = &disks->disk[disks->count];
-    char *rest, *word;
-    int r = 0;
-
-    if (disks->count == VM_MAX_DISKS)
-        return err_set(err, -EINVAL, "a guest has at most %d disks", VM_MAX_DISKS);
-    rest = disks->text[disks->count] = strdup(val);
-    if (!rest)
-        return err_set(err, -EINVAL, "no memory for --disk");
-    disks->count++;
-    disk->image.path = next_word(&rest);
-    if (!disk->image.path[0])
-        return err_set(err, -EINVAL, "--disk needs the name of a file");
-    while (!r && (word = next_word(&rest)))
-        r = disk_word(disk, word, err);
-    return r;
 }
 
 /* ---- --port NAME=SOCKET --------------------------------------------------------------- */
@@ -226,9 +92,7 @@ void run_opts_fini(struct run_opts *o)
     for (unsigned i = 0; i < o->ports.count; i++)
         free(o->ports.text[i]);
     o->ports.count = 0;
-    for (unsigned i = 0; i < o->disks.count; i++)
-        free(o->disks.text[i]);
-    o->disks.count = 0;
+    run_disks_fini(&o->disks);
 }
 
 void run_opts_take_once(struct run_opts *o, const struct run_opts *from)

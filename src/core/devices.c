@@ -125,8 +125,14 @@ static int add_disk(struct devices *d, const struct vm_config *cfg, unsigned n, 
 {
     const struct vm_disk *want = &cfg->disk[n];
     unsigned queues = cfg->cpus < MAX_DISK_QUEUES ? cfg->cpus : MAX_DISK_QUEUES;
+    const struct mem *mem = d->memory.mem;
+    const struct block_memory memory = {mem->fd, mem->map, mem->size};
+    struct block_config image = want->image;
     struct disk *disk = &d->disk[n];
-    int code = block_open(&disk->block, &want->image, err);
+    int code;
+
+    image.memory = &memory;
+    code = block_open(&disk->block, &image, err);
 
     if (!code)
         code = virtio_blk_init(&disk->blk, &d->memory, disk->block, queues, want->serial, err);

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from guest import (PROGRAM, Case, Place, check, initramfs_with_modules, kernel, lodge_command,
+from guest import (PROGRAM, Case, Place, Skip, check, initramfs_with_modules, kernel, lodge_command,
                    need_proc)
 
 from boot import DONE, INIT, ends_well
@@ -52,17 +52,28 @@ def finish(run, place, images):
     check(run.stderr() == "", f"unexpected messages: {run.stderr()}")
 
 
-def disk(cpus, append, message):
+def need_direct(path):
+    """Some file systems have no O_DIRECT."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    except OSError as why:
+        raise Skip(f"no O_DIRECT here: {why}") from None
+
+
+def disk(cpus, append, message, words=""):
     """Reads, writes of many kinds at once, a discard, a file system; interrupts of the wanted kind."""
     with Place() as place:
         image = new_image(place, "disk,image", 64)
         other = new_image(place, "other", 32, False)
         before = md5(image)
-        disks = (f"{str(image).replace(',', ',,')},serial=lodge-1", other)
+        if "cache=none" in words or "cache=directsync" in words:
+            need_direct(image)
+        cache = "through" if "through" in words or "sync" in words else "back"
+        disks = (f"{str(image).replace(',', ',,')},serial=lodge-1{words}", other)
         with place.run(command("disk", cpus, disks, append)) as run:
             finish(run, place, (image, other))
             seen = said(run, "disk")
-            check(f"sectors={64 * 2048} ro=0 serial=lodge-1 queues={cpus} cache=write back" in seen, seen)
+            check(f"sectors={64 * 2048} ro=0 serial=lodge-1 queues={cpus} cache=write {cache}" in seen, seen)
             check(said(run, "disk before").split()[0] == before, "the guest reads something else")
             check(said(run, "disk after").split()[0] == md5(image) != before,
                   "what the guest wrote is not in the image")
@@ -133,6 +144,53 @@ def qcow2_killed():
             run.process.wait()
         image_verb(place, "check", "--repair", "leaks", image)
         image_verb(place, "check", image)
+
+
+def back_end(place, image):
+    """qemu-storage-daemon with this image, and its socket."""
+    daemon = shutil.which("qemu-storage-daemon")
+    if not daemon:
+        raise Skip("there is no qemu-storage-daemon")
+    sock = place.path / "disk.sock"
+    run = place.run([daemon, "--blockdev", f"driver=file,node-name=f,filename={image},discard=unmap",
+                     "--export", "type=vhost-user-blk,id=e,node-name=f,writable=on,addr.type=unix,"
+                                 f"addr.path={sock}"])
+    deadline = time.monotonic() + 60
+    while not sock.exists():
+        if run.process.poll() is not None or time.monotonic() > deadline:
+            why = run.describe()
+            run.kill()
+            raise AssertionError(f"the back end has no socket: {why}")
+        time.sleep(0.05)
+    return run, sock
+
+
+def vhost_user():
+    """A disk that qemu-storage-daemon serves."""
+    with Place() as place:
+        image = new_image(place, "image", 32)
+        before = md5(image)
+        daemon, sock = back_end(place, image)
+        with daemon, place.run(command("disk", 2, (f"vhost-user={sock},serial=lodge-1",))) as run:
+            finish(run, place, (image,))
+            seen = said(run, "disk")
+            check(f"sectors={32 * 2048} ro=0 serial=lodge-1 queues=2 cache=write back" in seen, seen)
+            check(said(run, "disk before").split()[0] == before, "the guest reads something else")
+            check(said(run, "disk after").split()[0] == md5(image) != before,
+                  "what the guest wrote is not in the image")
+
+
+def vhost_user_dies():
+    """Its back end is killed: the guest gets errors and goes on to its end."""
+    with Place() as place:
+        image = new_image(place, "image", 32)
+        daemon, sock = back_end(place, image)
+        with daemon, place.run(command("disk", 2, (f"vhost-user={sock}",))) as run:
+            run.wait_line("LODGE-TEST disk before")
+            daemon.process.kill()
+            run.wait_line(DONE, 240)
+            check(run.wait_exit() == 0, run.describe())
+            check("the back end of a disk" in run.stderr(), run.stderr())
 
 
 def random_numbers():
@@ -335,6 +393,11 @@ CASES = [
     Case("disk with 1 CPUs", disk, 1, "", "PCI-MSI"),
     Case("disk with 2 CPUs", disk, 2, "", "PCI-MSI"),
     Case("disk without MSI-X", disk, 2, "pci=nomsi", "IO-APIC"),
+    Case("disk past the host's cache", disk, 2, "", "PCI-MSI", ",cache=none"),
+    Case("disk written through", disk, 1, "", "PCI-MSI", ",cache=writethrough,aio=threads"),
+    Case("disk with limits", disk, 1, "", "PCI-MSI", ",iops=2000,bps_wr=50M"),
+    Case("disk with a back end elsewhere", vhost_user),
+    Case("disk with a back end that dies", vhost_user_dies),
     Case("disk that is read-only", read_only),
     Case("disk across a reset", reset_with_disk),
     Case("disk in use elsewhere", one_writer),
@@ -349,6 +412,8 @@ CASES = [
     Case("bad disk: empty file", refused, "empty", "empty"),
     Case("bad disk: a folder", refused, "/", "/"),
     Case("bad disk: unknown word", refused, "empty,rw", "'rw'"),
+    Case("bad disk: unknown cache mode", refused, "empty,cache=big", "directsync"),
+    Case("bad disk: no back end", refused, "vhost-user=nowhere", "nowhere", "qemu-storage-daemon"),
     Case("bad disk: unknown format", refused, "empty,format=vhs", "vhs"),
     Case("bad disk: long serial number", refused, "empty,serial=" + 21 * "x", "20"),
 ]

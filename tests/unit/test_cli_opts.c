@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/net_opts.c src/net/publish.c
+/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/disk_opts.c src/cli/net_opts.c src/net/publish.c
  *       src/net/user_config.c src/cli/store.c src/cli/registry.c
  *       src/base/err.c */
 #include <setjmp.h>
@@ -157,6 +157,12 @@ static void wrong_usage(void **state)
         {"--disk=a,cache"},
         {"--disk=a,cache=on"},
         {"--disk=a,aio=native"},
+        {"--disk=a,iops=0"},
+        {"--disk=a,iops=10K"},
+        {"--disk=a,bps=fast"},
+        {"--disk=a,bps_rd=99999999999999999999"},
+        {"--disk=vhost-user="},
+        {"--disk=vhost-user=s,cache=none"},
         {"--port=agent"},
         {"--port=agent="},
         {"--port==path"},
@@ -179,9 +185,14 @@ static void disks_and_ports(void **state)
     const struct vm_disk *d = p.opts.disks.disk;
 
     PARSE(&p, "--disk", "a.img", "--disk=b,,c,ro,serial=x=y,format=qcow2", "--port",
-          "agent=dir/s=1", "--disk", "d,,,cache=directsync,aio=threads");
+          "agent=dir/s=1", "--disk", "d,,,cache=directsync,aio=threads", "--disk",
+          "vhost-user=a,,b,iops=7,bps_wr=2M,bps=123");
     assert_int_equal(p.result, OPTS_OK);
-    assert_int_equal(p.opts.disks.count, 3);
+    assert_int_equal(p.opts.disks.count, 4);
+    assert_string_equal(d[3].image.path, "a,b");
+    assert_string_equal(d[3].image.format, BLOCK_VHOST_USER);
+    assert_true(d[3].image.limit[BLOCK_IOPS] == 7 && d[3].image.limit[BLOCK_BPS] == 123);
+    assert_true(d[3].image.limit[BLOCK_BPS_WR] == MIB(2) && !d[3].image.limit[BLOCK_BPS_RD]);
     assert_string_equal(d[0].image.path, "a.img");
     assert_null(d[0].serial);
     assert_null(d[0].image.format);

@@ -283,7 +283,7 @@ static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsi
     const struct block_info *info = &container_of(dev, struct virtio_blk, dev)->block->info;
     const struct blk_config cfg = {
         .capacity = info->size / BLOCK_SECTOR,
-        .seg_max = SEG_MAX,
+        .seg_max = info->iov_max && info->iov_max < SEG_MAX ? info->iov_max : SEG_MAX,
         .blk_size = BLOCK_SECTOR,
         .physical_exp = physical_exp(info->block_size),
         .min_io_size = (uint16_t)(1u << physical_exp(info->block_size)),
