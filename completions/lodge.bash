@@ -11,7 +11,7 @@ _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
-    local verbs="run create start stop restart kill pause resume ls info console logs rm recover prune rename edit validate exec shell image
+    local verbs="run create start stop restart kill pause resume ls info port console logs rm recover prune rename edit validate exec shell image
         doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
@@ -56,6 +56,8 @@ _lodge()
     ls:*) words="--format -q --quiet -h --help" ;;
     info:--format) words="text json yaml" ;;
     info:*) words="$(_lodge_guests) --format -h --help" ;;
+    port:--format) words="table json" ;;
+    port:*) words="$(_lodge_guests) list add remove --format -q --quiet -h --help" ;;
     console:--escape) words="^] ctrl-a none" ;;
     console:*) words="$(_lodge_guests) --escape --no-replay -q --quiet -h --help" ;;
     logs:*) words="$(_lodge_guests) -f --follow -h --help" ;;

@@ -18,6 +18,7 @@ complete -c lodge -n __fish_use_subcommand -a pause -d "Have guests stand still"
 complete -c lodge -n __fish_use_subcommand -a resume -d "Have paused guests go on"
 complete -c lodge -n __fish_use_subcommand -a ls -d "List guests"
 complete -c lodge -n __fish_use_subcommand -a info -d "Tell all about guests"
+complete -c lodge -n __fish_use_subcommand -a port -d 'List, open and close ports that lead to a running guest'
 complete -c lodge -n __fish_use_subcommand -a console -d "Connect the terminal to a guest's console"
 complete -c lodge -n __fish_use_subcommand -a logs -d "Print what a guest's console has said"
 complete -c lodge -n __fish_use_subcommand -a rm -d "Remove guests"
@@ -70,9 +71,9 @@ complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \
     -d 'How to print the findings'
-complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume ls info console logs rm recover prune rename edit validate image doctor help version'
+complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume ls info port console logs rm recover prune rename edit validate image doctor help version'
 
-set -l named start stop restart kill pause resume info console logs rm recover rename edit
+set -l named start stop restart kill pause resume info port console logs rm recover rename edit
 complete -c lodge -n "__fish_seen_subcommand_from $named; and not __fish_seen_subcommand_from image" \
     -a '(__lodge_guests)'
 complete -c lodge -n '__fish_seen_subcommand_from validate' -F
@@ -82,6 +83,8 @@ complete -c lodge -n '__fish_seen_subcommand_from ls' -l format -x -a 'table jso
 complete -c lodge -n '__fish_seen_subcommand_from ls' -s q -l quiet -d 'Print names only'
 complete -c lodge -n '__fish_seen_subcommand_from info; and not __fish_seen_subcommand_from image' \
     -l format -x -a 'text json yaml' -d 'How to print'
+complete -c lodge -n '__fish_seen_subcommand_from port' -l format -x -a 'table json' -d 'How to print the list'
+complete -c lodge -n '__fish_seen_subcommand_from port' -s q -l quiet -d 'Do not print what was added'
 complete -c lodge -n '__fish_seen_subcommand_from console' -l escape -x -a '^] ctrl-a none' \
     -d 'Key that leaves the console'
 complete -c lodge -n '__fish_seen_subcommand_from console' -l no-replay \

@@ -10,6 +10,7 @@
 #include "cli/guests.h"
 #include "cli/image.h"
 #include "cli/verb.h"
+#include "net/publish.h"
 
 const struct verb verbs[] = {
     {.name = "run",
@@ -78,6 +79,14 @@ const struct verb verbs[] = {
      .opts = info_opts,
      .max_args = GUESTS_MAX_ARGS,
      .run = verb_info},
+    {.name = "port",
+     .args = "[OPTION]... NAME [list | add PORT... | remove PORT...]",
+     .summary = "List, open and close ports that lead to a running guest",
+     .about = "PORT is [ADDR:]HOST:GUEST[/udp], as for lodge run --publish; to remove one, GUEST\n"
+              "may be left out.\n",
+     .opts = port_opts,
+     .max_args = NET_MAX_PUBLISH + 2,
+     .run = verb_port},
     {.name = "console",
      .args = "[OPTION]... NAME",
      .summary = "Connect the terminal to a running guest's console",

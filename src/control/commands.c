@@ -4,6 +4,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "control/commands_net.h"
 #include "control/control.h"
 #include "core/machine.h"
 #include "core/vm.h"
@@ -192,5 +193,8 @@ const struct control_command control_commands[] = {
     {"console", console_args, do_console},
     {"balloon", balloon_args, do_balloon},
     {"stats", NULL, do_stats},
+    {"ports", NULL, control_ports},
+    {"publish", control_publish_args, control_publish},
+    {"unpublish", control_publish_args, control_unpublish},
     {NULL},
 };

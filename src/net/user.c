@@ -711,6 +711,11 @@ static const struct net_ops user_ops = {
     .free = user_free,
 };
 
+bool net_is_user(const struct net *net)
+{
+    return net->ops == &user_ops;
+}
+
 static void slirp_make(struct user *u)
 {
     SlirpConfig c = {

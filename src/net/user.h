@@ -42,6 +42,8 @@ int net_user_check(const struct net_user_config *cfg, struct err *err);
 /* Open the published ports. On failure nothing is held. */
 int net_user_new(struct net **net, const struct net_user_config *cfg, struct err *err);
 
+bool net_is_user(const struct net *net);
+
 /*
  * Publish a port, or no longer, while the guest runs; connections that there
  * are stay. Any thread. Adding puts the port that was chosen for port 0 in

@@ -228,11 +228,13 @@ class Place:
                 if os.path.isdir(folder) for name in os.listdir(folder)
                 if folder == "/dev/shm" or name.startswith(NAME)}
 
+    def environment(self):
+        return dict(os.environ, XDG_RUNTIME_DIR=str(self.path / "runtime"),
+                    LODGE_STATE_DIR=str(self.path / "state"),
+                    TMPDIR=str(self.path / "tmp"), HOME=str(self.path / "home"))
+
     def run(self, command, **kwargs):
-        env = dict(os.environ, XDG_RUNTIME_DIR=str(self.path / "runtime"),
-                   LODGE_STATE_DIR=str(self.path / "state"),
-                   TMPDIR=str(self.path / "tmp"), HOME=str(self.path / "home"))
-        return Run(command, cwd=self.path / "cwd", env=env, **kwargs)
+        return Run(command, cwd=self.path / "cwd", env=self.environment(), **kwargs)
 
     def left(self):
         """Files that are there and should not be."""

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests with network cards."""
+import json
 import os
 import re
 import socket
+import subprocess
 import threading
 
-from guest import (Case, Place, check, initramfs_with_modules, kernel, lodge_command)
+from guest import (PROGRAM, Case, Place, check, initramfs_with_modules, kernel, lodge_command)
 
 from boot import DONE, ends_well
 
@@ -152,6 +154,38 @@ def ends(run, place):
     ends_well(run, place)
 
 
+def port_verb(place, *words):
+    """lodge port; its output, or None when it fails."""
+    done = subprocess.run([*PROGRAM, "port", *words], env=place.environment(), capture_output=True, text=True,
+                          timeout=60, check=False)
+    check(done.returncode == 0 or done.stderr.count("lodge:") == 1, done.stderr)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def ports_change(place, name, ports):
+    """Ports that come and go while the guest runs."""
+    def listed():
+        return {(p["address"], p["guest"], p["protocol"]): p["host"] for p in
+                json.loads(port_verb(place, name, "--format", "json"))}
+
+    unbracketed = {(a.strip("[]"), guest, protocol): host
+                   for (a, guest, protocol), host in ports.items()}
+    check(listed() == unbracketed, f"{listed()} are listed, not {unbracketed}")
+    added = port_verb(place, name, "add", "0:7")
+    match = re.fullmatch(r"127\.0\.0\.1:(\d+):7/tcp", added or "")
+    check(match, f"lodge port add says {added}")
+    swap("127.0.0.1", int(match[1]), 100000)
+    check(port_verb(place, name, "add", added) is None, "a port was published twice")
+    check(port_verb(place, name, "remove", "127.0.0.1:1") is None, "nothing was removed")
+    check(port_verb(place, name, "remove", match[1]) == "", "no port was removed")
+    check(listed() == unbracketed, f"{listed()} are listed afterwards, not {unbracketed}")
+    try:
+        swap("127.0.0.1", int(match[1]), 1)
+        raise AssertionError("a port that was removed still leads to the guest")
+    except ConnectionRefusedError:
+        pass
+
+
 def user(cpus):
     """DHCP, router advertisements; TCP and UDP to the host and from it, in large pieces."""
     with Place() as place, Echo() as echo:
@@ -180,6 +214,7 @@ def user(cpus):
             if echo.ipv6:
                 check("net ipv6 inet6 fd6c:6f64:6765:" in seen, seen)
                 swap("::1", ports["[::1]", 7, "tcp"])
+            ports_change(place, name, ports)
             say_bye(run, ports["127.0.0.1", 7, "udp"])
             ends(run, place)
 
