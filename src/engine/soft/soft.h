@@ -56,7 +56,7 @@ struct jc_entry {
 enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC /* SMAP off or EFLAGS.AC */, TLB_NMODES };
 
 struct tlb_set; /* tlb.h */
-struct views;   /* view.c */
+struct views;   /* view_int.h */
 struct soft_vm;
 
 enum mem_access { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the two halves of the views share: view.c, which maps, and view_policy.c, which says when to have a view. */
+#ifndef LODGE_SOFT_VIEW_INT_H
+#define LODGE_SOFT_VIEW_INT_H
+
+#include <pthread.h>
+
+#include "engine/soft/cache.h"
+#include "engine/soft/view.h"
+
+#define MAX_REGIONS 8
+#define MAX_VIEWS   8
+#define CHUNK_PAGES 512
+#define CHUNK_SLOTS 2048
+#define MAX_PENDING 64
+#define CODE_SLOTS  16384
+
+/* 2 MiB of the address space in which something is mapped. */
+struct chunk {
+    gva_t va;
+    uint64_t page[CHUNK_PAGES]; /* offset in guest memory and rights, or 0 */
+};
+
+/* Where blocks were made from. */
+struct code_page {
+    gva_t va; /* 0: free; nothing is linked to page 0 */
+    const uint8_t *page;
+};
+
+struct region {
+    unsigned idx; /* bits 39 to 46 of its guest addresses */
+    uint8_t *host;
+};
+
+struct view {
+    uint64_t pgd; /* the address space: CR3 without PCID */
+    bool active;
+    double time;             /* see TIME_ON */
+    double own_time;         /* when it got blocks of its own, */
+    uint64_t own_insns;      /* and how many instructions had been translated */
+    uint64_t finds;          /* of blocks to go on with, outside translated code */
+    unsigned events, recent; /* faults since the last tick, and before with less weight */
+    uint64_t last_tick;
+    const struct tlb_set *set; /* in step with this set as it was after so many flushes */
+    uint32_t flushes;
+    unsigned nregions, nchunks, nruns, npending;
+    struct region regions[MAX_REGIONS];
+    struct chunk *chunks[CHUNK_SLOTS];
+    block_key code; /* of its blocks */
+    struct code_page codes[CODE_SLOTS];
+    unsigned ncodes;
+    gva_t pending[MAX_PENDING]; /* pages of INVLPG */
+};
+
+struct views {
+    pthread_mutex_t lock; /* what is mapped; taken by others only to take rights away */
+    struct view v[MAX_VIEWS];
+    struct view *now; /* whose regions are in view_table */
+    unsigned nactive;
+    uint8_t *nowhere; /* where the other regions lead; nothing is ever mapped there */
+    uint64_t clock;
+    double then;         /* thread_ms at the last interrupt in user code */
+    uint64_t finds_then; /* finds, as in soft_cpu.counters */
+};
+
+/* Called on the vCPU's own thread; those that change what is mapped with views.lock held, but for the last view_off. */
+
+/* Have view_table lead to the view's regions, or nowhere. NULL: nothing is done. */
+void view_table_set(struct soft_cpu *c, const struct view *v, bool on);
+
+/* Reserve regions for what the top-level page table has come to hold. False: there is nothing new, or no room. */
+bool view_find_regions(struct soft_cpu *c, struct view *v);
+
+/* Where an address is in the view; NULL: in no region of it. */
+uint8_t *view_host(const struct view *v, gva_t va);
+
+/* Map a page, and those around it that continue it in guest memory and are in use. False: not to be mapped. */
+bool view_map(struct soft_cpu *c, struct view *v, gva_t va, bool write);
+
+/*
+ * The soft TLB forgot things: compare all that is mapped with the page tables. False: the view is of no use any more,
+ * since most has changed (another process has come to use the same top-level table) or the host refuses.
+ */
+bool view_check_all(struct soft_cpu *c, struct view *v);
+
+/* The same for the pages of INVLPG. False: the host refuses. */
+bool view_check_pending(struct soft_cpu *c, struct view *v);
+
+/* From now on it has blocks of its own, new ones. */
+void view_codes_forget(struct soft_cpu *c, struct view *v);
+
+/* Unmap everything and give the regions back; view.time becomes `time`. Nothing if it is not active. */
+void view_off(struct soft_cpu *c, struct view *v, int time);
+
+#endif
