@@ -183,11 +183,12 @@ static bool map_run(struct soft_cpu *c, struct view *v, struct chunk *ch, unsign
 {
     int prot = entry & PAGE_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
     uint8_t *host = chunk_host(v, ch, i);
+    int flags = MAP_SHARED | MAP_FIXED | (n <= AROUND ? MAP_POPULATE : 0);
     const uint8_t *map = c->svm->vm->mem.map;
 
     for (unsigned k = 0; k < n; k++)
         entry_set(c, ch, i + k, entry + ((uint64_t)k << PAGE_SHIFT));
-    if (mmap(host, (size_t)n << PAGE_SHIFT, prot, MAP_SHARED | MAP_FIXED, c->svm->vm->mem.fd,
+    if (mmap(host, (size_t)n << PAGE_SHIFT, prot, flags, c->svm->vm->mem.fd,
              (off_t)(entry & PAGE_MASK)) == MAP_FAILED)
         return false;
     v->nruns++;
@@ -410,7 +411,12 @@ bool view_fault(struct soft_cpu *c, uintptr_t host, bool write)
     pthread_mutex_lock(&vs->lock);
     v->events++;
     if (guest_of(v, host, &va)) {
-        ok = !mmu_walk(c, va, acc, TLB_USER, &w) && view_map(c, v, va, write);
+        if (!mmu_walk(c, va, acc, TLB_USER, &w)) {
+            ok = view_map(c, v, va, write);
+        } else {
+            v->faulted = va & PAGE_MASK;
+            v->faulted_write = write;
+        }
     } else if (view_find_regions(c, v)) {
         view_table_set(c, v, true);
     }

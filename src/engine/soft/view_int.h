@@ -50,6 +50,8 @@ struct view {
     struct code_page codes[CODE_SLOTS];
     unsigned ncodes;
     gva_t pending[MAX_PENDING]; /* pages of INVLPG */
+    gva_t faulted; /* a page whose fault the guest handles: to be mapped when it is back; or 0 */
+    bool faulted_write;
 };
 
 struct views {

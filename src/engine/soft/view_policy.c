@@ -65,6 +65,7 @@ static void view_on(struct soft_cpu *c, struct view *v)
     v->set = s;
     v->flushes = s->flushes;
     v->events = v->recent = 0;
+    v->faulted = 0;
 }
 
 static struct view *view_for_tick(struct views *vs, uint64_t pgd)
@@ -170,6 +171,9 @@ static struct view *enter_locked(struct soft_cpu *c, struct tlb_set *s)
         v->set = s;
         v->flushes = s->flushes;
         v->npending = 0;
+        if (v->faulted)
+            view_map(c, v, v->faulted, v->faulted_write);
+        v->faulted = 0;
     }
     return v;
 }
@@ -191,7 +195,7 @@ void view_enter(struct soft_cpu *c)
     if (!vs->nactive && !s->code)
         return;
     if (v && s->code == code_of(c, v) && v->pgd == (c->st.cr3 & X86_CR3_PGD) && v->set == s &&
-        v->flushes == s->flushes && !v->npending)
+        v->flushes == s->flushes && !v->npending && !v->faulted)
         return;
     soft_fpu_park(c);
     pthread_mutex_lock(&vs->lock);
