@@ -98,10 +98,13 @@ static uint64_t flags_compared(const struct dt_case *k, const struct dt_result *
     return mask;
 }
 
-/* A kernel hides whether addresses of its half are mapped: it reports them as protected. */
+/* Linux leaves out the last page of the user half (TASK_SIZE_MAX). */
+#define HOST_USER_END ((1ull << 47) - 4096)
+
+/* A kernel hides whether addresses beyond a user's are mapped: it reports them as protected. */
 static uint32_t error_of(const struct dt_result *r)
 {
-    return r->end == X86_PF_EXC && r->cr2 >> 47 ? r->error | 1 : r->error;
+    return r->end == X86_PF_EXC && r->cr2 >= HOST_USER_END ? r->error | 1 : r->error;
 }
 
 /*
