@@ -2,6 +2,7 @@
 """Our program under real KVM: inside QEMU, whose emulated processors have SVM."""
 import hashlib
 import ctypes
+import functools
 import json
 import mmap
 import os
@@ -19,6 +20,27 @@ QEMU = "qemu-system-x86_64"
 INNER = r"LODGE-TEST init cpus=(\d+) .* release=(\S+)"
 MOVE_APPEND = "console=ttyS0 quiet lodge.test=cpus"
 STATUS = r"NESTED status=(\d+) exits=(\d+)"
+
+# QEMU's emulated SVM loses an event now and then when its delivery is what touches a page first, and at times leaves
+# all its processors in KVM's entry for good. QEMU 7.2 inside QEMU 7.2 ends the same way (1 run of 4 whose memory was
+# shared and in small pages, ours 1 of 3): the guest ends by a triple fault, or nothing is heard of any more.
+EMULATOR_FAILED = re.compile(r"triple fault|soft lockup|Kernel panic|rcu: INFO")
+ATTEMPTS = 3
+
+
+def emulated(test):
+    """A test inside QEMU that begins again when the emulated processors failed, and only then."""
+    @functools.wraps(test)
+    def attempts(*args):
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return test(*args)
+            except (AssertionError, Timeout) as why:
+                failed = isinstance(why, Timeout) or EMULATOR_FAILED.search(str(why))
+                if not left or not failed:
+                    raise
+                print(f"  again   {test.__name__}{args}: {why}", flush=True)
+    return attempts
 
 
 def tsc_khz(counted=[]):
@@ -60,6 +82,7 @@ def nested_command(*words, programs=(), cpus=2):
             "-kernel", kernel("cloud"), "-initrd", str(out), "-append", append]
 
 
+@emulated
 def inner_boots(cpus, times=1):
     """A stock kernel reaches its init on the KVM engine, chosen by itself, and powers off."""
     command = nested_command(f"lodge.cpus={cpus}", f"lodge.times={times}")
@@ -84,13 +107,14 @@ def inner_boots(cpus, times=1):
         check(run.wait_exit(60) == 0, run.describe())
 
 
+@emulated
 def disk_nested(cpus, append, message):
     """Disk and interrupts through KVM's own controllers."""
     initrd = initramfs_with_modules("cloud")
     command = nested_command(f"lodge.cpus={cpus}", "lodge.what=disk", f"lodge.initrd={initrd}",
                              f"lodge.append={append}", programs=[initrd])
     with Place() as place, place.run(command) as run:
-        run.wait_line(r"NESTED done", 300)
+        run.wait_line(r"NESTED done", 200)
         output = run.stdout()
         check(re.findall(STATUS, output) == [("0", "0")], output)
         after = re.search(r"LODGE-TEST disk after (\w{32})", output)
@@ -115,6 +139,7 @@ def moved(run, cpus, engines):
     check("LODGE-TEST done" in output, "the guest did not end by itself")
 
 
+@emulated
 def moves_nested(cpus, *engines):
     """A guest goes on under the other engine in the middle of its work."""
     command = nested_command(f"lodge.cpus={cpus}", "lodge.what=move",
@@ -122,11 +147,12 @@ def moves_nested(cpus, *engines):
     with Place() as place, place.run(command) as run:
         run.wait_line(r"NESTED done", 400)
         status, exits = re.findall(STATUS, run.stdout())[0]
-        check(status == "0", run.describe())
+        check(status == "0", run.stdout())
         check(int(exits) > 100, f"KVM counted {exits} exits")
         moved(run, cpus, engines)
 
 
+@emulated
 def doorbells_nested():
     """Writes become interrupts inside the kernel: few of them leave it."""
     command = nested_command("lodge.what=payload", "lodge.tests=ioevent", programs=[payload()])
@@ -134,7 +160,7 @@ def doorbells_nested():
         run.wait_line(r"NESTED done", 120)
         output = run.stdout()
         check_results(output, 1)
-        check(re.search(STATUS, output)[1] == "0", run.describe())
+        check(re.search(STATUS, output)[1] == "0", output)
         exits = int(re.search(r"(\d+)  memory-mapped I/O exits", output)[1])
         check(exits < 50, f"{exits} accesses to memory left KVM, so it did not take the doorbells")
 
@@ -156,15 +182,17 @@ def dirty_here(*engines):
         looked(run.stdout())
 
 
+@emulated
 def dirty_nested(*engines):
     command = nested_command("lodge.what=dirty", "lodge.engines=" + ",".join(engines),
                              programs=[dirty(), payload()])
     with Place() as place, place.run(command) as run:
         run.wait_line(r"NESTED done", 150)
-        check(re.search(STATUS, run.stdout())[1] == "0", run.describe())
+        check(re.search(STATUS, run.stdout())[1] == "0", run.stdout())
         looked(run.stdout())
 
 
+@emulated
 def refused_nested():
     """What cannot be had is told, with the next step, and nothing is started."""
     command = nested_command("lodge.what=refuse", programs=[payload()])
