@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Thin front of meson and ninja; see README.md.
-.PHONY: build demo check bench format format-check clean asan tsan
+.PHONY: build demo check check-system bench format format-check clean asan tsan
 
 build:
 	@scripts/build.sh build
@@ -10,6 +10,12 @@ demo:
 
 check:
 	@scripts/check.sh
+
+# A whole Debian system, built from its packages: takes some minutes and 1 GB in .cache.
+check-system:
+	@scripts/setup.sh build check system
+	@scripts/build.sh build
+	@tests/guest/system.py $(ARGS)
 
 # Against the host, QEMU and others; ARGS are bench/bench's.
 bench:

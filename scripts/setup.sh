@@ -6,6 +6,7 @@
 #   build    what compiles the program
 #   demo     what makes an initramfs and unpacks kernels
 #   check    compilers, sanitizers and tools of `make check`
+#   system   what builds images of systems, and what `make check-system` looks at them with
 #   compare  QEMU, to measure against
 #   bench    what makes the userland of `make bench`
 #   bench-uml, bench-bochs  further machines it compares with, where they can be had
@@ -50,6 +51,16 @@ libcmocka-dev /usr/include/cmocka.h
 qemu-system-x86 qemu-system-x86_64
 qemu-utils qemu-img
 mtools mcopy
+END
+        ;;
+    system)
+        cat <<'END'
+python3 python3
+mmdebstrap mmdebstrap
+e2fsprogs /sbin/e2fsck
+openssh-client ssh
+uidmap newuidmap
+cpio cpio
 END
         ;;
     compare)
