@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The store of images, and guests made from them; a whole system is system.py's."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+from boot import DONE
+from guest import PROGRAM, Case, Place, Run, Skip, check, fresh_name, initramfs, kernel
+
+
+class Store:
+    """A store of the case's own, with Lodge's commands in it."""
+
+    def __init__(self, place):
+        self.path = place.path / "store"
+        self.env = dict(os.environ, LODGE_DATA=str(self.path),
+                        LODGE_STATE_DIR=str(place.path / "state"), HOME=str(place.path / "home"),
+                        XDG_RUNTIME_DIR=str(place.path / "runtime"))
+        self.place = place
+
+    def lodge(self, *args, status=0):
+        done = subprocess.run([*PROGRAM, *map(str, args)], env=self.env, text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True, timeout=300,
+                              check=False)
+        check(done.returncode == status, f"lodge {' '.join(map(str, args))}: exit status "
+                                         f"{done.returncode}: {done.stdout} {done.stderr}")
+        return done.stdout + done.stderr
+
+    def names(self):
+        return [image["name"] for image in json.loads(self.lodge("image", "ls", "--format", "json"))]
+
+    def bring(self, name, *options, initrd=None):
+        """An image of an empty disk and a kernel."""
+        disk = self.place.path / "disk.raw"
+        with open(disk, "wb") as file:
+            file.write(b"first")
+            file.truncate(8 << 20)
+        more = ["--kernel", kernel("cloud"), "--initrd", initrd, "--append", "console=ttyS0 quiet",
+                "--size", "1G"] if initrd else []
+        self.lodge("image", "import", disk, name, *more, *options)
+
+    def left(self):
+        """Folders of guests, those without a name of their own included."""
+        folder = self.path / "disks"
+        return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+    def start(self, *args):
+        return Run([*PROGRAM, "run", "--quiet", "--engine", "soft", "-m", "256M", "-c", "1",
+                    "--net", "none", *map(str, args)], env=self.env)
+
+
+def keeps_images():
+    """Names are found, taken and free again as people expect."""
+    with Place() as place:
+        store = Store(place)
+        check("lodge image build" in store.lodge("run", "debian/12", status=1), "no next step")
+        store.bring("my:disk", "--seed", "none")
+        check(store.names() == ["my/disk"], f"images: {store.names()}")
+        disk = place.path / "disk.raw"
+        check("--force" in store.lodge("image", "import", disk, "my/disk", status=1), "no way out")
+        store.lodge("image", "import", "--force", disk, "my/disk")
+        store.lodge("image", "import", place.path / "nothing", "my/other", status=1)
+        check("up to" in store.lodge("image", "import", disk, "My Disk", status=1), "which names?")
+        check("no kernel" in store.lodge("run", "my", status=1), "it ran without a kernel")
+        check("Did you mean my/disk" in store.lodge("image", "rm", "my", status=1), "a short name")
+        store.lodge("image", "rm", "my/disk")
+        check(store.names() == [], f"images: {store.names()}")
+        check(os.listdir(store.path / "images") == [], "something is left")
+
+
+def keeps_disks():
+    """A guest's disk stays for its next run; an image that is stood on stays, too."""
+    with Place() as place:
+        store = Store(place)
+        store.bring("test/1", "--seed", "none", initrd=initramfs())
+        name = fresh_name()
+        for _ in range(2):
+            with store.start("test", "--name", name, "--append", "lodge.test=boot") as run:
+                run.wait_line(DONE)
+                check(run.wait_exit() == 0, run.describe())
+            check(store.left() == [name], f"disks: {store.left()}")
+        told = store.lodge("image", "info", store.path / "disks" / name / "disk.qcow2")
+        check("1G" in told and "disk.qcow2" in told, f"the disk: {told}")
+        check(name in store.lodge("image", "rm", "test/1", status=1), "who uses it?")
+        check(name in store.lodge("image", "ls"), "ls does not say who stands on it")
+        store.bring("test/2", "--seed", "none", initrd=initramfs())
+        check("test/1" in store.lodge("run", "test/2", "--name", name, status=1), "another image")
+        store.lodge("image", "discard", name)
+        store.lodge("image", "discard", name, status=1)
+        check(store.left() == [], f"disks: {store.left()}")
+        store.lodge("image", "rm", "test/1", "test/2")
+
+
+def removes_disks():
+    """--rm leaves nothing, however the run ends."""
+    with Place() as place:
+        store = Store(place)
+        store.bring("test/1", "--seed", "none", initrd=initramfs())
+        with store.start("--rm", "test/1", "--append", "lodge.test=boot") as run:
+            run.wait_line(DONE)
+            check(run.wait_exit() == 0, run.describe())
+        check(store.left() == [], f"disks: {store.left()}")
+        name = fresh_name()
+        with store.start("--rm", "test/1", "--name", name, "--append", "lodge.test=idle10") as run:
+            deadline = time.monotonic() + 120
+            while not store.left() or not (store.path / "disks" / store.left()[0] /
+                                           "guest.json").exists():
+                check(time.monotonic() < deadline, run.describe())
+                time.sleep(0.1)
+            check(name in store.lodge("image", "rm", "test/1", status=1), "it is in use")
+            os.killpg(run.process.pid, signal.SIGKILL)
+            run.wait_exit()
+        store.lodge("image", "rm", "test/1")
+        check(store.left() == [], f"disks: {store.left()}")
+
+
+def tells_settings():
+    """The seed has name and keys; it is made once, with the disk."""
+    if not shutil.which("ssh-keygen"):
+        raise Skip("ssh-keygen is not installed")
+    with Place() as place:
+        store = Store(place)
+        store.bring("test/1", initrd=initramfs())
+        key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJvr8H1b0tDSg6f1GAiKT5lLoXHcb5hV2JXK4mXw3qGz me"
+        (place.path / "key.pub").write_text(key + "\n")
+        (place.path / "data").write_text("#cloud-config\nruncmd: [poweroff]\n")
+        name = fresh_name()
+        args = ["test", "--name", name, "--user", "somebody", "--append", "lodge.test=boot"]
+        bad = store.lodge("run", *args, "--ssh-key", place.path / "data", status=1)
+        check("no public key" in bad and store.left() == [], f"{bad} {store.left()}")
+        with store.start(*args, "--ssh-key", place.path / "key.pub",
+                         "--user-data", place.path / "data") as run:
+            check(run.wait_exit() == 0, run.describe())
+        seed = (store.path / "disks" / name / "seed.img").read_bytes()
+        own = (store.path / "key" / "id_ed25519.pub").read_text().strip()
+        for text in (f'"local-hostname": "{name}"', key, own, "somebody", "runcmd: [poweroff]"):
+            check(text.encode() in seed, f"the seed does not have {text}")
+        check(os.stat(store.path / "key" / "id_ed25519").st_mode & 0o77 == 0, "the key is open")
+
+
+CASES = [
+    Case("images: names", keeps_images),
+    Case("images: disks that stay", keeps_disks),
+    Case("images: disks that go", removes_disks),
+    Case("images: settings", tells_settings),
+]
