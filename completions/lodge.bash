@@ -11,7 +11,7 @@ _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
-    local verbs="run create start stop restart kill pause resume ls info port console logs rm recover prune rename edit validate exec shell image
+    local verbs="run create start stop restart kill pause resume balloon ls info port console logs rm recover prune rename edit validate exec shell image
         doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
@@ -51,6 +51,7 @@ _lodge()
     exec:* | shell:*) words="$(_lodge_guests) -u --user -t --tty -w --wait -h --help" ;;
     stop:--timeout | stop:-t | restart:--timeout | restart:-t) words="10 60 300" ;;
     stop:* | restart:*) words="$(_lodge_guests) -t --timeout -q --quiet -h --help" ;;
+    balloon:*) words="$(_lodge_guests) --json -h --help" ;;
     start:* | kill:* | pause:* | resume:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
     ls:--format) words="table json" ;;
     ls:*) words="--format -q --quiet -h --help" ;;

@@ -16,6 +16,8 @@ complete -c lodge -n __fish_use_subcommand -a restart -d "Stop guests and start 
 complete -c lodge -n __fish_use_subcommand -a kill -d "End guests at once"
 complete -c lodge -n __fish_use_subcommand -a pause -d "Have guests stand still"
 complete -c lodge -n __fish_use_subcommand -a resume -d "Have paused guests go on"
+complete -c lodge -n __fish_use_subcommand -a balloon -d "Say how much memory a guest uses or is to keep"
+complete -c lodge -n '__fish_seen_subcommand_from balloon' -l json -d 'Print everything as JSON'
 complete -c lodge -n __fish_use_subcommand -a ls -d "List guests"
 complete -c lodge -n __fish_use_subcommand -a info -d "Tell all about guests"
 complete -c lodge -n __fish_use_subcommand -a port -d 'List, open and close ports that lead to a running guest'
@@ -71,9 +73,9 @@ complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \
     -d 'How to print the findings'
-complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume ls info port console logs rm recover prune rename edit validate image doctor help version'
+complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume balloon ls info port console logs rm recover prune rename edit validate image doctor help version'
 
-set -l named start stop restart kill pause resume info port console logs rm recover rename edit
+set -l named start stop restart kill pause resume balloon info port console logs rm recover rename edit
 complete -c lodge -n "__fish_seen_subcommand_from $named; and not __fish_seen_subcommand_from image" \
     -a '(__lodge_guests)'
 complete -c lodge -n '__fish_seen_subcommand_from validate' -F

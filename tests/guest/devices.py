@@ -280,7 +280,14 @@ def balloon_target():
         check(begun["memory"] == whole and begun["target"] == 160 * MIB, begun)
         wait_for("balloon", lambda r: r["actual"] == 160 * MIB and r["given_back"] >= 96 * MIB)
         wait_for("stats", lambda r: r["free"] < before["free"] - 80 * MIB)
-        asked(folder, {"command": "balloon", "arguments": {"size": whole}})
+        with place.run([*PROGRAM, "balloon", name]) as shown:
+            check(shown.wait_exit() == 0, shown.describe())
+            check(re.search(r"^is to keep +160M$", shown.stdout(), re.M) and
+                  re.search(r"^unused in it +\d", shown.stdout(), re.M), shown.stdout())
+        with place.run([*PROGRAM, "balloon", name, "1G"]) as refused_:
+            check(refused_.wait_exit() == 1 and "can't have" in refused_.stderr(), refused_.describe())
+        with place.run([*PROGRAM, "balloon", name, "256M"]) as told:
+            check(told.wait_exit() == 0, told.describe())
         wait_for("balloon", lambda r: r["actual"] == whole)
         wait_for("stats", lambda r: r["free"] > before["free"] - 16 * MIB)
         go_on(run)

@@ -327,6 +327,7 @@ static void many_at_once_and_put_back(void **state)
     assert_int_equal(get(f, USED + 2, 2), 1);
     assert_int_equal(get(f, USED + 4 + 8 * 6, 8), 3 | 30ull << 32);
     assert_int_equal(get(f, USED + 4, 8), 5 | 50ull << 32);
+    f->q.next_used = 0; /* those were never taken */
     desc(f, DESC, 0, DATA, 8, 0, 0);
     desc(f, DESC, 1, DATA, 8, 0, 0);
     give(f, 0);
@@ -336,6 +337,29 @@ static void many_at_once_and_put_back(void **state)
     virtq_unpop(&f->q, 2);
     assert_int_equal(virtq_pop(&f->q, &f->c), 1);
     assert_int_equal(f->c.head, 0);
+}
+
+/* A driver that gives chains again which it has not got back: no device has to hold more than a ring of them. */
+static void holds_a_ring_of_chains_at_most(void **state)
+{
+    struct fixture *f = *state;
+
+    start(f, false, false);
+    desc(f, DESC, 0, DATA, 8, 0, 0);
+    f->q.next_used = f->q.next_avail = f->avail = 0xfffa;
+    put(f, AVAIL + 2, f->avail, 2);
+    for (unsigned i = 0; i < SIZE; i++) {
+        give(f, 0);
+        assert_int_equal(virtq_pop(&f->q, &f->c), 1);
+    }
+    assert_int_equal(virtq_pop(&f->q, &f->c), 0);
+    give(f, 0);
+    assert_int_equal(virtq_pop(&f->q, &f->c), -EINVAL);
+    assert_string_equal(f->q.malformed, "more chains than the ring can hold");
+    virtq_push(&f->q, &(struct virtq_used){0, 0}, 1);
+    assert_int_equal(virtq_pop(&f->q, &f->c), 1);
+    virtq_unpop(&f->q, 1);
+    assert_int_equal(virtq_pop(&f->q, &f->c), 1);
 }
 
 static void copies_buffers(void **state)
@@ -376,6 +400,7 @@ int main(void)
         CASE(gives_back_and_interrupts),
         CASE(event_indexes),
         CASE(many_at_once_and_put_back),
+        CASE(holds_a_ring_of_chains_at_most),
         CASE(copies_buffers),
     };
 

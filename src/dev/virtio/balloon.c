@@ -20,8 +20,9 @@
  */
 #define QUEUES     5
 #define QUEUE_SIZE 128
-#define BUDGET     16
+#define BUDGET     4
 #define PFNS       256 /* looked at in one go */
+#define PFNS_MAX   4096 /* of a chain: more than any driver gives, and what takes some milliseconds */
 
 /* 5.5.6.3 */
 struct stat {
@@ -43,7 +44,10 @@ static void give_back(struct virtio_balloon *b, gpa_t gpa, uint64_t len)
     m->written(m->opaque, gpa, len);
 }
 
-/* An array of page numbers. Addresses that are no memory are the driver's affair: it loses nothing. */
+/*
+ * An array of page numbers. Addresses that are no memory are the driver's affair: it loses nothing, nor by those beyond
+ * PFNS_MAX, which the host merely does not get back.
+ */
 static enum virtio_served serve_inflate(struct virtio_device *dev, unsigned q,
                                         struct virtq_chain *c)
 {
@@ -51,7 +55,8 @@ static enum virtio_served serve_inflate(struct virtio_device *dev, unsigned q,
     uint32_t pfn[PFNS];
     size_t at = 0, got;
 
-    while ((got = virtq_read(c->iov, c->out, at, pfn, sizeof(pfn))) >= sizeof(pfn[0])) {
+    while (at < PFNS_MAX * sizeof(pfn[0]) &&
+           (got = virtq_read(c->iov, c->out, at, pfn, sizeof(pfn))) >= sizeof(pfn[0])) {
         uint64_t first = 0, count = 0;
 
         at += got;

@@ -21,6 +21,7 @@
 #define QUEUE_CONTROL_TX 3
 #define QUEUE_SIZE       128
 #define BUDGET           32
+#define CHUNK            MIB(1) /* sent in one go: a chain can have 4 GiB, and others wait */
 
 /* Control events (5.3.6.2). */
 enum {
@@ -295,19 +296,25 @@ static ssize_t port_send_locked(const struct virtio_console_port *port, struct i
     return sent;
 }
 
-static enum virtio_served send_locked(struct virtio_console_port *port, const struct virtq_chain *c)
+static enum virtio_served send_locked(struct virtio_console *con, struct virtio_console_port *port,
+                                      const struct virtq_chain *c)
 {
     struct iovec iov[VIRTQ_IOV_MAX];
+    size_t end = c->out_len - port->tx_done > CHUNK ? port->tx_done + CHUNK : c->out_len;
 
-    while (port->tx_done < c->out_len) {
-        unsigned n = virtq_slice(c->iov, c->out, port->tx_done, c->out_len, iov);
-        ssize_t sent = port_send_locked(port, iov, n, c->out_len - port->tx_done);
+    while (port->tx_done < end) {
+        unsigned n = virtq_slice(c->iov, c->out, port->tx_done, end - port->tx_done, iov);
+        ssize_t sent = port_send_locked(port, iov, n, end - port->tx_done);
 
         if (sent < 0) {
             port->tx_blocked = true;
             return VIRTIO_LATER;
         }
         port->tx_done += (size_t)sent;
+    }
+    if (end < c->out_len) {
+        virtio_notify(&con->dev);
+        return VIRTIO_LATER;
     }
     port->tx_done = 0;
     return VIRTIO_SERVED;
@@ -322,7 +329,7 @@ static enum virtio_served serve_tx(struct virtio_device *dev, unsigned q, struct
     if (!port_of(q, &id) || c->in)
         return VIRTIO_MALFORMED;
     pthread_mutex_lock(&con->lock);
-    served = send_locked(&con->port[id], c);
+    served = send_locked(con, &con->port[id], c);
     pthread_mutex_unlock(&con->lock);
     if (served == VIRTIO_SERVED)
         virtio_push(dev, q, c->head, 0);

@@ -187,11 +187,14 @@ static int walk(struct virtq *q, struct virtq_chain *c)
 int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 {
     uint16_t idx = load16(q->avail_ring + AVAIL_IDX), ready = (uint16_t)(idx - q->next_avail);
+    uint16_t with_device;
     int code;
 
     if (!ready)
         return 0;
-    if (ready > q->size)
+    /* Those that are with the device count, too: otherwise a driver could have it hold any number of them. */
+    with_device = (uint16_t)(q->next_avail - __atomic_load_n(&q->next_used, __ATOMIC_RELAXED));
+    if (ready > q->size || with_device >= q->size)
         return refuse(q, "more chains than the ring can hold");
     chain->head = load16(q->avail_ring + AVAIL_RING(q->next_avail % q->size));
     chain->out = chain->in = 0;
@@ -217,13 +220,15 @@ bool virtq_push(struct virtq *q, const struct virtq_used *used, unsigned n)
 
     pthread_mutex_lock(&q->used_lock);
     old = q->next_used;
+    now = (uint16_t)(old + n);
     for (unsigned i = 0; i < n; i++) {
-        hva_t at = q->used_ring + USED_RING(q->next_used++ % q->size);
+        hva_t at = q->used_ring + USED_RING((uint16_t)(old + i) % q->size);
 
         memcpy(at, &used[i], sizeof(used[i]));
         tell_written(q, at, sizeof(used[i]));
     }
-    now = q->next_used;
+    /* Before the driver can know of them, and so give new ones. */
+    __atomic_store_n(&q->next_used, now, __ATOMIC_RELAXED);
     store16(q, q->used_ring + USED_IDX, now);
     /* The driver writes what it wants, then looks at the index; here it is the other way round. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);

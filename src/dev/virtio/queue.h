@@ -33,7 +33,7 @@ struct virtq {
     bool event_idx, indirect;
     hva_t desc_ring, avail_ring, used_ring;
     uint16_t next_avail;
-    uint16_t next_used;        /* under used_lock */
+    uint16_t next_used;        /* written under used_lock */
     pthread_mutex_t used_lock; /* used entries may come from several threads */
     const char *malformed;     /* why virtq_pop refused */
 };
