@@ -74,7 +74,8 @@ static void begin(struct fixture *f, enum backend_fault fault, unsigned at)
 {
     struct err err = {0};
 
-    backend_start(&f->backend, fault, at);
+    backend_init(&f->backend, fault, at);
+    backend_start(&f->backend);
     assert_int_equal(open_disk(f, &err), 0);
 }
 
@@ -119,7 +120,9 @@ static void reads_writes_flushes(void **state)
     for (unsigned i = 0; i < 8192; i++)
         mem[i] = (uint8_t)(i * 7 + i / 256);
     assert_int_equal(result(f, ask(f, &a, BLOCK_WRITE, 512, 0, 8192)), 0);
+    pthread_mutex_lock(&f->backend.lock);
     assert_memory_equal(f->backend.disk + 512, mem, 8192);
+    pthread_mutex_unlock(&f->backend.lock);
     assert_int_equal(result(f, ask(f, &a, BLOCK_FLUSH, 0, 0, 512)), 0);
     assert_int_equal(f->backend.flushes, 1);
     assert_int_equal(result(f, ask(f, &a, BLOCK_READ, 512, MIB(1), 8192)), 0);
@@ -137,12 +140,16 @@ static void zeroes_and_discards(void **state)
     for (unsigned i = 0; i < 2; i++) {
         enum block_op op = i ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES;
 
+        pthread_mutex_lock(&f->backend.lock);
         memset(f->backend.disk, 0x55, BACKEND_SIZE);
+        pthread_mutex_unlock(&f->backend.lock);
         assert_int_equal(result(f, ask(f, &a, op, 512, 0, 1500 * 512)), 0);
+        pthread_mutex_lock(&f->backend.lock);
         assert_int_equal(f->backend.disk[511], 0x55);
         for (unsigned k = 1; k <= 1500; k++)
             assert_int_equal(f->backend.disk[k * 512], 0);
         assert_int_equal(f->backend.disk[1501 * 512], 0x55);
+        pthread_mutex_unlock(&f->backend.lock);
     }
     end(f);
 }
@@ -163,7 +170,9 @@ static void more_at_once_than_it_takes(void **state)
     block_drain(f->b);
     for (unsigned i = 0; i < MANY; i++)
         assert_true(a[i].done == 1 && !a[i].result);
+    pthread_mutex_lock(&f->backend.lock);
     assert_memory_equal(f->backend.disk, f->memory.base, MANY * 512);
+    pthread_mutex_unlock(&f->backend.lock);
     free(a);
     end(f);
 }
@@ -222,7 +231,8 @@ static void faults_while_settling(void **state)
             struct err err = {0};
             int code;
 
-            backend_start(&f->backend, faults[i], at);
+            backend_init(&f->backend, faults[i], at);
+            backend_start(&f->backend);
             code = open_disk(f, &err);
             if (code) {
                 assert_null(f->b);
@@ -257,17 +267,19 @@ static void back_ends_without_what_is_needed(void **state)
     struct err err = {0};
 
     for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
-        backend_start(&f->backend, FAULT_NONE, 0);
+        backend_init(&f->backend, FAULT_NONE, 0);
         f->backend.features = table[i].features;
         f->backend.protocol = table[i].protocol;
         f->backend.seg_max = table[i].seg_max;
+        backend_start(&f->backend);
         assert_int_equal(open_disk(f, &err), table[i].code);
         backend_end(&f->backend);
     }
     /* Without confirmations and all that is optional it works. */
-    backend_start(&f->backend, FAULT_NONE, 0);
+    backend_init(&f->backend, FAULT_NONE, 0);
     f->backend.features = 1ull << 28 | 1ull << 30 | 1ull << 32;
     f->backend.protocol = 1ull << 9;
+    backend_start(&f->backend);
     assert_int_equal(open_disk(f, &err), 0);
     assert_true(f->b->info.writethrough);
     assert_int_equal(f->b->info.discard_granularity, 0);
