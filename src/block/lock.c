@@ -9,11 +9,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 
 #define BYTE_HAVE   100
 #define BYTE_REFUSE 200
+#define BYTES       200 /* from BYTE_HAVE on */
+
+/* What a killed process had in io_uring holds its file, and so its lock, a little longer than the process lives. */
+#define TRY_MS 25
+#define TRIES  10
 
 #define PERM_READ            0
 #define PERM_WRITE           1
@@ -38,7 +44,16 @@ static bool byte_is_held(int fd, off_t at)
     return !fcntl(fd, F_OFD_GETLK, &l) && l.l_type != F_UNLCK;
 }
 
-int block_lock(int fd, bool writable, const char *path, struct err *err)
+static void unlock(int fd)
+{
+    struct flock l = {
+        .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = BYTE_HAVE, .l_len = BYTES};
+
+    fcntl(fd, F_OFD_SETLK, &l);
+}
+
+/* 0, -EBUSY, or why there are no locks here. */
+static int lock_once(int fd, bool writable)
 {
     static const uint8_t reader_has[] = {PERM_READ};
     static const uint8_t writer_has[] = {PERM_READ, PERM_WRITE, PERM_RESIZE};
@@ -53,17 +68,30 @@ int block_lock(int fd, bool writable, const char *path, struct err *err)
         code = lock_byte(fd, BYTE_HAVE + has[i]);
     for (unsigned i = 0; !code && i < ARRAY_SIZE(refused); i++)
         code = lock_byte(fd, BYTE_REFUSE + refused[i]);
+    for (unsigned i = 0; !code && i < count; i++)
+        held |= byte_is_held(fd, BYTE_REFUSE + has[i]);
+    for (unsigned i = 0; !code && i < ARRAY_SIZE(refused); i++)
+        held |= byte_is_held(fd, BYTE_HAVE + refused[i]);
+    return held || code == -EAGAIN ? -EBUSY : code;
+}
+
+int block_lock(int fd, bool writable, const char *path, struct err *err)
+{
+    const struct timespec wait = {.tv_nsec = TRY_MS * 1000000L};
+    int code = lock_once(fd, writable);
+
+    for (unsigned i = 0; code == -EBUSY && i < TRIES; i++) {
+        unlock(fd);
+        nanosleep(&wait, NULL);
+        code = lock_once(fd, writable);
+    }
     if (code == -EINVAL || code == -ENOLCK || code == -EOPNOTSUPP) {
         log_warn("%s is on a file system without locks: nothing keeps others from using it at the "
                  "same time",
                  path);
         return 0;
     }
-    for (unsigned i = 0; !code && i < count; i++)
-        held |= byte_is_held(fd, BYTE_REFUSE + has[i]);
-    for (unsigned i = 0; !code && i < ARRAY_SIZE(refused); i++)
-        held |= byte_is_held(fd, BYTE_HAVE + refused[i]);
-    if (!held && (!code || code != -EAGAIN))
+    if (code != -EBUSY)
         return code < 0 ? err_set(err, code, "cannot lock %s: %s", path, strerror(-code)) : 0;
     err_set(err, -EBUSY, "%s is in use by another guest or program", path);
     if (writable)

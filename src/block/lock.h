@@ -10,7 +10,7 @@
  * Take the image for one writer, or for any number of readers, until fd is
  * closed. The bytes locked are those of QEMU's programs, so that they respect
  * it and are respected. -EBUSY when somebody holds it in a way that does not
- * go with this; a file system without locks is let pass with a warning.
+ * go with this, after a quarter of a second in which he might let go; a file system without locks is let pass with a warning.
  */
 int block_lock(int fd, bool writable, const char *path, struct err *err);
 

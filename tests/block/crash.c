@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A process that writes is killed at a random moment; then nothing it had flushed may be missing. */
+/*
+ * A process that writes is killed at a random moment; then nothing it had
+ * flushed may be missing. It writes to the image itself or as a guest's disk.
+ */
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -9,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "block/block.h"
 #include "qcow2test.h"
 
 #define SECTORS 16384
@@ -25,6 +31,9 @@ struct run {
     struct test *t;
     struct shape shape;
     struct qcow2_config cfg;
+    bool as_disk, direct; /* direct: the file system can */
+    enum block_cache cache;
+    enum block_aio aio;
     char path[256], base[256];
     struct shared *m;
     uint32_t sectors; /* of the disk */
@@ -35,8 +44,64 @@ struct writer {
     struct run *run;
     struct test t;
     struct qcow2 *q;
+    struct block *b; /* in place of q */
     unsigned n;
 };
+
+/* ---- Requests ---------------------------------------------------------------------------------- */
+
+struct asked {
+    struct block_req req;
+    int result;
+    _Atomic bool done;
+};
+
+static void on_done(struct block_req *req, int result)
+{
+    struct asked *a = container_of(req, struct asked, req);
+
+    a->result = result;
+    atomic_store(&a->done, true);
+}
+
+/* Whoever waits reaps for all. */
+static int ask(struct block *b, struct block_req req)
+{
+    struct asked a = {.req = req};
+    struct pollfd event = {.fd = b->event_fd, .events = POLLIN};
+
+    a.req.done = on_done;
+    block_submit(b, &a.req);
+    while (!atomic_load(&a.done)) {
+        poll(&event, 1, 1);
+        block_reap(b);
+    }
+    return a.result;
+}
+
+static int ask_flush(struct writer *w)
+{
+    return w->b ? ask(w->b, (struct block_req){.op = BLOCK_FLUSH}) : qcow2_flush(w->q);
+}
+
+static int ask_write(struct writer *w, const struct iovec *iov, uint64_t off)
+{
+    if (!w->b)
+        return qcow2_writev(w->q, iov, 1, off, iov->iov_len);
+    return ask(w->b,
+               (struct block_req){
+                   .op = BLOCK_WRITE, .offset = off, .len = iov->iov_len, .iov = iov, .iovcnt = 1});
+}
+
+static int ask_zeroes(struct writer *w, uint64_t off, uint64_t len, bool unmap)
+{
+    if (!w->b)
+        return qcow2_write_zeroes(w->q, off, len, unmap);
+    return ask(w->b, (struct block_req){
+                         .op = BLOCK_WRITE_ZEROES, .offset = off, .len = len, .unmap = unmap});
+}
+
+/* ---- The writers ------------------------------------------------------------------------------- */
 
 /* Sectors in runs of eight belong to one writer after the other. */
 static uint32_t own_sector(struct writer *w)
@@ -53,11 +118,13 @@ static void state_add(struct sector *s, uint32_t state)
 }
 
 /* All that was done before it began is safe when the flush is over. */
-static void flush(struct run *run, struct qcow2 *q, uint32_t *done)
+static void flush(struct writer *w, uint32_t *done)
 {
+    struct run *run = w->run;
+
     for (uint32_t i = 0; i < run->sectors; i++)
         done[i] = atomic_load(&run->m->sector[i].done);
-    if (qcow2_flush(q))
+    if (ask_flush(w))
         bad("flush failed");
     for (uint32_t i = 0; i < run->sectors; i++) {
         uint32_t safe = atomic_load(&run->m->sector[i].safe);
@@ -74,7 +141,7 @@ static void write_some(struct writer *w, uint32_t first, uint32_t count)
     uint32_t state = atomic_fetch_add(&w->run->m->next_state, 1);
     struct sector *s = &w->run->m->sector[first];
     uint64_t what = below(&w->t, 20);
-    uint8_t buf[8 * 512];
+    _Alignas(4096) uint8_t buf[8 * 512];
     struct iovec iov = {buf, count * 512};
     int r;
 
@@ -83,9 +150,9 @@ static void write_some(struct writer *w, uint32_t first, uint32_t count)
         state_add(&s[i], what < 18 ? state : 0);
     }
     if (what < 18)
-        r = qcow2_writev(w->q, &iov, 1, first * 512ull, count * 512);
+        r = ask_write(w, &iov, first * 512ull);
     else
-        r = qcow2_write_zeroes(w->q, first * 512ull, count * 512, what & 1);
+        r = ask_zeroes(w, first * 512ull, count * 512, what & 1);
     if (r)
         bad("write failed: %s", strerror(-r));
     for (uint32_t i = 0; i < count; i++)
@@ -111,7 +178,7 @@ static void *writer(void *opaque)
             full |= atomic_load(&s->submitted) - atomic_load(&s->safe) > STATES - 4;
         }
         if (full || !below(&w->t, 40))
-            flush(w->run, w->q, done);
+            flush(w, done);
         write_some(w, first + skip, count);
     }
     return NULL;
@@ -120,14 +187,17 @@ static void *writer(void *opaque)
 static void child(struct run *run)
 {
     struct writer w[WRITERS];
+    const struct block_config disk = {
+        .path = run->path, .format = "qcow2", .cache = run->cache, .aio = run->aio};
     struct err err = {0};
-    struct qcow2 *q;
+    struct qcow2 *q = NULL;
+    struct block *b = NULL;
 
-    if (qcow2_open(&q, &run->cfg, &err))
+    if (run->as_disk ? block_open(&b, &disk, &err) : qcow2_open(&q, &run->cfg, &err))
         bad("%s cannot be opened: %s", run->path, err.what);
     atomic_store(&run->m->ready, 1);
     for (unsigned i = 0; i < WRITERS; i++) {
-        w[i] = (struct writer){.run = run, .t = *run->t, .q = q, .n = i};
+        w[i] = (struct writer){.run = run, .t = *run->t, .q = q, .b = b, .n = i};
         w[i].t.random = rnd(run->t);
         if (pthread_create(&w[i].thread, NULL, writer, &w[i]))
             bad("no thread");
@@ -191,6 +261,9 @@ static void make_images(struct run *run)
     uint8_t buf[512];
 
     shape_choose(run->t, &run->shape);
+    run->as_disk = below(run->t, 2);
+    run->cache = run->direct && below(run->t, 2) ? BLOCK_NONE : BLOCK_WRITEBACK;
+    run->aio = below(run->t, 4) ? BLOCK_AIO_AUTO : BLOCK_AIO_THREADS;
     if (run->shape.backing == BACKING_QCOW2)
         run->shape.backing = BACKING_RAW;
     run->sectors = run->shape.cluster_bits < 12 ? SECTORS / 8 : SECTORS;
@@ -219,6 +292,21 @@ static void make_images(struct run *run)
         bad("cannot create %s: %s", run->path, err.what);
 }
 
+/* The kernel ends a dead process's io_uring on its own time. */
+static void await_lock(struct run *run)
+{
+    const struct qcow2_config cfg = {.path = run->path, .inspect = true, .no_backing = true};
+    struct qcow2 *q;
+    struct err err;
+    int r = -EBUSY;
+
+    for (unsigned i = 0; r == -EBUSY && i < 200; i++)
+        r = qcow2_open(&q, &cfg, &err);
+    if (r)
+        bad("%s cannot be opened after a kill: %s", run->path, err.what);
+    qcow2_abandon(q);
+}
+
 static void kill_one(struct run *run)
 {
     uint64_t us = 200 + below(run->t, 1ull << (10 + below(run->t, 9)));
@@ -237,8 +325,19 @@ static void kill_one(struct run *run)
     nanosleep(&wait, NULL);
     if (kill(pid, SIGKILL) || waitpid(pid, NULL, 0) != pid)
         bad("cannot kill the writer");
+    await_lock(run);
     rnd(run->t);
     verify(run);
+}
+
+static bool can_direct(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+
+    if (fd >= 0)
+        close(fd);
+    unlink(path);
+    return fd >= 0;
 }
 
 int test_kill(struct test *t)
@@ -251,6 +350,7 @@ int test_kill(struct test *t)
     snprintf(run.path, sizeof(run.path), "%s/image", t->dir);
     snprintf(run.base, sizeof(run.base), "%s/base", t->dir);
     run.cfg.path = run.path;
+    run.direct = can_direct(run.path);
     for (uint64_t i = 0; i < t->count; i++) {
         if (i % 10 == 0)
             make_images(&run);
