@@ -47,7 +47,9 @@ struct box {
     int server[2], peer[PEERS];
     uint16_t avail[2], used;
     struct half half[PORTS * PORTS];
-    bool spoiled; /* the rings were written to: what they say may be anything */
+    uint32_t given; /* receive buffers that the device has, as bits */
+    bool
+        spoiled; /* the rings were written to, or one buffer is there twice: what they say may be anything */
 };
 
 /* Made once: a mapping and sockets for each input would take most of the time. */
@@ -106,6 +108,8 @@ static void give(struct box *b, unsigned q, unsigned head)
 
 static void give_rx(struct box *b, unsigned i, uint32_t len)
 {
+    b->spoiled |= (b->given >> i & 1) != 0;
+    b->given |= 1u << i;
     put(RING(0) + 16 * i, RX(i), 8);
     put(RING(0) + 16 * i + 8, len, 4);
     put(RING(0) + 16 * i + 12, WRITE, 4);
@@ -125,6 +129,7 @@ static void set_up(struct box *b)
     memset(b->half, 0, sizeof(b->half));
     b->used = 0;
     b->spoiled = false;
+    b->given = 0;
     virtio_driver_features_write(dev, 1, 1);
     virtio_status_write(dev, 11);
     for (unsigned q = 0; q < 2; q++) {
@@ -216,6 +221,7 @@ static void take(struct box *b, unsigned n)
         if (b->spoiled && e[0] >= SIZE)
             return;
         fuzz_check(e[0] < SIZE);
+        b->given &= ~(1u << e[0]);
         fuzz_check(!mem_read(&mem, RX(e[0]), &p, sizeof(p)));
         if (!b->spoiled)
             check_packet(b, &p, e[1]);
