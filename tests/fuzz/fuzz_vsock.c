@@ -285,7 +285,7 @@ static void peer_step(struct box *b, const struct fuzz_op *op)
     static uint8_t junk[1 << 16];
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     int *peer = &b->peer[op->addr & (PEERS - 1)];
-    char hello[40];
+    char hello[40] = {0};
 
     if (*peer < 0) {
         *peer = accept4(b->server[op->addr >> 3 & 1], NULL, NULL, SOCK_NONBLOCK);
