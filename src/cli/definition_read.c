@@ -19,7 +19,8 @@ struct reader {
     struct definition *def;
     const char *where;
     struct fy_event *event; /* under consideration */
-    uint64_t seen[4];       /* options of run_opts met, and `name` */
+    int line, column; /* of the last one that has a place; a value that is not there has none */
+    uint64_t seen[4]; /* options of run_opts met, and `name` */
     bool version;
     struct err *err;
 };
@@ -32,9 +33,7 @@ static int wrong_at(struct reader *r, int line, int column, const char *what)
 /* Wrong at the event under consideration. */
 static int wrong(struct reader *r, const char *what)
 {
-    const struct fy_mark *mark = fy_event_start_mark(r->event);
-
-    return wrong_at(r, mark ? mark->line + 1 : 1, mark ? mark->column + 1 : 1, what);
+    return wrong_at(r, r->line, r->column, what);
 }
 
 /* What the library has found wrong with the text. */
@@ -54,8 +53,15 @@ static enum fy_event_type next(struct reader *r)
 {
     fy_parser_event_free(r->yaml, r->event);
     r->event = fy_parser_parse(r->yaml);
-    if (r->event && !fy_parser_get_stream_error(r->yaml))
+    if (r->event && !fy_parser_get_stream_error(r->yaml)) {
+        const struct fy_mark *mark = fy_event_start_mark(r->event);
+
+        if (mark && r->event->type != FYET_STREAM_START) {
+            r->line = mark->line + 1;
+            r->column = mark->column + 1;
+        }
         return r->event->type;
+    }
     broken(r);
     return FYET_NONE;
 }
@@ -112,8 +118,7 @@ static int check_value(struct reader *r, const struct opt_desc *opt, const char 
 
 static int take_value(struct reader *r, const struct opt_desc *opt)
 {
-    const struct fy_mark *mark = fy_event_start_mark(r->event);
-    int line = mark ? mark->line + 1 : 1, column = mark ? mark->column + 1 : 1;
+    int line = r->line, column = r->column;
     char *val = scalar(r);
     int rc = -EINVAL;
 
@@ -292,7 +297,7 @@ int definition_parse(struct definition *def, const char *text, size_t len, const
                      struct err *err)
 {
     struct err own = {0};
-    struct reader r = {.def = def, .where = where, .err = err ? err : &own};
+    struct reader r = {.def = def, .where = where, .line = 1, .column = 1, .err = err ? err : &own};
     struct fy_diag_cfg quiet;
     struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_JSON_NONE};
     int rc = -ENOMEM;
