@@ -13,6 +13,7 @@
 
 #define POLL_MS 20
 #define QUIT_MS 10000 /* for a process that was asked to end to do so */
+#define KILL_MS 60000 /* for one that was killed, on a busy host, with much memory to give back */
 
 static int run_dir(char *buf, size_t size, const char *name, struct err *err)
 {
@@ -180,7 +181,7 @@ int guest_kill(const char *name, struct err *err)
     if (held && pid > 0 && kill(pid, SIGKILL))
         return err_set(err, -errno, "cannot kill process %d of the guest %s: %s", (int)pid, name,
                        strerror(errno));
-    if (guest_wait_free(name, QUIT_MS))
+    if (guest_wait_free(name, KILL_MS))
         return 0;
     return err_set(err, -ETIMEDOUT, "process %d of the guest %s does not end", (int)pid, name);
 }

@@ -13,7 +13,7 @@
 #include "control/proto.h"
 
 #define ANSWER_MAX (1u << 20)
-#define PATIENCE   10000 /* ms */
+#define PATIENCE   30000 /* ms */
 
 static int gone(struct err *err)
 {

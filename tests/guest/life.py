@@ -15,7 +15,7 @@ from guest import (PROGRAM, Case, Place, Skip, Timeout, check, fresh_name, initr
 
 # LODGE_KILLS=500 for the long form.
 KILLS = int(os.environ.get("LODGE_KILLS", "30"))
-PATIENCE = 120
+PATIENCE = 300
 
 
 class Lodge(Place):
@@ -26,6 +26,11 @@ class Lodge(Place):
         self.names = []
         self.state = self.path / "state"
         self.extra_env = {}
+
+    @staticmethod
+    def shared():
+        """These guests put nothing into /dev/shm, and other tests may run at the same time."""
+        return {path for path in Place.shared() if path.startswith("/run/")}
 
     def env(self):
         return dict(os.environ, XDG_RUNTIME_DIR=str(self.path / "runtime"),
@@ -107,8 +112,8 @@ def life():
                        ) as console:
             console.process.stdin.write(b"hello\n")
             console.process.stdin.flush()
-            console.wait_line("LODGE-TEST talk ready")
-            console.wait_line("LODGE-TEST heard hello")
+            console.wait_line("LODGE-TEST talk ready", PATIENCE)
+            console.wait_line("LODGE-TEST heard hello", PATIENCE)
             lodge.verb("pause", name)
             check(lodge.states() == {name: "paused"}, f"{lodge.states()}")
             console.process.stdin.write(b"late\n")
@@ -116,7 +121,7 @@ def life():
             time.sleep(0.3)
             check("heard late" not in console.stdout(), "it ran while it was paused")
             lodge.verb("resume", name)
-            console.wait_line("LODGE-TEST heard late")
+            console.wait_line("LODGE-TEST heard late", PATIENCE)
             lodge.refuses("is running", "rm", name)
             lodge.refuses("is running", "rename", name, other)
             console.process.stdin.write(b"end\n")
@@ -207,15 +212,15 @@ def foreground():
     with Lodge() as lodge:
         name = lodge.name()
         with lodge.run([*PROGRAM, "run", "--quiet", "--name", name, *options("talk")]) as run:
-            run.wait_line("talk ready")
+            run.wait_line("talk ready", PATIENCE)
             check(lodge.states() == {name: "running"}, f"{lodge.states()}")
             lodge.refuses("foreground", "restart", name)
             with lodge.run([*PROGRAM, "console", "-q", name], stdin=subprocess.PIPE) as console:
                 console.process.stdin.write(b"end\n")
                 console.process.stdin.flush()
-                console.wait_line("heard end")
-                check(run.wait_exit() == 0, run.describe())
-                check(console.wait_exit() == 0, console.describe())
+                console.wait_line("heard end", PATIENCE)
+                check(run.wait_exit(PATIENCE) == 0, run.describe())
+                check(console.wait_exit(PATIENCE) == 0, console.describe())
         check(not lodge.left(), f"left behind: {lodge.left()}")
 
 
