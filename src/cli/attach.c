@@ -11,45 +11,11 @@
 #include <unistd.h>
 
 #include "cli/guests.h"
+#include "cli/life_opts.h"
 #include "cli/tty.h"
 #include "cli/verb.h"
 
 #define FOLLOW_MS 200
-
-struct attach_opts {
-    int escape;
-    bool no_replay, quiet, follow;
-};
-
-#define FIELD(f) .field = offsetof(struct attach_opts, f)
-
-const struct opt_desc console_opts[] = {
-    {.name = "escape",
-     .arg = "KEY",
-     .parse = opt_key,
-     .def = "^]",
-     FIELD(escape),
-     .help = "key that leaves the console, like ^] or ctrl-a, or none;\nthe guest goes on"},
-    {.name = "no-replay",
-     .parse = opt_flag,
-     FIELD(no_replay),
-     .help = "do not begin with the last of what the guest has said"},
-    {.name = "quiet",
-     .letter = 'q',
-     .parse = opt_flag,
-     FIELD(quiet),
-     .help = "print nothing of our own"},
-    {NULL},
-};
-
-const struct opt_desc logs_opts[] = {
-    {.name = "follow",
-     .letter = 'f',
-     .parse = opt_flag,
-     FIELD(follow),
-     .help = "go on with what comes, until the guest ends"},
-    {NULL},
-};
 
 /* False: it can't be written. */
 static bool write_all(int fd, const char *buf, size_t len)

@@ -11,29 +11,10 @@
 
 #include "cli/guest_image.h"
 #include "cli/guests.h"
+#include "cli/life_opts.h"
 #include "cli/registry.h"
 #include "cli/run.h"
 #include "cli/verb.h"
-
-struct define_opts {
-    bool force, quiet;
-};
-
-#define FORCE(text)                                                                                \
-    {                                                                                              \
-        .name = "force", .letter = 'f', .parse = opt_flag,                                         \
-        .field = offsetof(struct define_opts, force), .help = text                                 \
-    }
-#define QUIET                                                                                      \
-    {                                                                                              \
-        .name = "quiet", .letter = 'q', .parse = opt_flag,                                         \
-        .field = offsetof(struct define_opts, quiet),                                              \
-        .help = "do not print the names of those it is done for"                                   \
-    }
-
-const struct opt_desc rm_opts[] = {FORCE("kill those that run"), QUIET, {NULL}};
-const struct opt_desc prune_opts[] = {FORCE("do not ask"), QUIET, {NULL}};
-const struct opt_desc define_opts[] = {QUIET, {NULL}};
 
 static int failed(const struct err *err)
 {

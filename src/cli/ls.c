@@ -7,41 +7,10 @@
 #include <time.h>
 
 #include "cli/guests.h"
+#include "cli/life_opts.h"
 #include "cli/run.h"
 #include "cli/size.h"
 #include "cli/verb.h"
-
-struct ls_opts {
-    const char *format;
-    bool quiet;
-};
-
-const struct opt_desc ls_opts[] = {
-    {.name = "format",
-     .arg = "table|json",
-     .parse = opt_choice,
-     .choices = "table|json",
-     .def = "table",
-     .field = offsetof(struct ls_opts, format),
-     .help = "how to print"},
-    {.name = "quiet",
-     .letter = 'q',
-     .parse = opt_flag,
-     .field = offsetof(struct ls_opts, quiet),
-     .help = "print nothing but names"},
-    {NULL},
-};
-
-const struct opt_desc info_opts[] = {
-    {.name = "format",
-     .arg = "text|json|yaml",
-     .parse = opt_choice,
-     .choices = "text|json|yaml",
-     .def = "text",
-     .field = offsetof(struct ls_opts, format),
-     .help = "how to print; yaml is the definition alone, as create\ntakes it"},
-    {NULL},
-};
 
 /* ---- Facts ---------------------------------------------------------------------- */
 

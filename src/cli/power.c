@@ -9,6 +9,7 @@
 
 #include "cli/detach.h"
 #include "cli/guests.h"
+#include "cli/life_opts.h"
 #include "cli/run.h"
 #include "cli/verb.h"
 
@@ -16,33 +17,6 @@
 #define PRESS_MS                                                                                   \
     5000 /* a system that is still starting misses its power button: pressed again after this */
 #define PAUSE_MS 30000
-
-struct power_opts {
-    unsigned timeout;
-    bool quiet;
-};
-
-#define QUIET                                                                                      \
-    {                                                                                              \
-        .name = "quiet", .letter = 'q', .parse = opt_flag,                                         \
-        .field = offsetof(struct power_opts, quiet),                                               \
-        .help = "do not print the names of those it is done for"                                   \
-    }
-
-const struct opt_desc power_opts[] = {QUIET, {NULL}};
-
-const struct opt_desc stop_opts[] = {
-    {.name = "timeout",
-     .letter = 't',
-     .arg = "SECONDS",
-     .parse = opt_uint,
-     .def = "60",
-     .max = 86400,
-     .field = offsetof(struct power_opts, timeout),
-     .help = "how long a guest may take before it is killed"},
-    QUIET,
-    {NULL},
-};
 
 /* ---- start ---------------------------------------------------------------------- */
 

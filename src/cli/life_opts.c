@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Apart from what the verbs do, so that a test can hold the documents against them. */
+#include "cli/life_opts.h"
+
+#include "cli/verb.h"
+
+const struct opt_desc ls_opts[] = {
+    {.name = "format",
+     .arg = "table|json",
+     .parse = opt_choice,
+     .choices = "table|json",
+     .def = "table",
+     .field = offsetof(struct ls_opts, format),
+     .help = "how to print"},
+    {.name = "quiet",
+     .letter = 'q',
+     .parse = opt_flag,
+     .field = offsetof(struct ls_opts, quiet),
+     .help = "print nothing but names"},
+    {NULL},
+};
+
+const struct opt_desc info_opts[] = {
+    {.name = "format",
+     .arg = "text|json|yaml",
+     .parse = opt_choice,
+     .choices = "text|json|yaml",
+     .def = "text",
+     .field = offsetof(struct ls_opts, format),
+     .help = "how to print; yaml is the definition alone, as create\ntakes it"},
+    {NULL},
+};
+
+#define QUIET                                                                                      \
+    {                                                                                              \
+        .name = "quiet", .letter = 'q', .parse = opt_flag,                                         \
+        .field = offsetof(struct power_opts, quiet),                                               \
+        .help = "do not print the names of those it is done for"                                   \
+    }
+
+const struct opt_desc power_opts[] = {QUIET, {NULL}};
+
+const struct opt_desc stop_opts[] = {
+    {.name = "timeout",
+     .letter = 't',
+     .arg = "SECONDS",
+     .parse = opt_uint,
+     .def = "60",
+     .max = 86400,
+     .field = offsetof(struct power_opts, timeout),
+     .help = "time that guests get before they are killed"},
+    QUIET,
+    {NULL},
+};
+
+#define FIELD(f) .field = offsetof(struct attach_opts, f)
+
+const struct opt_desc console_opts[] = {
+    {.name = "escape",
+     .arg = "KEY",
+     .parse = opt_key,
+     .def = "^]",
+     FIELD(escape),
+     .help = "key that leaves the console, like ^] or ctrl-a, or none;\nthe guest goes on"},
+    {.name = "no-replay",
+     .parse = opt_flag,
+     FIELD(no_replay),
+     .help = "do not begin with the last of what the guest has said"},
+    {.name = "quiet",
+     .letter = 'q',
+     .parse = opt_flag,
+     FIELD(quiet),
+     .help = "print nothing of our own"},
+    {NULL},
+};
+
+const struct opt_desc logs_opts[] = {
+    {.name = "follow",
+     .letter = 'f',
+     .parse = opt_flag,
+     FIELD(follow),
+     .help = "go on with what comes, until the guest ends"},
+    {NULL},
+};
+
+#undef QUIET
+#define FORCE(text)                                                                                \
+    {                                                                                              \
+        .name = "force", .letter = 'f', .parse = opt_flag,                                         \
+        .field = offsetof(struct define_opts, force), .help = text                                 \
+    }
+#define QUIET                                                                                      \
+    {                                                                                              \
+        .name = "quiet", .letter = 'q', .parse = opt_flag,                                         \
+        .field = offsetof(struct define_opts, quiet),                                              \
+        .help = "do not print the names of those it is done for"                                   \
+    }
+
+const struct opt_desc rm_opts[] = {FORCE("kill those that run"), QUIET, {NULL}};
+const struct opt_desc prune_opts[] = {FORCE("do not ask"), QUIET, {NULL}};
+const struct opt_desc define_opts[] = {QUIET, {NULL}};

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The options of the verbs for guests in the background; their tables are in verb.h. */
+#ifndef LODGE_CLI_LIFE_OPTS_H
+#define LODGE_CLI_LIFE_OPTS_H
+
+#include "base/types.h"
+
+/* ls and info */
+struct ls_opts {
+    const char *format;
+    bool quiet;
+};
+
+/* start, stop, restart, kill, pause, resume */
+struct power_opts {
+    unsigned timeout;
+    bool quiet;
+};
+
+/* console and logs */
+struct attach_opts {
+    int escape;
+    bool no_replay, quiet, follow;
+};
+
+/* rm, recover, prune, rename, edit, validate */
+struct define_opts {
+    bool force, quiet;
+};
+
+#endif
