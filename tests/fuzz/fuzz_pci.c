@@ -11,6 +11,7 @@
 #include "fuzz_ops.h"
 
 #define LOW      0xc0000000ull
+#define CONFIG   0xfeb00000ull
 #define HIGH     GIB(4)
 #define BAR_SIZE KIB(16)
 #define BIG_SIZE GIB(8)
@@ -65,7 +66,7 @@ static void box_init(struct box *b)
     static uint64_t sizes[2] = {BAR_SIZE, BIG_SIZE};
     const struct pci_ident ident = {.vendor = 1, .intx = true};
     struct pci_bus_config cfg = {.mmio = &b->mmio,
-                                 .window = {{LOW, MIB(1004)}, {HIGH, GIB(32)}},
+                                 .window = {{LOW, CONFIG - LOW}, {HIGH, GIB(32)}},
                                  .msi = message,
                                  .opaque = b};
 
@@ -75,6 +76,7 @@ static void box_init(struct box *b)
     fuzz_check(!pci_bus_init(&b->bus, &cfg, NULL));
     fuzz_check(!bus_map(&b->pio, 0xcf8, 4, &pci_address_ops, &b->bus, "a", NULL));
     fuzz_check(!bus_map(&b->pio, 0xcfc, 4, &pci_data_ops, &b->bus, "d", NULL));
+    fuzz_check(!bus_map(&b->mmio, CONFIG, MIB(1), &pci_config_ops, &b->bus, "c", NULL));
     for (unsigned d = 0; d < 2; d++) {
         fuzz_check(!pci_device_init(&b->dev[d], &b->bus, d, &ident, NULL, NULL, NULL));
         pci_add_bar(&b->dev[d], 0, sizes[d], true, &bar_ops, &sizes[d]);
@@ -89,6 +91,12 @@ static void step(struct box *b, const struct fuzz_op *op)
     unsigned size = fuzz_size(op->what);
     uint64_t at;
 
+    if (op->what & 8) { /* configuration space in memory, mostly where there is something */
+        at = CONFIG + ((uint64_t)(op->addr & 1) << 15) + (op->addr >> 1) + (op->val >> 24 << 12);
+        bus_write(&b->mmio, op->addr & 0x80 ? at : at & 0xffffffff80ff, size, op->val & 0xffffff);
+        bus_read(&b->mmio, at, size);
+        return;
+    }
     switch (op->what & 7) {
     case 0:
         bus_write(&b->pio, 0xcf8 + op->addr % 8, size, op->val);
