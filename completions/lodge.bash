@@ -40,7 +40,7 @@ _lodge()
     run:--cpus | run:-c) words="1 2 4 8" ;;
     run:--memory | run:-m) words="256M 512M 1G 2G 4G" ;;
     run:--name | run:--append | run:--port | run:--publish | run:-p) return ;;
-    run:--net) words="user none" ;;
+    run:--net) words="user none switch= tap= bridge=" ;;
     run:*)
         words="--name -f --file -d --detach --rm --image --user --ssh-key --user-data --engine --cpu -c --cpus -m --memory --kernel --initrd --append
             --disk --port --net -p --publish --vsock --rng --balloon

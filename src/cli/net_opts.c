@@ -8,7 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- --net user[,WORD]... ------------------------------------------------------------ */
+#include "cli/registry.h"
+#include "net/tap.h"
+
+/* ---- --net KIND[,WORD]... ------------------------------------------------------------ */
 
 static int parse_addr(const char *key, const char *val, struct in_addr *addr, struct err *err)
 {
@@ -123,8 +126,21 @@ static int user_word(struct run_nets *nets, const char *key, const char *val, st
     return -EINVAL;
 }
 
+/* A card on anything but the user's network has no more than an address of its own. */
+static int other_word(struct run_nets *nets, const char *key, const char *val, struct err *err)
+{
+    if (!strcmp(key, "mac")) {
+        nets->has_mac[nets->count] = true;
+        return parse_mac(val, nets->net[nets->count].mac, err);
+    }
+    err_set(err, -EINVAL, "only --net user knows '%s'", key);
+    err_next(err, "This network knows mac, as in mac=52:54:00:12:34:56.");
+    return -EINVAL;
+}
+
 static int parse_words(struct run_nets *nets, char *words, struct err *err)
 {
+    struct vm_net *net = &nets->net[nets->count];
     char *rest = NULL;
     int r = 0;
 
@@ -133,34 +149,73 @@ static int parse_words(struct run_nets *nets, char *words, struct err *err)
 
         if (val)
             *val++ = '\0';
-        r = user_word(nets, word, val ? val : "", err);
+        r = net->kind == VM_NET_USER ? user_word(nets, word, val ? val : "", err)
+                                     : other_word(nets, word, val ? val : "", err);
     }
-    return r ? r : net_user_check(&nets->net[nets->count].user, err);
+    return r || net->kind != VM_NET_USER ? r : net_user_check(&net->user, err);
+}
+
+static int parse_interface(const char *name, struct err *err)
+{
+    size_t len = strlen(name);
+
+    if (len && len <= NET_TAP_NAME && strcspn(name, "/: \t%") == len && strcmp(name, ".") &&
+        strcmp(name, ".."))
+        return 0;
+    return err_set(err, -EINVAL, "'%.60s' is no name of a network interface", name);
+}
+
+/* What a card is plugged into: the word before the first comma. */
+static int parse_kind(struct vm_net *net, const char *word, struct err *err)
+{
+    static const struct {
+        const char *prefix;
+        enum vm_net_kind kind;
+    } table[] = {{"switch=", VM_NET_SWITCH}, {"tap=", VM_NET_TAP}, {"bridge=", VM_NET_BRIDGE}};
+    int r;
+
+    if (!strcmp(word, "user"))
+        return 0;
+    for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+        const char *name = word + strlen(table[i].prefix);
+
+        if (strncmp(word, table[i].prefix, strlen(table[i].prefix)))
+            continue;
+        net->kind = table[i].kind;
+        r = net->kind == VM_NET_SWITCH ? net_switch_check_name(name, err)
+                                       : parse_interface(name, err);
+        if (!r)
+            snprintf(net->name, sizeof(net->name), "%s", name);
+        return r;
+    }
+    err_set(err, -EINVAL, "--net does not know the network '%.60s'", word);
+    err_next(err, "It is user, switch=NAME, tap=INTERFACE, bridge=BRIDGE or none.");
+    return -EINVAL;
 }
 
 int opt_net(const struct opt_desc *opt, const char *val, void *field, struct err *err)
 {
     struct run_nets *nets = field;
-    size_t len = strcspn(val, ",");
-    char *words;
+    char *words, *rest;
     int r;
 
     if (!strcmp(val, "none")) {
         nets->none = true;
         return 0;
     }
-    if (len != strlen("user") || strncmp(val, "user", len)) {
-        err_set(err, -EINVAL, "--net does not know the network '%.*s'", (int)len, val);
-        err_next(err, "It is user or none.");
-        return -EINVAL;
-    }
     if (nets->count == VM_MAX_NETS)
         return err_set(err, -EINVAL, "a guest has at most %d network cards", VM_MAX_NETS);
-    words = strdup(val + len);
+    words = strdup(val);
     if (!words)
         return err_set(err, -EINVAL, "no memory for --net");
+    memset(&nets->net[nets->count], 0, sizeof(nets->net[0]));
     net_user_defaults(&nets->net[nets->count].user);
-    r = parse_words(nets, words, err);
+    rest = words + strcspn(words, ",");
+    if (*rest)
+        *rest++ = '\0';
+    r = parse_kind(&nets->net[nets->count], words, err);
+    if (!r)
+        r = parse_words(nets, rest, err);
     free(words);
     if (!r)
         nets->count++;
@@ -215,10 +270,39 @@ static void host_id(char *buf, int size)
     fclose(file);
 }
 
+static int switch_base(struct vm_net *net, struct err *err)
+{
+    char base[256];
+    int r = registry_base(base, sizeof(base), err), n;
+
+    if (r)
+        return r;
+    n = snprintf(net->base, sizeof(net->base), "%s-net", base);
+    if (n > 0 && (size_t)n < sizeof(net->base) - NET_SWITCH_NAME - 1)
+        return 0;
+    err_set(err, -ENAMETOOLONG, "%s has too long a name for a network's sockets below it", base);
+    err_next(err, "Set XDG_RUNTIME_DIR to a shorter one.");
+    return -ENAMETOOLONG;
+}
+
+static int settle_one(struct vm_net *net, bool has_mac, const char *name, unsigned n,
+                      struct err *err)
+{
+    char host[64];
+
+    host_id(host, sizeof(host));
+    if (!has_mac)
+        net_opts_mac(host, geteuid(), name, n, net->mac);
+    if (!net->user.hostname[0])
+        snprintf(net->user.hostname, sizeof(net->user.hostname), "%.*s", NET_USER_HOSTNAME, name);
+    return net->kind == VM_NET_SWITCH ? switch_base(net, err) : 0;
+}
+
 int net_opts_settle(struct run_nets *nets, const struct run_publishes *publishes, const char *name,
                     struct err *err)
 {
-    char host[64];
+    unsigned user;
+    int r = 0;
 
     if (nets->none && nets->count)
         return err_set(err, -EINVAL, "--net none contradicts the other --net");
@@ -229,19 +313,18 @@ int net_opts_settle(struct run_nets *nets, const struct run_publishes *publishes
     }
     if (publishes->count && !nets->count)
         net_user_defaults(&nets->net[nets->count++].user);
-    host_id(host, sizeof(host));
-    for (unsigned n = 0; n < nets->count; n++) {
-        struct vm_net *net = &nets->net[n];
-
-        if (!nets->has_mac[n])
-            net_opts_mac(host, geteuid(), name, n, net->mac);
-        if (!net->user.hostname[0])
-            snprintf(net->user.hostname, sizeof(net->user.hostname), "%.*s", NET_USER_HOSTNAME,
-                     name);
+    for (unsigned n = 0; !r && n < nets->count; n++)
+        r = settle_one(&nets->net[n], nets->has_mac[n], name, n, err);
+    for (user = 0; user < nets->count && nets->net[user].kind != VM_NET_USER;)
+        user++;
+    if (r || !publishes->count)
+        return r;
+    if (user == nets->count) {
+        err_set(err, -EINVAL, "--publish needs a card on the user's network");
+        err_next(err, "Add --net user.");
+        return -EINVAL;
     }
-    if (publishes->count) {
-        nets->net[0].user.publishes = publishes->count;
-        memcpy(nets->net[0].user.publish, publishes->list, sizeof(publishes->list));
-    }
+    nets->net[user].user.publishes = publishes->count;
+    memcpy(nets->net[user].user.publish, publishes->list, sizeof(publishes->list));
     return 0;
 }

@@ -172,15 +172,16 @@ static void say_start(const struct session *s)
 
 static void say_ports(const struct session *s, struct vm *vm)
 {
-    struct net *net = machine_net(vm, 0);
     struct net_publish list[NET_MAX_PUBLISH];
-    unsigned count = net && !s->opts->quiet ? net_user_published(net, list) : 0;
+    char text[NET_PUBLISH_TEXT];
 
-    for (unsigned i = 0; i < count; i++) {
-        char text[NET_PUBLISH_TEXT];
+    for (unsigned n = 0; n < VM_MAX_NETS && !s->opts->quiet; n++) {
+        struct net *net = machine_net(vm, n);
+        unsigned count = net && net_is_user(net) ? net_user_published(net, list) : 0;
 
-        fprintf(stderr, "lodge: published %s%s", net_publish_format(&list[i], text),
-                s->console_tty ? "\r\n" : "\n");
+        for (unsigned i = 0; i < count; i++)
+            fprintf(stderr, "lodge: published %s%s", net_publish_format(&list[i], text),
+                    s->console_tty ? "\r\n" : "\n");
     }
 }
 

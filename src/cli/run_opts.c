@@ -219,12 +219,15 @@ const struct opt_desc run_opts[] = {
      FIELD(ports),
      .help = "/dev/virtio-ports/NAME of the guest as a UNIX socket;\nmay be repeated"},
     {.name = "net",
-     .arg = "user[,KEY=VALUE]...|none",
+     .arg = "KIND[,KEY=VALUE]...|none",
      .parse = opt_net,
      .many = true,
      FIELD(nets),
-     .help = "a network card; user: the host's network through this\nprocess, without root; may be "
-             "repeated (default none)"},
+     .help =
+         "a network card on: user, the host's network through this\nprocess; switch=NAME, which "
+         "other "
+         "guests may join;\nfor root, tap=INTERFACE or bridge=BRIDGE; may be\nrepeated (default "
+         "none)"},
     {.name = "publish",
      .letter = 'p',
      .arg = "[ADDR:]HOST:GUEST[/udp]",

@@ -16,6 +16,7 @@
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
 #include "dev/virtio/vsock.h"
+#include "net/tap.h"
 
 /* Fixed, so that a device keeps its address when others come and go. */
 #define SLOT_RNG     2
@@ -139,12 +140,27 @@ static int add_disk(struct devices *d, const struct vm_config *cfg, unsigned n, 
     return code ? code : plug(d, &disk->blk.dev, SLOT_DISKS + n, err);
 }
 
+static int net_new(struct net **net, const struct vm_net *want, struct err *err)
+{
+    switch (want->kind) {
+    case VM_NET_SWITCH:
+        return net_switch_new(net, want->base, want->name, err);
+    case VM_NET_TAP:
+        return net_tap_new(net, want->name, NULL, err);
+    case VM_NET_BRIDGE:
+        return net_tap_new(net, NULL, want->name, err);
+    case VM_NET_USER:
+        break;
+    }
+    return net_user_new(net, &want->user, err);
+}
+
 static int add_card(struct devices *d, unsigned n, struct err *err)
 {
     const struct vm_net *want = &d->cfg->net[n];
     struct card *card = &d->card[n];
     struct virtio_net_config cfg = {0};
-    int code = net_user_new(&card->net, &want->user, err);
+    int code = net_new(&card->net, want, err);
 
     if (code < 0)
         return code;

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
+from pathlib import Path
 
 from guest import (PROGRAM, Case, Place, check, initramfs_with_modules, kernel, lodge_command)
 
@@ -219,6 +221,38 @@ def user(cpus):
             ends(run, place)
 
 
+def switch():
+    """Two guests on a named network; one is killed and comes again."""
+    name = f"t{os.getpid()}"
+    with Place() as place:
+        def member(number, append=""):
+            return place.run(command("net-switch", ["--net", f"switch={name}"],
+                                     f"lodge.address={number} {append}".strip()))
+
+        with member(1, "lodge.peer=2") as first:
+            with member(2) as second:
+                second.wait_line("LODGE-TEST net serving")
+                first.wait_line("LODGE-TEST net first")
+                second.process.kill()
+                second.process.wait()
+            first.wait_line("LODGE-TEST net gone")
+            check(first.process.poll() is None, first.describe())
+            with member(2) as second:
+                first.wait_line(DONE)
+                second.process.kill()
+                second.process.wait()
+            seen = first.stdout()
+            check(seen.count("net tcp 10.9.0.2 room=0 same") == 2, seen)
+            for size in (1, 1472, 9000):
+                check(f"net udp 10.9.0.2 size={size} back=20" in seen, seen)
+            first.wait_exit()
+        # The killed one's socket is left until somebody meets it.
+        for base in (Path("/run/lodge-net"), place.path / "runtime" / "lodge-net",
+                     Path(f"/tmp/lodge-{os.geteuid()}-net")):
+            shutil.rmtree(base / name, ignore_errors=True)
+
+
 CASES = [
     Case("network of the user", user, 1),
+    Case("network with a name", switch),
 ]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* unit: src/cli/opts.c src/cli/image_opts.c src/cli/life_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/disk_opts.c src/cli/net_opts.c src/net/publish.c
- *       src/net/user_config.c src/cli/store.c src/cli/registry.c
+ *       src/net/user_config.c src/net/switch.c src/net/switch_wire.c src/net/frame.c src/cli/store.c src/cli/registry.c
  *       src/base/err.c */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -314,6 +314,33 @@ static void networks(void **state)
     assert_int_equal(net[0].user.dhcp.s_addr, htonl(0xc0a8040f));
 }
 
+static void other_networks(void **state)
+{
+    struct parsed p;
+    const struct vm_net *net;
+
+    PARSE(&p, "--net=switch=blue", "--net=tap=tap0,mac=2:2:2:2:2:2", "--net=user");
+    assert_int_equal(p.result, OPTS_BAD);
+    PARSE(&p, "--net=switch=blue", "--net=tap=tap0,mac=02:02:02:02:02:02", "--net=bridge=br0",
+          "--net=user", "-p1:2");
+    net_ok(&p);
+    net = p.opts.nets.net;
+    assert_int_equal(p.opts.nets.count, 4);
+    assert_int_equal(net[0].kind, VM_NET_SWITCH);
+    assert_string_equal(net[0].name, "blue");
+    assert_non_null(strstr(net[0].base, "lodge"));
+    assert_non_null(strstr(net[0].base, "-net"));
+    assert_int_equal(net[1].kind, VM_NET_TAP);
+    assert_string_equal(net[1].name, "tap0");
+    assert_memory_equal(net[1].mac, "\2\2\2\2\2\2", 6);
+    assert_int_equal(net[2].kind, VM_NET_BRIDGE);
+    assert_string_equal(net[2].name, "br0");
+    assert_int_equal(net[3].kind, VM_NET_USER);
+    assert_int_equal(net[3].user.publishes, 1);
+    PARSE(&p, "--kernel=k", "--net=switch=blue", "-p1:2");
+    assert_int_equal(run_opts_check(&p.opts, &p.err), -EINVAL);
+}
+
 static void published_ports(void **state)
 {
     struct parsed p;
@@ -339,6 +366,16 @@ static void wrong_networks(void **state)
         {"", "''"},
         {"users", "users"},
         {"tap0", "tap0"},
+        {"switch", "switch=NAME"},
+        {"switch=", "names no network"},
+        {"switch=-x", "names no network"},
+        {"switch=a/b", "names no network"},
+        {"switch=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "at most 31"},
+        {"switch=a,net=10.0.0.0/24", "net"},
+        {"tap=", "interface"},
+        {"tap=a/b", "interface"},
+        {"tap=lodge%d", "interface"},
+        {"bridge=aaaaaaaaaaaaaaaa", "interface"},
         {"none,mac=2:2:2:2:2:2", "none"},
         {"user,foo=1", "foo"},
         {"user,foo", "foo"},
@@ -501,21 +538,14 @@ static void help_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),
-        cmocka_unit_test(every_form),
-        cmocka_unit_test(arguments),
-        cmocka_unit_test(help_anywhere),
-        cmocka_unit_test(wrong_usage),
-        cmocka_unit_test(disks_and_ports),
-        cmocka_unit_test(messages),
-        cmocka_unit_test(keys),
-        cmocka_unit_test(checks),
-        cmocka_unit_test(networks),
-        cmocka_unit_test(published_ports),
-        cmocka_unit_test(wrong_networks),
-        cmocka_unit_test(mac_addresses),
-        cmocka_unit_test(suggestions),
-        cmocka_unit_test(documents_are_complete),
+        cmocka_unit_test(defaults),       cmocka_unit_test(every_form),
+        cmocka_unit_test(arguments),      cmocka_unit_test(help_anywhere),
+        cmocka_unit_test(wrong_usage),    cmocka_unit_test(disks_and_ports),
+        cmocka_unit_test(messages),       cmocka_unit_test(keys),
+        cmocka_unit_test(checks),         cmocka_unit_test(networks),
+        cmocka_unit_test(other_networks), cmocka_unit_test(published_ports),
+        cmocka_unit_test(wrong_networks), cmocka_unit_test(mac_addresses),
+        cmocka_unit_test(suggestions),    cmocka_unit_test(documents_are_complete),
         cmocka_unit_test(help_text),
     };
 
