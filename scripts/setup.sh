@@ -51,6 +51,7 @@ libcmocka-dev /usr/include/cmocka.h
 qemu-system-x86 qemu-system-x86_64
 qemu-utils qemu-img
 mtools mcopy
+fdisk /sbin/sfdisk
 END
         ;;
     system)

@@ -165,9 +165,10 @@ static int check_config(const struct guest_image *g, const struct guest_image_co
 {
     const char *user = cfg->user;
 
-    if (!g->image.kernel.name[0]) {
+    if (!g->image.kernel.name[0] && !cfg->has_kernel) {
         err_set(err, -ENOTSUP, "the image %s has no kernel beside its disk", g->image.name);
-        return err_next(err, "Lodge starts kernels itself: import it with --kernel and --initrd.");
+        return err_next(
+            err, "Lodge starts kernels itself: say --kernel and --initrd, here or at the import.");
     }
     if (user && (strlen(user) > 32 || !strchr("abcdefghijklmnopqrstuvwxyz_", user[0]) ||
                  strspn(user, "abcdefghijklmnopqrstuvwxyz0123456789_-") != strlen(user)))

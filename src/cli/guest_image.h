@@ -16,6 +16,7 @@ struct guest_image_config {
     const char *image; /* as the user wrote it */
     const char *name;  /* of the guest */
     bool temporary;
+    bool has_kernel; /* the image need not have one */
     /* For a disk that is made new; NULL: not given. */
     const char *user, *ssh_key, *user_data;
 };

@@ -46,8 +46,9 @@ const struct verb image_verbs[] = {
     {.name = "image import",
      .args = "[OPTION]... FILE NAME",
      .summary = "Make an image of a disk that there is",
-     .about = "The disk is copied. Lodge starts kernels itself, so a system that is to be run\n"
-              "by its image's name needs --kernel.\n" SIZES,
+     .about =
+         "The disk is copied. Lodge starts kernels itself: the newest one on the disk is kept\n"
+         "beside it, if it is found there.\n" SIZES,
      .opts = image_import_opts,
      .max_args = 2,
      .run = verb_image_import},

@@ -105,6 +105,12 @@ int image_cluster_bits(uint64_t size, unsigned *bits, struct err *err);
  */
 int image_check_free(const struct store *s, const char *name, bool force, struct err *err);
 
+/*
+ * Look on the disk of an image that is being made in `dir`, a qcow2 file, for the newest kernel in an ext file system, and
+ * put it, its initrd and a command line into the image. An image without one stays as it is. -EIO and others.
+ */
+int image_find_kernel(const char *disk, const char *dir, struct store_image *im, struct err *err);
+
 /* Copy a disk to a new file, as lodge image convert does. Stops, with -EINTR, when stop_asked. */
 int image_convert(const char *source, const char *from, const char *target, const char *to,
                   bool quiet, struct err *err);

@@ -98,7 +98,8 @@ const struct opt_desc image_import_opts[] = {
      .arg = "FILE",
      .parse = opt_file,
      .field = offsetof(struct image_import_opts, kernel),
-     .help = "kernel that starts the system on the disk"},
+     .help = "kernel that starts the system (default: the newest on\nthe disk, if its file system "
+             "is ext)"},
     {.name = "initrd",
      .arg = "FILE",
      .parse = opt_file,
@@ -107,9 +108,9 @@ const struct opt_desc image_import_opts[] = {
     {.name = "append",
      .arg = "TEXT",
      .parse = opt_string,
-     .def = "console=ttyS0 root=/dev/vda1 rw",
      .field = offsetof(struct image_import_opts, append),
-     .help = "its command line"},
+     .help = "its command line (default: with the console on the\nserial port, and the root that "
+             "was found)"},
     {.name = "user",
      .arg = "NAME",
      .parse = opt_string,

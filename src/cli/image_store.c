@@ -292,6 +292,12 @@ static int import_files(struct import *im, const char *file, struct err *err)
         r = take_file(im, o->kernel, "vmlinuz", &im->image.kernel, err);
     if (!r)
         r = take_file(im, o->initrd, "initrd.img", &im->image.initrd, err);
+    if (!r && !o->kernel) {
+        snprintf(path, sizeof(path), "%.*s/%s", STORE_PATH - 80, im->dir, im->image.disk.name);
+        r = image_find_kernel(path, im->dir, &im->image, err);
+    }
+    if (!r && o->append)
+        strcpy(im->image.append, o->append);
     if (!r && stop_asked())
         r = err_set(err, -EINTR, "stopped; nothing was made");
     if (!r)
@@ -316,7 +322,7 @@ static int import_image(struct import *im, const char *file, const char *name, s
     const struct image_import_opts *o = im->opts;
     int lock, r = store_name(name, im->image.name, err);
 
-    if (!r && (strlen(o->append) >= sizeof(im->image.append) ||
+    if (!r && ((o->append && strlen(o->append) >= sizeof(im->image.append)) ||
                strlen(o->user) >= sizeof(im->image.user)))
         r = err_set(err, -E2BIG, "--append or --user is too long");
     if (!r)
@@ -330,7 +336,7 @@ static int import_image(struct import *im, const char *file, const char *name, s
     close(lock);
     if (r)
         return r;
-    strcpy(im->image.append, o->append);
+    strcpy(im->image.append, "console=ttyS0 root=/dev/vda1 rw");
     strcpy(im->image.user, o->user);
     im->image.seed = strcmp(o->seed, "none") ? STORE_SEED_CLOUD_INIT : STORE_SEED_NONE;
     store_new_id(im->image.id);

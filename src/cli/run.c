@@ -496,6 +496,7 @@ static int take_image(struct guest_image *g, struct run_opts *o, char **append, 
     const struct guest_image_config cfg = {.image = o->image,
                                            .name = o->name,
                                            .temporary = o->rm,
+                                           .has_kernel = o->kernel != NULL,
                                            .user = o->user,
                                            .ssh_key = o->ssh_key,
                                            .user_data = o->user_data};

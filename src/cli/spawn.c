@@ -39,6 +39,10 @@ static void child(const struct spawn *s, pid_t parent, int lines, int report)
     for (const char *const *e = s->env; e && *e; e++)
         putenv((char *)*e);
     execvp(s->argv[0], (char *const *)s->argv);
+    /* The programs for disks are where users do not look. */
+    if (errno == ENOENT && !strchr(s->argv[0], '/') &&
+        !setenv("PATH", "/usr/local/sbin:/usr/sbin:/sbin", 1))
+        execvp(s->argv[0], (char *const *)s->argv);
     code = errno;
     if (write(report, &code, sizeof(code)) < 0)
         code = 0;

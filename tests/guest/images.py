@@ -141,9 +141,48 @@ def tells_settings():
         check(os.stat(store.path / "key" / "id_ed25519").st_mode & 0o77 == 0, "the key is open")
 
 
+def finds_kernels():
+    """The newest kernel on a disk with partitions is the one that is started."""
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    missing = [p for p in ("sfdisk", "mke2fs", "debugfs") if not shutil.which(p, path=path)]
+    if missing:
+        raise Skip(f"{', '.join(missing)} not installed")
+    with Place() as place:
+        store = Store(place)
+        boot = place.path / "tree" / "boot"
+        boot.mkdir(parents=True)
+        shutil.copy(kernel("cloud"), boot / "vmlinuz-6.10")
+        shutil.copy(initramfs(), boot / "initrd.img-6.10")
+        for name in ("vmlinuz-6.9", "initrd.img-6.9", "vmlinuz-0-rescue", "vmlinuz-7 x", "config-9"):
+            (boot / name).write_text("not this one")
+        (boot / "vmlinuz-8").symlink_to("vmlinuz-6.9")
+        disk = place.path / "disk.raw"
+        with open(disk, "wb") as file:
+            file.truncate(64 << 20)
+        env = dict(os.environ, PATH=path)
+        subprocess.run(["sfdisk", "-q", disk], input=b"label: gpt\nsize=2048\nsize=120000\n", env=env,
+                       check=True)
+        parts = json.loads(subprocess.run(["sfdisk", "--json", disk], env=env, check=True,
+                                          capture_output=True).stdout)
+        start = parts["partitiontable"]["partitions"][1]["start"] * 512
+        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", boot.parent, "-E",
+                        f"offset={start}", disk, "58000k"], env=env, check=True)
+        store.lodge("image", "import", disk, "parts/1", "--seed", "none")
+        folder = store.path / "images" / "parts@1"
+        check((folder / "vmlinuz").read_bytes() == (boot / "vmlinuz-6.10").read_bytes(), "the kernel")
+        told = json.loads((folder / "manifest.json").read_text())
+        check(told["append"] == "console=ttyS0 root=/dev/vda2 rw", f"command line {told['append']}")
+        check(sorted(os.listdir(folder)) == ["disk.qcow2", "initrd.img", "manifest.json", "vmlinuz"],
+              f"files: {os.listdir(folder)}")
+        with store.start("--rm", "parts", "--append", "quiet lodge.test=boot") as run:
+            run.wait_line(DONE)
+            check(run.wait_exit() == 0, run.describe())
+
+
 CASES = [
     Case("images: names", keeps_images),
     Case("images: disks that stay", keeps_disks),
     Case("images: disks that go", removes_disks),
     Case("images: settings", tells_settings),
+    Case("images: kernels on disks", finds_kernels),
 ]
