@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from guest import (PROGRAM, Case, Place, Skip, Timeout, check, fresh_name, initramfs,
-                   initramfs_with_modules, kernel, need_proc)
+                   initramfs_with_modules, kernel)
 
 # LODGE_KILLS=500 for the long form.
 KILLS = int(os.environ.get("LODGE_KILLS", "30"))
@@ -276,7 +276,6 @@ def definitions():
 
 def killed_anywhere():
     """kill -9 of whoever works on a guest, at any moment: nothing is lost, nothing is in the way."""
-    need_proc()
     dice = random.Random(os.getpid())
     with Lodge() as lodge:
         name, kept = lodge.name(), lodge.name()
@@ -404,7 +403,9 @@ def completion():
     with Lodge() as lodge:
         name = lodge.name()
         lodge.verb("create", "--name", name, "--kernel", "/k")
-        done = lodge.try_verb("-c", f"source {scripts}/lodge.bash; COMP_WORDS=({PROGRAM[0]} start "
+        program = lodge.path / "lodge" # the name that the shells know
+        program.symlink_to(os.path.abspath(PROGRAM[0]))
+        done = lodge.try_verb("-c", f"source {scripts}/lodge.bash; COMP_WORDS=({program} start "
                               f"{name[:-1]}); COMP_CWORD=2; _lodge; echo \"${{COMPREPLY[@]}}\"",
                               program=["bash"])
         check(name in done.stdout.split(), f"{done.stdout} {done.stderr}")
@@ -412,7 +413,7 @@ def completion():
             lodge.extra_env = {"XDG_CONFIG_HOME": empty, "XDG_DATA_HOME": empty}
             try:
                 done = lodge.try_verb("-c", f"source {scripts}/lodge.fish; complete -C "
-                                      f"'{PROGRAM[0]} start {name[:-1]}'", program=["fish"])
+                                      f"'{program} start {name[:-1]}'", program=["fish"])
             except FileNotFoundError:
                 return
             check(name in done.stdout.split(), f"fish: {done.stdout} {done.stderr}")
