@@ -575,6 +575,28 @@ static void connections_from_here(void **state)
     assert_int_equal(used_places(f), 0);
 }
 
+/* A guest that does not answer, or does not even take packets, and clients that come and go meanwhile. */
+static void clients_that_give_up(void **state)
+{
+    struct fixture *f = *state;
+    int fd = client(f, "CONNECT 1\n");
+
+    expect(f, VSOCK_REQUEST);
+    close(fd);
+    expect(f, VSOCK_RST);
+    assert_int_equal(used_places(f), 0);
+    start(f, 0);
+    for (unsigned i = 0; i < 100; i++) {
+        fd = client(f, i % 2 ? "CONNECT 1\n" : "CONN");
+        close(fd);
+    }
+    turn(f);
+    assert_int_equal(used_places(f), 0);
+    for (unsigned i = 0; i < SIZE; i++)
+        give_rx(f, i);
+    expect_nothing(f);
+}
+
 static void hellos_that_make_no_sense(void **state)
 {
     static const char *const bad[] = {"\n",
@@ -752,6 +774,7 @@ int main(void)
         CASE(what_was_sent_before_the_end_arrives),
         CASE(the_server_goes),
         CASE(connections_from_here),
+        CASE(clients_that_give_up),
         CASE(hellos_that_make_no_sense),
         CASE(a_guest_that_takes_nothing),
         CASE(as_many_as_there_may_be),

@@ -503,6 +503,15 @@ static bool ports_choose_locked(struct virtio_vsock *vs, struct vsock_connection
     return false;
 }
 
+/* Who connected did not wait for the guest's answer, which may never come: the place is for others. */
+static void given_up_locked(struct virtio_vsock *vs, struct vsock_connection *c)
+{
+    if (c->pending & BIT(VSOCK_REQUEST))
+        conn_free_locked(vs, c);
+    else
+        conn_reset_locked(vs, c);
+}
+
 /* Byte by byte, since what follows is not for us. */
 static void hello_locked(struct virtio_vsock *vs, struct vsock_connection *c)
 {
@@ -524,6 +533,8 @@ static void hello_locked(struct virtio_vsock *vs, struct vsock_connection *c)
     c->readable = true;
     state_set_locked(vs, c, CONN_ASKED);
     tell_locked(vs, c, VSOCK_REQUEST);
+    if (c->hung_up)
+        given_up_locked(vs, c);
 }
 
 /* The socket is new, so there is room for the line; who has gone will be noticed like any other. */
@@ -567,6 +578,8 @@ void vsock_event_locked(struct virtio_vsock *vs, struct vsock_connection *c, uin
     c->hung_up |= (events & EPOLLHUP) != 0;
     if (c->state == CONN_HELLO)
         hello_locked(vs, c);
+    else if (c->state == CONN_ASKED && c->hung_up)
+        given_up_locked(vs, c);
     else if ((c->state == CONN_OPEN || c->state == CONN_LINGER) && events & EPOLLOUT)
         conn_flush_locked(vs, c);
     if (c->state == CONN_OPEN && !check_hung_up_locked(vs, c))
