@@ -79,6 +79,7 @@ cpio cpio
 mmdebstrap mmdebstrap
 util-linux unshare
 qemu-system-x86 qemu-system-x86_64
+iperf3 iperf3
 END
         ;;
     bench-uml)
