@@ -113,7 +113,8 @@ static bool input_wanted(struct console *c, bool foreground)
 static void *console_thread(void *arg)
 {
     struct console *c = arg;
-    bool was_foreground = c->tty && tty_foreground(c->cfg.in);
+    /* Not looked at here: it may have changed since console_new tried to make the terminal raw. */
+    bool was_foreground = false;
 
     for (;;) {
         bool foreground = c->tty && tty_foreground(c->cfg.in);

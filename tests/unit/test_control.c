@@ -29,7 +29,7 @@ static struct vm vm = {.cfg = {.name = "guest"}};
 static struct conlog console;
 static struct control *control;
 static int typed[2];
-static unsigned quits;
+static _Atomic unsigned quits;
 
 /* ---- Commands of this test ----------------------------------------------------- */
 
@@ -87,7 +87,7 @@ const struct control_command control_commands[] = {
 
 static void quit(void *opaque)
 {
-    ++*(unsigned *)opaque;
+    ++*(_Atomic unsigned *)opaque;
 }
 
 static int setup(void **state)
