@@ -112,7 +112,8 @@ const struct opt_desc run_opts[] = {
      .parse = opt_string,
      .once = true,
      FIELD(name),
-     .help = "name of the guest, unique among running ones\n(default vm-PID)"},
+     .help = "name of the guest, unique among running ones\n(default vm-PID, or as the image is "
+             "called)"},
     {.name = "file",
      .letter = 'f',
      .arg = "FILE",
