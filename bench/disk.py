@@ -45,10 +45,11 @@ ROWS = (
         READ_OPS, "/s", 0.45, timed=True),
     Row("read-32", "4k random read, depth 32",
         "--rw=randread --bs=4k --ioengine=libaio --iodepth=32", READ_OPS, "/s", None, timed=True),
-    Row("read-seq", "1M sequential read, depth 4", "--rw=read --bs=1M --ioengine=libaio --iodepth=4",
-        READ_RATE, "MiB/s", 0.85),
+    Row("read-seq", "1M sequential read, depth 4",
+        "--rw=read --bs=1M --ioengine=libaio --iodepth=4", READ_RATE, "MiB/s", 0.85),
     Row("write-seq", "1M sequential write and flush, depth 4",
-        "--rw=write --bs=1M --ioengine=libaio --iodepth=4 --end_fsync=1", WRITE_RATE, "MiB/s", 0.85),
+        "--rw=write --bs=1M --ioengine=libaio --iodepth=4 --end_fsync=1 --loops=4",
+        WRITE_RATE, "MiB/s", 0.85),
 )
 
 
