@@ -6,10 +6,11 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
-from guest import (PROGRAM, Case, Place, check, initramfs_with_modules, kernel, lodge_command)
+from guest import (PROGRAM, ROOT, Case, Skip, Place, check, initramfs_with_modules, kernel, lodge_command)
 
 from boot import DONE, ends_well
 
@@ -221,6 +222,28 @@ def user(cpus):
             ends(run, place)
 
 
+def lookup():
+    """The guest's name server asks the host's."""
+    inside = ["unshare", "-m", "-n"] + ([] if os.geteuid() == 0 else ["-r"])
+    if not os.path.exists("/etc/resolv.conf"):
+        raise Skip("there is no /etc/resolv.conf here to stand in for")
+    with Place() as place:
+        resolv = place.path / "home" / "resolv.conf"
+        resolv.write_text("nameserver 127.0.0.1\n")
+        tried = subprocess.run([*inside, "mount", "--bind", resolv, "/etc/resolv.conf"],
+                               capture_output=True, text=True, check=False)
+        if tried.returncode:
+            raise Skip(f"no namespaces can be made here: {tried.stderr.strip()}")
+        words = [*inside, sys.executable, str(ROOT / "tests" / "guest" / "nameserver.py"),
+                 str(resolv), *command("net-lookup", ["--net", "user"], "lodge.lookup=some.test")]
+        with place.run(words) as run:
+            said = run.wait_line("LODGE-TEST net lookup (.*)")[1][1]
+            check("192.0.2.77" in said and "10.0.2.3" in said, said)
+            run.wait_line(DONE)
+            resolv.unlink()
+            ends(run, place)
+
+
 def switch():
     """Two guests on a named network; one is killed and comes again."""
     name = f"t{os.getpid()}"
@@ -254,5 +277,6 @@ def switch():
 
 CASES = [
     Case("network of the user", user, 1),
+    Case("network's name server", lookup),
     Case("network with a name", switch),
 ]
