@@ -2,6 +2,8 @@
 /* unit: src/block/ src/base/err.c src/base/log.c */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -382,6 +387,59 @@ static void many_at_once_behind_a_plug(void **state)
     i->b->settle = NULL;
 }
 
+/* As containers do: io_uring_setup gives EPERM in this process from now on. False: that cannot be arranged. */
+static bool refuse_uring(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog prog = {ARRAY_SIZE(filter), filter};
+
+    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+           !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog);
+}
+
+/* What is wrong, as an exit status; 0: nothing. */
+static int use_without_uring(const struct image *i)
+{
+    struct block_config cfg = {.path = i->path, .aio = BLOCK_AIO_URING};
+    uint8_t out[4096], in[4096] = {0};
+    struct block *b;
+    struct err err;
+    int code;
+
+    if (!refuse_uring())
+        return 0;
+    if (block_open(&b, &cfg, &err) != -EPERM || !strstr(err.next, "aio=threads"))
+        return 1;
+    cfg.aio = BLOCK_AIO_AUTO;
+    if (block_open(&b, &cfg, &err) || b->event_fd >= 0)
+        return 2;
+    memset(out, 0x31, sizeof(out));
+    code = move(b, BLOCK_WRITE, 8192, out, sizeof(out)) ||
+           move(b, BLOCK_READ, 8192, in, sizeof(in)) || range(b, BLOCK_FLUSH, 0, 0, false);
+    block_close(b);
+    return code || memcmp(in, out, sizeof(in)) ? 3 : 0;
+}
+
+static void threads_where_uring_is_refused(void **state)
+{
+    int status;
+    pid_t pid;
+
+    if (mode.cache || mode.aio)
+        return;
+    pid = fork();
+    assert_true(pid >= 0);
+    if (!pid)
+        _exit(use_without_uring(*state));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
 static bool can_be_had(void)
 {
     struct image *i;
@@ -414,6 +472,7 @@ int main(void)
         CASE(closes_with_requests_under_way),
         CASE(parts_of_pages_stay_beside_whole_ones),
         CASE(many_at_once_behind_a_plug),
+        CASE(threads_where_uring_is_refused),
     };
 
     for (size_t m = 0; m < ARRAY_SIZE(modes); m++) {
