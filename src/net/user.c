@@ -489,9 +489,10 @@ static void user_ready(struct net *net)
 struct wanted {
     const struct net_publish *publish;
     bool found;
+    int fd;
 };
 
-static int deepen(int fd, int events, void *opaque)
+static int note_if_wanted(int fd, int events, void *opaque)
 {
     struct wanted *w = opaque;
     struct sockaddr_storage is = {0}, want;
@@ -502,18 +503,19 @@ static int deepen(int fd, int events, void *opaque)
     if (!w->found && !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) && listens &&
         !getsockname(fd, (struct sockaddr *)&is, &len) && len == want_len &&
         !memcmp(&is, &want, len))
-        w->found = !listen(fd, BACKLOG);
+        *w = (struct wanted){w->publish, true, fd};
     return -1;
 }
 
-/* libslirp lets one connection wait, which is few when many come at once. */
-static void deepen_backlog(struct user *u, const struct net_publish *p)
+/* -1: it has none. The thread has to look up its sockets again afterwards: wake_stale. */
+static int listening_socket(struct user *u, const struct net_publish *p)
 {
-    struct wanted w = {.publish = p};
+    struct wanted w = {.publish = p, .fd = -1};
     uint32_t timeout = 0;
 
     if (!p->udp)
-        slirp_pollfds_fill(u->slirp, &timeout, deepen, &w);
+        slirp_pollfds_fill(u->slirp, &timeout, note_if_wanted, &w);
+    return w.fd;
 }
 
 /* A port that nobody has now. libslirp would choose one, too, but not say which. */
@@ -572,7 +574,7 @@ static int cannot_publish(const struct net_publish *p, int code, struct err *err
 static int publish_locked(struct user *u, struct net_publish *p, struct err *err)
 {
     struct net_publish want = *p;
-    int code = -EADDRINUSE;
+    int code = -EADDRINUSE, fd;
 
     if (u->cfg.publishes == NET_MAX_PUBLISH)
         return err_set(err, -ENOSPC, "a guest has at most %d published ports", NET_MAX_PUBLISH);
@@ -592,7 +594,10 @@ static int publish_locked(struct user *u, struct net_publish *p, struct err *err
     }
     if (code < 0)
         return cannot_publish(p, code, err);
-    deepen_backlog(u, &want);
+    /* libslirp lets one connection wait, which is few when many come at once. */
+    fd = listening_socket(u, &want);
+    if (fd >= 0)
+        listen(fd, BACKLOG);
     u->cfg.publish[u->cfg.publishes++] = want;
     *p = want;
     wake_stale(u);
@@ -614,8 +619,13 @@ static int close_port(struct user *u, unsigned i)
     const struct net_publish *p = &u->cfg.publish[i];
     struct sockaddr_storage addr;
     socklen_t len = net_publish_sockaddr(p, &addr);
-    int rc = slirp_remove_hostxfwd(u->slirp, (struct sockaddr *)&addr, len,
-                                   p->udp ? SLIRP_HOSTFWD_UDP : 0);
+    int fd = listening_socket(u, p), rc;
+
+    /* As long as the thread is in poll, a socket that is closed still listens. */
+    if (fd >= 0)
+        shutdown(fd, SHUT_RDWR);
+    rc = slirp_remove_hostxfwd(u->slirp, (struct sockaddr *)&addr, len,
+                               p->udp ? SLIRP_HOSTFWD_UDP : 0);
 
     u->cfg.publish[i] = u->cfg.publish[--u->cfg.publishes];
     wake_stale(u);

@@ -10,7 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
-from guest import (PROGRAM, ROOT, Case, Skip, Place, check, initramfs_with_modules, kernel, lodge_command)
+from guest import (PROGRAM, ROOT, Case, Place, Skip, check, initramfs_with_modules, kernel,
+                   lodge_command)
 
 from boot import DONE, ends_well
 
@@ -26,9 +27,21 @@ class Echo:
     """Servers on this host's loopback that give back what they are sent, by TCP and UDP."""
 
     def __init__(self):
+        self.need_loopback()
         self.sockets = []
         self.ipv6 = True
         self.tcp, self.udp = self.bound(socket.SOCK_STREAM), self.bound(socket.SOCK_DGRAM)
+
+    @staticmethod
+    def need_loopback():
+        with socket.socket() as server, socket.socket() as client:
+            server.bind(("127.0.0.1", 0))
+            server.listen(1)
+            client.settimeout(10)
+            try:
+                client.connect(server.getsockname())
+            except OSError as error:
+                raise Skip(f"this host has no loopback network: {error}") from None
 
     def bound(self, kind):
         """The same port of both loopback addresses, where there are both."""
