@@ -452,8 +452,9 @@ static void timer_periodic(void)
     t = rdtsc();
     timer_start(PERIODIC, (uint32_t)(rate * 2));
     wait_count(20, 5000);
-    EXPECT(count == 20, "%lu interrupts", count);
-    expect_time("20 periods", last_tsc - t, 40 * tsc_per_ms);
+    /* One more is let in where the host stood still between the last of them and the look at the count. */
+    EXPECT(count == 20 || count == 21, "%lu interrupts", count);
+    expect_time("20 periods", last_tsc - t, 2 * count * tsc_per_ms);
     timer_start(1u << 16 | PERIODIC, (uint32_t)rate); /* masked */
     RUN_CODE("sti; nop; nop; cli");                   /* what had come before */
     count = 0;
