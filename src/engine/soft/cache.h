@@ -78,15 +78,17 @@ struct block {
 
 /*
  * How a block is left at one place. Its stub only says which of these it is, which keeps stubs short; they outnumber
- * what is ever run of them.
+ * what is ever run of them. Written before anything leads to it, but who comes by a link that another CPU made has seen
+ * no lock: hence atomic.
  */
 struct exit_record {
     union {
-        uint64_t page_va; /* for soft_cpu.page_va; EXIT_SAME_PAGE: what is there already */
+        _Atomic uint64_t page_va; /* for soft_cpu.page_va; EXIT_SAME_PAGE: what is there already */
         const uint8_t *_Atomic twin; /* CAREFUL: where to go on in the careful twin, or NULL */
     };
-    uint32_t at; /* offset in the cache. CHAIN: what to link. A soft TLB miss: where to try again */
-    uint32_t arg; /* for soft_cpu.exit_arg */
+    _Atomic uint32_t
+        at; /* offset in the cache. CHAIN: what to link. A soft TLB miss: where to try again */
+    _Atomic uint32_t arg; /* for soft_cpu.exit_arg */
 };
 #define EXIT_SAME_PAGE (~0ull)
 #define EXIT_NONE      (~0u) /* the number of none */

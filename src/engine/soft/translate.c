@@ -188,13 +188,13 @@ uint32_t record_add(struct translation *t, uint32_t arg, const uint8_t *at, int3
     struct exit_record *x = &k->exits[k->nexits];
 
     if (exit_kind_of(arg) == EXIT_CAREFUL)
-        atomic_store(&x->twin, NULL);
-    else if (t->fixed)
-        x->page_va = t->va + (uint64_t)(page * (int64_t)PAGE_SIZE);
+        atomic_store_explicit(&x->twin, NULL, memory_order_relaxed);
     else
-        x->page_va = EXIT_SAME_PAGE;
-    x->at = at ? (uint32_t)(at - k->rx) : 0;
-    x->arg = arg;
+        atomic_store_explicit(
+            &x->page_va, t->fixed ? t->va + (uint64_t)(page * (int64_t)PAGE_SIZE) : EXIT_SAME_PAGE,
+            memory_order_relaxed);
+    atomic_store_explicit(&x->at, at ? (uint32_t)(at - k->rx) : 0, memory_order_relaxed);
+    atomic_store_explicit(&x->arg, arg, memory_order_relaxed);
     return (uint32_t)k->nexits++;
 }
 
