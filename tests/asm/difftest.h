@@ -149,6 +149,12 @@ unsigned dt_leave_check(const struct dt_case *k, unsigned *bad, bool print);
 /* Does the result of a way differ from the host's? Prints what differs when `print` is set. */
 bool dt_differs(const struct dt_case *k, const struct dt_result *host, const struct dt_result *got,
                 enum dt_way way, bool print);
+/*
+ * Did the host run what is undefined, where the engine stopped? AMD's processors take VPERMQ and VPERMPD with VEX.W
+ * clear for what they are with W set (seen on family 1Ah); the Intel SDM, volume 2C, has #UD for it.
+ */
+bool dt_host_takes_more(const struct dt_case *k, const struct dt_result *host,
+                        const struct dt_result *got);
 /* Flags that the instruction leaves undefined, and those it defines. */
 struct dt_flags {
     uint64_t undefined, defined;

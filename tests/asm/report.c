@@ -160,6 +160,14 @@ static struct leeway leeway_of(const struct dt_case *k, const struct dt_result *
     case ZYDIS_MNEMONIC_CALL: /* to a non-canonical address */
         l.memory = host->end == X86_GP;
         break;
+    case ZYDIS_MNEMONIC_IRET: /* which of the values on the stack is read first */
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ:
+        l.order = true;
+        break;
+    case ZYDIS_MNEMONIC_RET:
+        l.order = zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+        break;
     case ZYDIS_MNEMONIC_FXSAVE: /* which end of the image is looked at first, how much has been written */
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_FXRSTOR:
@@ -217,6 +225,21 @@ static void differ_end(struct diff *d, const struct dt_result *host, const struc
     if (host->end == X86_PF_EXC)
         differ(d, "cr2", l->cr2 ? host->cr2 & PAGE_MASK : host->cr2,
                l->cr2 ? got->cr2 & PAGE_MASK : got->cr2);
+}
+
+bool dt_host_takes_more(const struct dt_case *k, const struct dt_result *host,
+                        const struct dt_result *got)
+{
+    uint8_t code[DT_MAX_CODE + 16] = {0};
+    uint64_t off = got->regs.rip - (DT_CODE + k->code_off);
+    const uint8_t *p;
+
+    if (got->end != X86_UD || host->regs.rip == got->regs.rip || off >= k->off[k->n])
+        return false;
+    dt_code(k, code);
+    for (p = code + off; p < code + off + 8 && *p != 0xc4; p++)
+        ;
+    return p[0] == 0xc4 && (p[1] & 0x1f) == 3 && (p[2] & 0x87) == 5 && p[3] <= 1;
 }
 
 bool dt_differs(const struct dt_case *k, const struct dt_result *host, const struct dt_result *got,
