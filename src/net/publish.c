@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MOST 100 /* characters of a text that can be right */
 
@@ -133,4 +134,22 @@ socklen_t net_publish_sockaddr(const struct net_publish *p, struct sockaddr_stor
     in->sin_port = htons(p->host);
     memcpy(&in->sin_addr, &p->addr, sizeof(in->sin_addr));
     return sizeof(*in);
+}
+
+int net_publish_free_port(const struct net_publish *p, uint16_t *port)
+{
+    struct sockaddr_storage addr;
+    socklen_t len = net_publish_sockaddr(p, &addr);
+    int fd = socket(addr.ss_family, (p->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+    int code = 0;
+
+    if (fd < 0)
+        return -errno;
+    if (bind(fd, (struct sockaddr *)&addr, len) < 0 ||
+        getsockname(fd, (struct sockaddr *)&addr, &len) < 0)
+        code = -errno;
+    close(fd);
+    *port = ntohs(p->v6 ? ((struct sockaddr_in6 *)&addr)->sin6_port
+                        : ((struct sockaddr_in *)&addr)->sin_port);
+    return code;
 }

@@ -36,4 +36,7 @@ bool net_publish_same(const struct net_publish *a, const struct net_publish *b);
 /* The host's side as a socket address; its length. */
 socklen_t net_publish_sockaddr(const struct net_publish *publish, struct sockaddr_storage *addr);
 
+/* A port of the address that nobody has now; libslirp would choose one, too, but not say which. -errno when there is none. */
+int net_publish_free_port(const struct net_publish *publish, uint16_t *port);
+
 #endif

@@ -449,6 +449,20 @@ static void settle(struct user *u)
 
 /* ---- From the guest ---------------------------------------------------------------------------- */
 
+/*
+ * IP packets that are not whole are kept from libslirp: version 4.7 crashes when it puts some fragments together that
+ * do not belong together.
+ */
+static bool is_wanted(const uint8_t *frame, size_t len)
+{
+    unsigned type = len < FRAME_ETHERNET ? 0 : (unsigned)(frame[12] << 8 | frame[13]);
+    struct frame_layout l;
+
+    if (type != FRAME_IPV4 && type != FRAME_IPV6)
+        return true;
+    return frame_parse(frame, len, &l) && !l.part;
+}
+
 static void user_send(struct net *net, const struct net_frame *f)
 {
     struct user *u = user_of(net);
@@ -461,6 +475,8 @@ static void user_send(struct net *net, const struct net_frame *f)
         memcpy(u->sent + len, f->iov[i].iov_base, f->iov[i].iov_len);
         len += f->iov[i].iov_len;
     }
+    if (!is_wanted(u->sent, len))
+        return;
     if ((f->offload.flags & NET_NEEDS_CSUM) && !frame_finish_sum(u->sent, len, &f->offload))
         return;
     pthread_mutex_lock(&slirp_lock);
@@ -518,25 +534,6 @@ static int listening_socket(struct user *u, const struct net_publish *p)
     return w.fd;
 }
 
-/* A port that nobody has now. libslirp would choose one, too, but not say which. */
-static int free_port(const struct net_publish *p, uint16_t *port)
-{
-    struct sockaddr_storage addr;
-    socklen_t len = net_publish_sockaddr(p, &addr);
-    int fd = socket(addr.ss_family, (p->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
-    int code = 0;
-
-    if (fd < 0)
-        return -errno;
-    if (bind(fd, (struct sockaddr *)&addr, len) < 0 ||
-        getsockname(fd, (struct sockaddr *)&addr, &len) < 0)
-        code = -errno;
-    close(fd);
-    *port = ntohs(p->v6 ? ((struct sockaddr_in6 *)&addr)->sin6_port
-                        : ((struct sockaddr_in *)&addr)->sin_port);
-    return code;
-}
-
 static int open_port(struct user *u, const struct net_publish *p)
 {
     struct sockaddr_storage addr;
@@ -586,7 +583,7 @@ static int publish_locked(struct user *u, struct net_publish *p, struct err *err
             return cannot_publish(p, -EADDRINUSE, err);
     /* Somebody may take the free port before it is opened. */
     for (unsigned tries = 0; code == -EADDRINUSE && tries < 16; tries++) {
-        code = p->host ? 0 : free_port(p, &want.host);
+        code = p->host ? 0 : net_publish_free_port(p, &want.host);
         if (!code)
             code = open_port(u, &want);
         if (p->host)

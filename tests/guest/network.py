@@ -134,7 +134,7 @@ def swap(address, port, size=4000000):
     check(got == data, f"{len(got)} of {size} bytes came back from {address}, or others")
 
 
-def datagrams(address, port, sizes=(1, 1472, 1473, 9000, 20000)):
+def datagrams(address, port, sizes=(1, 1000, 1472)):
     """UDP may lose some, so each gets several tries."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -221,7 +221,7 @@ def user(cpus):
             hosts = ["10.0.2.2"] + (["fd6c:6f64:6765::2"] if echo.ipv6 else [])
             for host in hosts:
                 check(f"net tcp {host} room=0 same" in seen, seen)
-                for size in (1, 1452) if ":" in host else (1, 1000, 1472, 1473, 9000):
+                for size in (1, 1452) if ":" in host else (1, 1000, 1472):
                     check(f"net udp {host} size={size} back=20" in seen, seen)
             check("net tcp 10.0.2.2 room=4096 same" in seen, seen)
             ports = published(run)
