@@ -277,12 +277,22 @@ def locks():
     image("create", "-f", "l.qcow2", "64M")
     ours = subprocess.Popen([QCOW2TEST, "on", "--image", "l.qcow2", "--dir", ".", "--count",
                              "1000000000"])
-    time.sleep(1)
+    wait_open(ours, "l.qcow2")
     qemu("check", "l.qcow2", status=None, text="lock")
     image("info", "l.qcow2")
     image("check", "l.qcow2", status=1, text="in use")
     ours.kill()
     ours.wait()
+
+
+def wait_open(process, name):
+    """The process has the image open, and has had a moment to lock it."""
+    folder, deadline = Path(f"/proc/{process.pid}/fd"), time.monotonic() + 60
+    while folder.is_dir() and time.monotonic() < deadline:
+        if any(Path(os.path.realpath(fd)) == Path(name).resolve() for fd in folder.iterdir()):
+            break
+        time.sleep(0.05)
+    time.sleep(1)
 
 
 def main():
