@@ -20,6 +20,8 @@
 struct console {
     struct console_config cfg;
     bool tty, eof, started;
+    bool
+        made_raw; /* the terminal, before the thread began; it may have come to the foreground since */
     int sigfd, wake;
     int pipe[2]; /* to the serial port; the write end does not block */
     pthread_t thread;
@@ -113,8 +115,7 @@ static bool input_wanted(struct console *c, bool foreground)
 static void *console_thread(void *arg)
 {
     struct console *c = arg;
-    /* Not looked at here: it may have changed since console_new tried to make the terminal raw. */
-    bool was_foreground = false;
+    bool was_foreground = c->made_raw;
 
     for (;;) {
         bool foreground = c->tty && tty_foreground(c->cfg.in);
@@ -192,7 +193,7 @@ int console_new(struct console **out, const struct console_config *cfg, struct e
         if (r)
             goto fail;
         c->tty = true;
-        tty_raw();
+        c->made_raw = tty_raw();
     }
     r = -pthread_create(&c->thread, NULL, console_thread, c);
     if (r) {
