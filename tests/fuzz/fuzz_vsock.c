@@ -14,21 +14,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "../unit/virtio_driver.h"
 #include "base/listen.h"
 #include "base/log.h"
 #include "dev/virtio/vsock_int.h"
 #include "fuzz_ops.h"
 
-#define RAM      MIB(2)
-#define SIZE     16
-#define RING(q)  (0x10000u + 0x4000u * (q))
-#define AVAIL(q) (RING(q) + 0x1000u)
-#define USED(q)  (RING(q) + 0x2000u)
-#define TX       0x20000u
-#define RX(i)    (0x100000u + 0x8000u * (i))
-#define PORTS    4 /* servers are at the first two */
-#define PEERS    8
-#define CREDIT   5000u
+#define RAM    MIB(2)
+#define SIZE   16
+#define TX     0x20000u
+#define RX(i)  (0x100000u + 0x8000u * (i))
+#define PORTS  4 /* servers are at the first two */
+#define PEERS  8
+#define CREDIT 5000u
 
 #define WRITE 2
 
@@ -130,18 +128,7 @@ static void set_up(struct box *b)
     b->used = 0;
     b->spoiled = false;
     b->given = 0;
-    virtio_driver_features_write(dev, 1, 1);
-    virtio_status_write(dev, 11);
-    for (unsigned q = 0; q < 2; q++) {
-        dev->queue[q].size = SIZE;
-        dev->queue[q].desc = RING(q);
-        dev->queue[q].driver = AVAIL(q);
-        dev->queue[q].device = USED(q);
-        pthread_mutex_lock(&dev->lock);
-        virtio_queue_enable_locked(dev, q);
-        pthread_mutex_unlock(&dev->lock);
-    }
-    virtio_status_write(dev, 15);
+    driver_start(dev, 0, 2, SIZE);
     fuzz_check(atomic_load(&dev->running));
 }
 

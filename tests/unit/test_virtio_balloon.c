@@ -12,13 +12,11 @@
 #include <cmocka.h>
 
 #include "dev/virtio/balloon.h"
+#include "virtio_driver.h"
 
-#define SIZE     8
-#define RING(q)  (0x10000u + 0x4000u * (q))
-#define AVAIL(q) (RING(q) + 0x1000u)
-#define USED(q)  (RING(q) + 0x2000u)
-#define BUFFER   0x100000u
-#define QUEUES   5
+#define SIZE   8
+#define BUFFER 0x100000u
+#define QUEUES 5
 
 #define F_STATS (1u << 1)
 
@@ -85,20 +83,7 @@ static void start(struct fixture *f, uint32_t features)
     virtio_status_write(dev, 0);
     memset(mem_hva(&f->mem, RING(0), 1), 0, 0x4000 * QUEUES);
     memset(f->avail, 0, sizeof(f->avail));
-    virtio_status_write(dev, 3);
-    virtio_driver_features_write(dev, 0, features);
-    virtio_driver_features_write(dev, 1, 1);
-    virtio_status_write(dev, 11);
-    for (unsigned q = 0; q < QUEUES; q++) {
-        dev->queue[q].size = SIZE;
-        dev->queue[q].desc = RING(q);
-        dev->queue[q].driver = AVAIL(q);
-        dev->queue[q].device = USED(q);
-        pthread_mutex_lock(&dev->lock);
-        virtio_queue_enable_locked(dev, q);
-        pthread_mutex_unlock(&dev->lock);
-    }
-    virtio_status_write(dev, 15);
+    driver_start(dev, features, QUEUES, SIZE);
 }
 
 static int setup(void **state)

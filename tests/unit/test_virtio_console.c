@@ -14,11 +14,9 @@
 #include <cmocka.h>
 
 #include "dev/virtio/console.h"
+#include "virtio_driver.h"
 
 #define SIZE     8
-#define RING(q)  (0x10000u + 0x4000u * (q))
-#define AVAIL(q) (RING(q) + 0x1000u)
-#define USED(q)  (RING(q) + 0x2000u)
 #define BUFFER   MIB(2)
 #define QUEUE_TX 1
 
@@ -59,19 +57,7 @@ static int setup(void **state)
     f->memory = (struct virtio_memory){&f->mem, on_written, f};
     assert_int_equal(virtio_console_init(&f->con, &f->memory, &cfg, NULL), 0);
     virtio_pause(dev);
-    virtio_status_write(dev, 3);
-    virtio_driver_features_write(dev, 1, 1);
-    virtio_status_write(dev, 11);
-    for (unsigned q = 0; q < 2; q++) {
-        dev->queue[q].size = SIZE;
-        dev->queue[q].desc = RING(q);
-        dev->queue[q].driver = AVAIL(q);
-        dev->queue[q].device = USED(q);
-        pthread_mutex_lock(&dev->lock);
-        virtio_queue_enable_locked(dev, q);
-        pthread_mutex_unlock(&dev->lock);
-    }
-    virtio_status_write(dev, 15);
+    driver_start(dev, 0, 2, SIZE);
     *state = f;
     return 0;
 }

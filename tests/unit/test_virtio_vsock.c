@@ -18,17 +18,15 @@
 
 #include "base/listen.h"
 #include "dev/virtio/vsock_int.h"
+#include "virtio_driver.h"
 
-#define SIZE     16
-#define RING(q)  (0x10000u + 0x4000u * (q))
-#define AVAIL(q) (RING(q) + 0x1000u)
-#define USED(q)  (RING(q) + 0x2000u)
-#define TX       0x100000u /* the packet that the guest sends */
-#define RX(i)    (0x200000u + 0x11000u * (i))
-#define RX_SIZE  0x11000u
-#define CID      VIRTIO_VSOCK_CID
-#define PORT     1234u /* of the server */
-#define GUEST    777u
+#define SIZE    16
+#define TX      0x100000u /* the packet that the guest sends */
+#define RX(i)   (0x200000u + 0x11000u * (i))
+#define RX_SIZE 0x11000u
+#define CID     VIRTIO_VSOCK_CID
+#define PORT    1234u /* of the server */
+#define GUEST   777u
 
 #define WRITE 2
 
@@ -163,19 +161,7 @@ static void start(struct fixture *f, unsigned buffers)
     memset(f->avail, 0, sizeof(f->avail));
     memset(f->used, 0, sizeof(f->used));
     f->sent = f->received = 0;
-    virtio_status_write(dev, 3);
-    virtio_driver_features_write(dev, 1, 1);
-    virtio_status_write(dev, 11);
-    for (unsigned q = 0; q < 2; q++) {
-        dev->queue[q].size = SIZE;
-        dev->queue[q].desc = RING(q);
-        dev->queue[q].driver = AVAIL(q);
-        dev->queue[q].device = USED(q);
-        pthread_mutex_lock(&dev->lock);
-        virtio_queue_enable_locked(dev, q);
-        pthread_mutex_unlock(&dev->lock);
-    }
-    virtio_status_write(dev, 15);
+    driver_start(dev, 0, 2, SIZE);
     for (unsigned i = 0; i < buffers; i++)
         give_rx(f, i);
 }
