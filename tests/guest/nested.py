@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from directed import check_results, payload
-from guest import (CACHE, PROGRAM, Case, Place, Run, Skip, check, fresh_name, initramfs,
+from guest import (CACHE, PROGRAM, Case, Place, Run, Skip, Timeout, check, fresh_name, initramfs,
                    initramfs_with_modules, kernel, script)
 
 QEMU = "qemu-system-x86_64"
