@@ -44,8 +44,8 @@ static _Atomic int left_times;
 
 static void leave(void *opaque, int sig)
 {
+    atomic_fetch_add(&left_times, 1); /* first: who waits looks at left_with */
     atomic_store(&left_with, sig);
-    atomic_fetch_add(&left_times, 1);
 }
 
 static bool left(int sig)
