@@ -52,6 +52,7 @@ qemu-system-x86 qemu-system-x86_64
 qemu-utils qemu-img
 mtools mcopy
 fdisk /sbin/sfdisk
+openssh-client ssh-keygen
 END
         ;;
     system)
