@@ -31,6 +31,25 @@ static pid_t holder(const char *name, bool *held)
     return *held ? registry_holder(base, name) : 0;
 }
 
+/* Stopped by SIGSTOP and its kin, as /proc/PID/stat tells; what follows the name in it is the state (proc_pid_stat(5)). */
+static bool is_suspended(pid_t pid)
+{
+    char path[64], buf[256];
+    const char *state;
+    FILE *f;
+    size_t n;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    f = fopen(path, "re");
+    if (!f)
+        return false;
+    n = fread(buf, 1, sizeof(buf) - 1, f);
+    fclose(f);
+    buf[n] = 0;
+    state = strrchr(buf, ')');
+    return state && (!strncmp(state, ") T", 3) || !strncmp(state, ") t", 3));
+}
+
 bool guest_is_held(const char *name)
 {
     bool held;
@@ -81,7 +100,8 @@ int guest_init(struct guest *g, const char *name, struct err *err)
         state_read(name, &g->def, &g->def_err);
         g->last = state_read_last(name);
     }
-    if (g->held) {
+    g->suspended = g->held && g->pid && is_suspended(g->pid);
+    if (g->held && !g->suspended) {
         if (!client_init(&conn, dir, NULL))
             client_ask(&conn, "status", NULL, &g->status, NULL);
         client_fini(&conn);
@@ -103,6 +123,8 @@ const char *guest_state(const struct guest *g)
     const char *last = json_string_value(json_object_get(g->last, "state"));
     const char *how = json_string_value(json_object_get(g->last, "how"));
 
+    if (g->suspended)
+        return "suspended";
     if (g->held)
         return state ? state : "starting";
     if (g->def_err.code)

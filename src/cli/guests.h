@@ -18,6 +18,7 @@ struct guest {
     char name[64];
     bool held;      /* a process has its name */
     bool kept;      /* it has a directory in the state folder */
+    bool suspended; /* its process was stopped by a signal, and answers nobody */
     pid_t pid;      /* of that process; 0: not known */
     json_t *status; /* what it answers; NULL: it does not serve (yet) */
     json_t *last;   /* of its last detached run; NULL: none */
@@ -29,7 +30,7 @@ struct guest {
 int guest_init(struct guest *g, const char *name, struct err *err);
 void guest_fini(struct guest *g);
 
-/* "running", "paused", "pausing", "starting", "created", "stopped", "failed", "crashed" or "broken". */
+/* "running", "paused", "pausing", "starting", "suspended", "created", "stopped", "failed", "crashed" or "broken". */
 const char *guest_state(const struct guest *g);
 
 /* All there are, running or kept; free with state_names_free. */

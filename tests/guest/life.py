@@ -122,6 +122,12 @@ def life():
             check("heard late" not in console.stdout(), "it ran while it was paused")
             lodge.verb("resume", name)
             console.wait_line("LODGE-TEST heard late", PATIENCE)
+            # Nobody waits for a process that cannot answer.
+            pid = lodge.info(name)["pid"]
+            os.kill(pid, signal.SIGSTOP)
+            lodge.wait_state(name, "suspended")
+            os.kill(pid, signal.SIGCONT)
+            lodge.wait_state(name, "running")
             lodge.refuses("is running", "rm", name)
             lodge.refuses("is running", "rename", name, other)
             console.process.stdin.write(b"end\n")
