@@ -293,6 +293,45 @@ static int check_whole(struct reader *r)
     return why.next[0] ? err_next(r->err, "%s", why.next) : rc;
 }
 
+/* The length of the UTF-8 sequence at `s` (RFC 3629, section 4), 0: it is none. */
+static size_t utf8_length(const uint8_t *s, size_t left)
+{
+    size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+
+    if (!n || n > left || s[0] > 0xf4)
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+/*
+ * Before the library sees it: text it is (YAML 1.2.2, section 5.1). libfyaml 0.7 reads on for ever where a directive that it
+ * does not know is followed by bytes that are no UTF-8.
+ */
+static int check_text(struct reader *r, const char *text, size_t len)
+{
+    int line = 1, column = 1;
+    size_t n;
+
+    for (size_t at = 0; at < len; at += n) {
+        const uint8_t *s = (const uint8_t *)text + at;
+
+        n = utf8_length(s, len - at);
+        if (!n)
+            return wrong_at(r, line, column, "this is not UTF-8");
+        if ((*s < ' ' && *s != '\t' && *s != '\n' && *s != '\r') || *s == 0x7f)
+            return wrong_at(r, line, column, "a control character is no part of YAML");
+        column = *s == '\n' ? 1 : column + 1;
+        line += *s == '\n';
+    }
+    return 0;
+}
+
 int definition_parse(struct definition *def, const char *text, size_t len, const char *where,
                      struct err *err)
 {
@@ -303,6 +342,8 @@ int definition_parse(struct definition *def, const char *text, size_t len, const
     int rc = -ENOMEM;
 
     definition_init(def);
+    if (check_text(&r, text, len))
+        return -EINVAL;
     fy_diag_cfg_default(&quiet);
     quiet.fp = NULL;
     quiet.level = FYET_MAX;

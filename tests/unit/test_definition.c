@@ -157,6 +157,10 @@ static void places(void **state)
         {HEAD "name: Web\n", "file:3:7: "},
         {HEAD "no-reboot: yes\n", "file:3:12: this takes true or false"},
         {HEAD "---\n" HEAD, "file:3:1: nothing can follow"},
+        {HEAD "name: w\xff\n", "file:3:8: this is not UTF-8"},
+        {HEAD "name: \xc3\xa4\xed\xa0\x80\n", "file:3:8: this is not UTF-8"},
+        {HEAD "name: \x01\n", "file:3:7: a control character"},
+        {"%.AML 1.2\n---\n" HEAD "append: \xff\xff\n", "file:5:9: this is not UTF-8"},
         {HEAD "append: \"x\n", "file:"},
         {HEAD "\tcpus: 1\n", "file:"},
     };
