@@ -13,6 +13,7 @@
 
 #include "block/limiter.h"
 #include "block/throttle.h"
+#include "block/uring.h"
 
 #define WORKERS_MAX 16
 #define HEAD_SIZE   512
@@ -168,6 +169,14 @@ static int request_check(const struct block *b, const struct block_req *req)
     return sum == req->len ? 0 : -EINVAL;
 }
 
+static void kick(struct block *b)
+{
+    if (b->uring)
+        uring_kick(b->uring);
+    else
+        b->ops->kick(b);
+}
+
 /* A hand-over to another thread costs more than a read from the host's cache. */
 static void begin(struct block *b, struct block_req *req)
 {
@@ -177,7 +186,7 @@ static void begin(struct block *b, struct block_req *req)
         complete(b, req, code);
     } else if (b->event_fd >= 0 && b->ops->start(b, req)) {
         if (!atomic_load(&b->plugged))
-            b->ops->kick(b);
+            kick(b);
     } else {
         block_execute(b, req);
     }
@@ -204,7 +213,7 @@ void block_plug(struct block *b)
 void block_unplug(struct block *b)
 {
     if (atomic_fetch_sub(&b->plugged, 1) == 1 && b->event_fd >= 0)
-        b->ops->kick(b);
+        kick(b);
 }
 
 void block_reap(struct block *b)
@@ -213,7 +222,7 @@ void block_reap(struct block *b)
 
     if (b->event_fd < 0)
         return;
-    n = b->ops->reap(b);
+    n = b->uring ? uring_reap(b->uring) : b->ops->reap(b);
     if (!n)
         return;
     if (b->settle)
@@ -226,7 +235,7 @@ static void wait_a_while(struct block *b)
 {
     struct pollfd event = {.fd = b->event_fd, .events = POLLIN};
 
-    b->ops->kick(b);
+    kick(b);
     poll(&event, 1, DRAIN_MS);
     block_reap(b);
 }
@@ -308,6 +317,24 @@ static const struct block_ops *format_choose(const struct block_config *cfg, str
     return NULL;
 }
 
+/* Opens with workers there. */
+static int open_format(struct block *b, const struct block_config *cfg, struct err *err)
+{
+    int code = b->ops->open(b, cfg, err);
+
+    if (code < 0)
+        return code;
+    if (b->ops->uring)
+        code = block_uring_open(b, cfg, err);
+    if (!code && throttle_has_limits(cfg->limit))
+        code = limiter_new(&b->limiter, b, cfg->limit, begin, err);
+    if (code < 0) {
+        uring_free(b->uring);
+        b->ops->close(b);
+    }
+    return code;
+}
+
 int block_open(struct block **out, const struct block_config *cfg, struct err *err)
 {
     const struct block_ops *ops = format_choose(cfg, err);
@@ -323,13 +350,8 @@ int block_open(struct block **out, const struct block_config *cfg, struct err *e
     b->ops = ops;
     b->event_fd = -1;
     b->workers = workers_new();
-    code = b->workers ? ops->open(b, cfg, err)
+    code = b->workers ? open_format(b, cfg, err)
                       : err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
-    if (!code && throttle_has_limits(cfg->limit)) {
-        code = limiter_new(&b->limiter, b, cfg->limit, begin, err);
-        if (code < 0)
-            ops->close(b);
-    }
     if (code < 0) {
         if (b->workers)
             workers_free(b->workers);
@@ -346,7 +368,48 @@ void block_close(struct block *b)
         return;
     block_drain(b);
     limiter_free(b->limiter);
+    uring_free(b->uring);
     b->ops->close(b);
     workers_free(b->workers);
     free(b);
+}
+
+/* ---- Overlays ------------------------------------------------------------------- */
+
+int block_sync(struct block *b)
+{
+    struct block_req flush = {.op = BLOCK_FLUSH};
+
+    return b->ops->execute(b, &flush);
+}
+
+int block_overlay(struct block *b, const struct block_config *cfg, struct err *err)
+{
+    struct block below = {.ops = b->ops, .priv = b->priv, .info = b->info, .event_fd = -1};
+    int code;
+
+    if (b->info.read_only)
+        return 0;
+    if (!b->ops->freeze)
+        return err_set(err, -ENOTSUP,
+                       "the disk under %s is no file of this host, so nothing can be laid over it",
+                       cfg->path);
+    code = b->ops->freeze(b);
+    if (code < 0)
+        return err_set(err, code, "cannot write a disk to its end: %s", strerror(-code));
+    b->ops = &block_qcow2;
+    code = b->ops->open(b, cfg, err);
+    if (!code && b->info.size != below.info.size) {
+        code = err_set(err, -EINVAL, "%s is not as large as the disk it is for", cfg->path);
+        b->ops->close(b);
+    }
+    b->info = below.info;
+    if (code < 0) {
+        b->ops = below.ops;
+        b->priv = below.priv;
+        b->ops->thaw(b);
+        return code;
+    }
+    below.ops->close(&below);
+    return 0;
 }

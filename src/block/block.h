@@ -48,6 +48,7 @@ struct block_info {
 struct block;
 struct block_workers;
 struct block_limiter;
+struct uring;
 
 struct block_ops {
     const char *name;   /* as in format=NAME */
@@ -82,6 +83,14 @@ struct block_ops {
      * once more. The number of calls of `done`. Does not wait.
      */
     unsigned (*reap)(struct block *b);
+    /* `start` uses b->uring, and block.c kicks and reaps it. Without (see cfg->aio) `start` is not called. */
+    bool uring;
+    /*
+     * NULL, or: everything acknowledged is on stable storage, nothing will be written until `thaw`, and the file can be
+     * opened by another image as its backing file. No request is under way. A negative errno: nothing has changed.
+     */
+    int (*freeze)(struct block *b);
+    void (*thaw)(struct block *b);
 };
 
 struct block {
@@ -90,6 +99,7 @@ struct block {
     void *priv;             /* the format's */
     struct block_workers *workers;
     struct block_limiter *limiter; /* NULL: no limits */
+    struct uring *uring;           /* NULL: none */
     int event_fd;                  /* -1, or whoever submits calls block_reap when it can be read */
     /* NULL, or called by block_reap after some `done`, before these requests count as over; set before the first. */
     void (*settle)(void *opaque);
@@ -133,6 +143,18 @@ void block_reap(struct block *b);
 
 /* Wait until everything submitted so far is done, callbacks included. Not from a callback. */
 void block_drain(struct block *b);
+
+/*
+ * Go on with the image that cfg names, a qcow2 image that stands on the present one and has no data of its own: what is read
+ * stays the same, what is written goes there. The present one is written no more, and its lock lets others read it. Size
+ * and properties, of which a guest may have been told, stay. The caller has drained and lets nobody submit; it takes the
+ * time of a flush. -ENOTSUP when the present image has no file, others from the system; then all is as before. Without
+ * effect for an image that is read-only.
+ */
+int block_overlay(struct block *b, const struct block_config *cfg, struct err *err);
+
+/* Have what was written on stable storage, on this thread. Not while block_overlay runs. A negative errno. */
+int block_sync(struct block *b);
 
 /* For formats: carry out on a worker. */
 void block_execute(struct block *b, struct block_req *req);

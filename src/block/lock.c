@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "base/log.h"
@@ -50,6 +51,39 @@ static void unlock(int fd)
         .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = BYTE_HAVE, .l_len = BYTES};
 
     fcntl(fd, F_OFD_SETLK, &l);
+}
+
+/* What a writer has and a reader has not. */
+static const uint8_t writer_only[] = {PERM_WRITE, PERM_RESIZE};
+
+void block_lock_to_reader(int fd)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(writer_only); i++) {
+        struct flock l = {.l_type = F_UNLCK,
+                          .l_whence = SEEK_SET,
+                          .l_start = BYTE_HAVE + writer_only[i],
+                          .l_len = 1};
+
+        fcntl(fd, F_OFD_SETLK, &l);
+    }
+}
+
+void block_lock_to_writer(int fd)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(writer_only); i++)
+        lock_byte(fd, BYTE_HAVE + writer_only[i]);
+}
+
+int block_lock_check_frozen(int fd, const char *path, struct err *err)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (st.st_mode & (S_IWUSR | S_IWGRP | S_IWOTH)))
+        return 0;
+    err_set(err, -EROFS, "%s has no write permission: disks of guests stand on it", path);
+    err_next(err, "Add ,ro to the disk, make an overlay (lodge image create), or, if nothing "
+                  "stands on it any more: chmod u+w.");
+    return -EROFS;
 }
 
 /* 0, -EBUSY, or why there are no locks here. */
@@ -95,6 +129,8 @@ int block_lock(int fd, bool writable, const char *path, struct err *err)
         return code < 0 ? err_set(err, code, "cannot lock %s: %s", path, strerror(-code)) : 0;
     err_set(err, -EBUSY, "%s is in use by another guest or program", path);
     if (writable)
-        return err_next(err, "End that one first, or open the image read-only in all of them.");
-    return err_next(err, "It is open for writing there; end that first.");
+        err_next(err, "End that one first, or open the image read-only in all of them.");
+    else
+        err_next(err, "It is open for writing there; end that first.");
+    return -EBUSY;
 }

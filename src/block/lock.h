@@ -14,4 +14,17 @@
  */
 int block_lock(int fd, bool writable, const char *path, struct err *err);
 
+/*
+ * The writer of an image becomes a reader of it, with no moment between in which somebody else could become its writer;
+ * and back, which asks nobody: who read it meanwhile is not protected any more.
+ */
+void block_lock_to_reader(int fd);
+void block_lock_to_writer(int fd);
+
+/*
+ * Nobody may write to a file without a single write permission, root neither: it is a layer that something stands on
+ * (cli/layers.h). -EROFS, with what can be done, when fd is such a file.
+ */
+int block_lock_check_frozen(int fd, const char *path, struct err *err);
+
 #endif

@@ -64,6 +64,13 @@ int qcow2_open(struct qcow2 **q, const struct qcow2_config *cfg, struct err *err
 /* Write everything out, free the image. 0 or the negative errno of the last flush; NULL is fine. */
 int qcow2_close(struct qcow2 *q);
 
+/*
+ * Write everything out, and neither write nor keep others from reading any more: the image can now be opened once more, as
+ * what another stands on. 0 or a negative errno, then nothing has changed. No request is under way.
+ */
+int qcow2_freeze(struct qcow2 *q);
+void qcow2_thaw(struct qcow2 *q); /* the opposite */
+
 /* Drop the image as a killed process would: nothing is written any more. For tests. */
 void qcow2_abandon(struct qcow2 *q);
 

@@ -20,7 +20,6 @@ struct disk {
     struct block *block;
     struct qcow2 *q;
     enum block_cache cache;
-    struct uring *uring; /* NULL: worker threads do everything */
 };
 
 /* ---- On workers ------------------------------------------------------------------------------- */
@@ -105,7 +104,7 @@ static bool disk_start(struct block *b, struct block_req *req)
     if ((!write && req->op != BLOCK_READ) || (write && b->info.writethrough) ||
         req->iovcnt > IOV_MAX || req->len > INT_MAX)
         return false;
-    op = uring_op_get(d->uring);
+    op = uring_op_get(b->uring);
     if (!op)
         return false;
     op->req = req;
@@ -114,24 +113,14 @@ static bool disk_start(struct block *b, struct block_req *req)
     place = (struct qcow2_place *)op->own;
     if (!qcow2_enter(d->q, write, req->offset, req->len, place)) {
         if (place->file) {
-            uring_queue(d->uring, op, file_fd(place->file, req->iov, req->iovcnt, place->at),
+            uring_queue(b->uring, op, file_fd(place->file, req->iov, req->iovcnt, place->at),
                         place->at);
             return true;
         }
         qcow2_leave(d->q, place);
     }
-    uring_op_put(d->uring, op);
+    uring_op_put(b->uring, op);
     return false;
-}
-
-static void disk_kick(struct block *b)
-{
-    uring_kick(((struct disk *)b->priv)->uring);
-}
-
-static unsigned disk_reap(struct block *b)
-{
-    return uring_reap(((struct disk *)b->priv)->uring);
 }
 
 /* ---- Opening ------------------------------------------------------------------------------------- */
@@ -139,15 +128,22 @@ static unsigned disk_reap(struct block *b)
 static void disk_close(struct block *b)
 {
     struct disk *d = b->priv;
-    int r;
+    int r = qcow2_close(d->q);
 
-    uring_free(d->uring);
-    r = qcow2_close(d->q);
     if (r)
         log_error("a disk image could not be written to its end: %s", strerror(-r));
     free(d);
     b->priv = NULL;
-    b->event_fd = -1;
+}
+
+static int disk_freeze(struct block *b)
+{
+    return qcow2_freeze(((struct disk *)b->priv)->q);
+}
+
+static void disk_thaw(struct block *b)
+{
+    qcow2_thaw(((struct disk *)b->priv)->q);
 }
 
 static int disk_describe(struct block *b, const struct block_config *cfg, struct err *err)
@@ -187,8 +183,6 @@ static int disk_open(struct block *b, const struct block_config *cfg, struct err
     }
     b->priv = d;
     r = disk_describe(b, cfg, err);
-    if (!r)
-        r = block_uring_open(b, &d->uring, cfg, err);
     if (r)
         disk_close(b);
     return r;
@@ -203,6 +197,7 @@ const struct block_ops block_qcow2 = {
     .execute = disk_execute,
     .try_now = disk_try_now,
     .start = disk_start,
-    .kick = disk_kick,
-    .reap = disk_reap,
+    .uring = true,
+    .freeze = disk_freeze,
+    .thaw = disk_thaw,
 };

@@ -205,6 +205,28 @@ int qcow2_close(struct qcow2 *q)
     return r;
 }
 
+int qcow2_freeze(struct qcow2 *q)
+{
+    int r;
+
+    pthread_mutex_lock(&q->lock);
+    r = q->read_only ? 0 : qcow2_commit_all_locked(q);
+    pthread_mutex_unlock(&q->lock);
+    if (r || q->read_only)
+        return r;
+    q->read_only = true;
+    if (q->file.fd >= 0)
+        block_lock_to_reader(q->file.fd);
+    return 0;
+}
+
+void qcow2_thaw(struct qcow2 *q)
+{
+    q->read_only = false;
+    if (q->file.fd >= 0)
+        block_lock_to_writer(q->file.fd);
+}
+
 /* ---- Opening --------------------------------------------------------------------------------- */
 
 static struct qcow2 *image_new(const struct qcow2_config *cfg)
@@ -316,6 +338,8 @@ static int open_image(struct qcow2 **out, const struct qcow2_config *cfg, const 
         r = file_open(&q->file, cfg->path, cfg->read_only, err);
         if (!r)
             r = circle_check(&q->file, cfg->path, &self, err);
+        if (!r && !cfg->read_only)
+            r = block_lock_check_frozen(q->file.fd, cfg->path, err);
         if (!r && !cfg->no_lock)
             r = block_lock(q->file.fd, !cfg->read_only, cfg->path, err);
     }

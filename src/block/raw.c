@@ -26,7 +26,6 @@ struct raw {
     struct direct file;
     bool device; /* a block device, not a file */
     enum block_cache cache;
-    struct uring *uring; /* NULL: worker threads do everything */
 };
 
 static const uint8_t zeroes[ZEROES];
@@ -212,28 +211,18 @@ static bool raw_start(struct block *b, struct block_req *req)
     if (req->op == BLOCK_DISCARD || req->op == BLOCK_WRITE_ZEROES || req->iovcnt > IOV_MAX ||
         req->len > INT_MAX)
         return false;
-    op = uring_op_get(r->uring);
+    op = uring_op_get(b->uring);
     if (!op)
         return false;
     op->req = req;
     op->over = raw_over;
     op->opaque = r;
-    uring_queue(r->uring, op,
+    uring_queue(b->uring, op,
                 req->op == BLOCK_FLUSH
                     ? r->file.fd
                     : direct_choose(&r->file, req->iov, req->iovcnt, req->offset, req->len),
                 req->offset);
     return true;
-}
-
-static void raw_kick(struct block *b)
-{
-    uring_kick(((struct raw *)b->priv)->uring);
-}
-
-static unsigned raw_reap(struct block *b)
-{
-    return uring_reap(((struct raw *)b->priv)->uring);
 }
 
 /* ---- Opening -------------------------------------------------------------------- */
@@ -302,11 +291,26 @@ static void raw_close(struct block *b)
 {
     struct raw *r = b->priv;
 
-    uring_free(r->uring);
     direct_fini(&r->file);
     free(r);
     b->priv = NULL;
-    b->event_fd = -1;
+}
+
+/* What the guest has flushed is not lost when what was flushed to the image above is not. */
+static int raw_freeze(struct block *b)
+{
+    const struct raw *r = b->priv;
+
+    if (!b->info.read_only && r->cache != BLOCK_UNSAFE && fdatasync(r->file.fd) < 0)
+        return -errno;
+    if (!b->info.read_only)
+        block_lock_to_reader(r->file.fd);
+    return 0;
+}
+
+static void raw_thaw(struct block *b)
+{
+    block_lock_to_writer(((const struct raw *)b->priv)->file.fd);
 }
 
 static int raw_open(struct block *b, const struct block_config *cfg, struct err *err)
@@ -328,12 +332,12 @@ static int raw_open(struct block *b, const struct block_config *cfg, struct err 
     b->priv = r;
     b->info.read_only = cfg->read_only;
     code = raw_describe(b, cfg->path, err);
+    if (!code && !cfg->read_only)
+        code = block_lock_check_frozen(r->file.fd, cfg->path, err);
     if (!code)
         code = block_lock(r->file.fd, !cfg->read_only, cfg->path, err);
     if (!code && block_cache_is_direct(cfg->cache))
         code = direct_enable(&r->file, cfg->path, err);
-    if (!code)
-        code = block_uring_open(b, &r->uring, cfg, err);
     if (code < 0)
         raw_close(b);
     return code;
@@ -346,6 +350,7 @@ const struct block_ops block_raw = {
     .execute = raw_execute,
     .try_now = raw_try_now,
     .start = raw_start,
-    .kick = raw_kick,
-    .reap = raw_reap,
+    .uring = true,
+    .freeze = raw_freeze,
+    .thaw = raw_thaw,
 };

@@ -207,17 +207,15 @@ unsigned uring_reap(struct uring *u)
     return done;
 }
 
-int block_uring_open(struct block *b, struct uring **u, const struct block_config *cfg,
-                     struct err *err)
+int block_uring_open(struct block *b, const struct block_config *cfg, struct err *err)
 {
     int code;
 
-    *u = NULL;
     if (cfg->aio == BLOCK_AIO_THREADS)
         return 0;
-    code = uring_new(u);
+    code = uring_new(&b->uring);
     if (!code) {
-        b->event_fd = uring_fd(*u);
+        b->event_fd = uring_fd(b->uring);
         return 0;
     }
     if (cfg->aio == BLOCK_AIO_AUTO) {

@@ -48,8 +48,7 @@ void uring_kick(struct uring *u);
 /* Call `over` for what is; the number of those that returned true. Does not wait. */
 unsigned uring_reap(struct uring *u);
 
-/* For formats: a ring for this image, and b->event_fd, as cfg->aio says. Without one *u is NULL and workers do it all. */
-int block_uring_open(struct block *b, struct uring **u, const struct block_config *cfg,
-                     struct err *err);
+/* For block.c: b->uring and b->event_fd, as cfg->aio says. Without one b->uring is NULL and workers do it all. */
+int block_uring_open(struct block *b, const struct block_config *cfg, struct err *err);
 
 #endif

@@ -263,6 +263,23 @@ void devices_resume(struct devices *d)
         virtio_resume(d->transport[n].dev);
 }
 
+int devices_disk_overlay(struct devices *d, unsigned n, const struct block_config *image,
+                         struct err *err)
+{
+    struct virtio_blk *blk = &d->disk[n].blk;
+    int code;
+
+    virtio_pause(&blk->dev);
+    code = block_overlay(d->disk[n].block, image, err);
+    virtio_resume(&blk->dev);
+    return code;
+}
+
+int devices_disk_sync(struct devices *d, unsigned n)
+{
+    return block_sync(d->disk[n].block);
+}
+
 void devices_print_stats(struct devices *d, FILE *out)
 {
     if (d->balloon.dev.ops)

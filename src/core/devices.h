@@ -27,6 +27,11 @@ void devices_reset(struct devices *devices);
 void devices_pause(struct devices *devices); /* see machine_pause */
 void devices_resume(struct devices *devices);
 
+/* See vm_disk_overlay and vm_disk_sync. */
+int devices_disk_overlay(struct devices *devices, unsigned n, const struct block_config *image,
+                         struct err *err);
+int devices_disk_sync(struct devices *devices, unsigned n);
+
 /* Counters in readable form, for --stats. Any thread. */
 void devices_print_stats(struct devices *devices, FILE *out);
 

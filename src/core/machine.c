@@ -555,6 +555,17 @@ struct virtio_balloon *machine_balloon(struct vm *vm)
     return devices_balloon(vm->machine->devices);
 }
 
+int machine_disk_overlay(struct vm *vm, unsigned n, const struct block_config *image,
+                         struct err *err)
+{
+    return devices_disk_overlay(vm->machine->devices, n, image, err);
+}
+
+int machine_disk_sync(struct vm *vm, unsigned n)
+{
+    return devices_disk_sync(vm->machine->devices, n);
+}
+
 void machine_msi(struct vm *vm, uint64_t addr, uint32_t data)
 {
     if (vm->engine->irqchip)

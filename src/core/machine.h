@@ -25,6 +25,11 @@ struct net *machine_net(struct vm *vm, unsigned n);
 /* The balloon, until the machine is freed; NULL: there is none. */
 struct virtio_balloon *machine_balloon(struct vm *vm);
 
+/* See vm_disk_overlay and vm_disk_sync. */
+int machine_disk_overlay(struct vm *vm, unsigned n, const struct block_config *image,
+                         struct err *err);
+int machine_disk_sync(struct vm *vm, unsigned n);
+
 /* Hardware reset of every part; no vCPU runs. */
 void machine_reset(struct vm *vm);
 

@@ -381,6 +381,33 @@ void vm_pause(struct vm *vm, bool pause)
     pthread_mutex_unlock(&vm->lock);
 }
 
+int vm_disk_overlay(struct vm *vm, unsigned n, const char *path, struct err *err)
+{
+    struct block_config *image = &vm->cfg.disk[n].image, over = *image;
+    int rc;
+
+    if (image->read_only)
+        return 0;
+    over.path = strdup(path);
+    over.format = strdup("qcow2");
+    rc = over.path && over.format ? machine_disk_overlay(vm, n, &over, err)
+                                  : err_set(err, -ENOMEM, "no memory for an overlay");
+    if (!rc) {
+        free((char *)image->path);
+        free((char *)image->format);
+        *image = over;
+        return 0;
+    }
+    free((char *)over.path);
+    free((char *)over.format);
+    return rc;
+}
+
+int vm_disk_sync(struct vm *vm, unsigned n)
+{
+    return machine_disk_sync(vm, n);
+}
+
 bool vm_is_paused(const struct vm *vm)
 {
     return atomic_load(&vm->paused);

@@ -145,6 +145,17 @@ void vm_request_call(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), voi
 void vm_pause(struct vm *vm, bool pause);
 bool vm_is_paused(const struct vm *vm);
 
+/*
+ * Go on with the n-th disk in the qcow2 overlay at `path`, which has no data yet and whose backing file is the disk's
+ * present image: that is frozen, open for reading beneath it, and others may read it, too (block_overlay). No vCPU runs
+ * and the machine is paused, as in a call of vm_request_call. Without effect for a read-only disk. It takes the time of a
+ * flush: vm_disk_sync before the stop makes that short. After a failure the disk is as before.
+ */
+int vm_disk_overlay(struct vm *vm, unsigned n, const char *path, struct err *err);
+
+/* Have on stable storage what the n-th disk was given. Any thread, not while vm_disk_overlay runs. A negative errno. */
+int vm_disk_sync(struct vm *vm, unsigned n);
+
 /* A device or loader has written guest memory [gpa, gpa+len) with mem_write or through mem_hva. Any thread. */
 void vm_mem_written(struct vm *vm, gpa_t gpa, uint64_t len);
 

@@ -21,6 +21,7 @@
 #include <cmocka.h>
 
 #include "block/block.h"
+#include "block/qcow2.h"
 
 #define SIZE MIB(1)
 
@@ -440,6 +441,148 @@ static void threads_where_uring_is_refused(void **state)
     assert_int_equal(status, 0);
 }
 
+/* ---- Overlays ------------------------------------------------------------------------- */
+
+/* An overlay `name` beside the image, on the file `on`; the path in `path`. */
+static void overlay_create(const struct image *i, const char *name, const char *on,
+                           const char *format, uint64_t size, char path[64])
+{
+    struct qcow2_create c = {.path = path, .size = size, .backing = on, .backing_fmt = format};
+
+    snprintf(path, 64, "%s/%s", i->dir, name);
+    assert_int_equal(qcow2_create(&c, NULL), 0);
+}
+
+static int overlay(const struct image *i, const char *path, struct err *err)
+{
+    struct block_config cfg = mode;
+
+    cfg.path = path;
+    cfg.format = "qcow2";
+    block_drain(i->b);
+    return block_overlay(i->b, &cfg, err);
+}
+
+static void file_starts_with(const char *path, uint64_t at, uint8_t with)
+{
+    uint8_t buf[4096];
+    int fd = open(path, O_RDONLY);
+
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, buf, sizeof(buf), (off_t)at), sizeof(buf));
+    assert_true(is_filled(buf, sizeof(buf), with));
+    close(fd);
+}
+
+static void disk_has(struct block *b, uint64_t at, uint8_t with)
+{
+    uint8_t buf[4096];
+
+    memset(buf, ~with, sizeof(buf));
+    assert_int_equal(move(b, BLOCK_READ, at, buf, sizeof(buf)), 0);
+    assert_true(is_filled(buf, sizeof(buf), with));
+}
+
+static void disk_put(struct block *b, uint64_t at, uint8_t with)
+{
+    uint8_t buf[4096];
+
+    memset(buf, with, sizeof(buf));
+    assert_int_equal(move(b, BLOCK_WRITE, at, buf, sizeof(buf)), 0);
+}
+
+/* Raw, an overlay on it, one on that: what was there is read, what is written goes to the topmost alone. */
+static void goes_on_in_overlays(void **state)
+{
+    struct image *i = *state;
+    char one[64], two[64];
+    struct block *again;
+    struct block_config cfg = {.read_only = true};
+
+    overlay_create(i, "one", "disk", "raw", SIZE, one);
+    overlay_create(i, "two", "one", "qcow2", SIZE, two);
+    open_image(i);
+    disk_put(i->b, 0, 1);
+    disk_put(i->b, 65536, 1);
+    assert_int_equal(overlay(i, one, NULL), 0);
+    disk_has(i->b, 0, 1);
+    disk_put(i->b, 65536, 2);
+    assert_int_equal(range(i->b, BLOCK_FLUSH, 0, 0, false), 0);
+    assert_int_equal(overlay(i, two, NULL), 0);
+    disk_put(i->b, 131072, 3);
+    assert_int_equal(range(i->b, BLOCK_DISCARD, 0, 65536, false), 0);
+    disk_has(i->b, 65536, 2);
+    disk_has(i->b, 131072, 3);
+    /* Those below can be read, and not be written. */
+    cfg.path = one;
+    cfg.format = "qcow2";
+    assert_int_equal(block_open(&again, &cfg, NULL), 0);
+    disk_has(again, 0, 1);
+    disk_has(again, 65536, 2);
+    disk_has(again, 131072, 0);
+    block_close(again);
+    cfg.read_only = false;
+    assert_int_equal(block_open(&again, &cfg, NULL), -EBUSY);
+    cfg.path = i->path;
+    cfg.format = "raw";
+    assert_int_equal(block_open(&again, &cfg, NULL), -EBUSY);
+    file_starts_with(i->path, 0, 1);
+    file_starts_with(i->path, 65536, 1);
+    file_starts_with(i->path, 131072, 0);
+    block_close(i->b);
+    i->b = NULL;
+    cfg = mode;
+    cfg.path = two;
+    cfg.format = "qcow2";
+    assert_int_equal(block_open(&i->b, &cfg, NULL), 0);
+    disk_has(i->b, 65536, 2);
+    disk_has(i->b, 131072, 3);
+    unlink(one);
+    unlink(two);
+}
+
+/* What cannot be laid over the image leaves it as it was: written to, and kept from others. */
+static void an_overlay_that_fails_changes_nothing(void **state)
+{
+    struct image *i = *state;
+    struct block_config cfg = {.path = i->path, .format = "raw", .read_only = true};
+    struct block *again;
+    char small[64];
+
+    overlay_create(i, "small", "disk", "raw", SIZE / 2, small);
+    open_image(i);
+    disk_put(i->b, 0, 1);
+    assert_int_equal(overlay(i, small, NULL), -EINVAL);
+    assert_int_equal(overlay(i, "/nonexistent/overlay", NULL), -ENOENT);
+    disk_has(i->b, 0, 1);
+    disk_put(i->b, 65536, 2);
+    disk_has(i->b, 65536, 2);
+    file_starts_with(i->path, 65536, 2);
+    assert_int_equal(block_open(&again, &cfg, NULL), -EBUSY);
+    unlink(small);
+}
+
+/* Root, too, which the kernel lets write to anything. */
+static void nobody_writes_to_a_frozen_file(void **state)
+{
+    struct image *i = *state;
+    struct block_config cfg = mode;
+    char one[64];
+
+    overlay_create(i, "one", "disk", "raw", SIZE, one);
+    assert_int_equal(chmod(i->path, 0444), 0);
+    assert_int_equal(chmod(one, 0400), 0);
+    cfg.path = i->path;
+    assert_true(block_open(&i->b, &cfg, NULL) < 0);
+    cfg.path = one;
+    cfg.format = "qcow2";
+    assert_true(block_open(&i->b, &cfg, NULL) < 0);
+    cfg.read_only = true;
+    assert_int_equal(block_open(&i->b, &cfg, NULL), 0);
+    disk_has(i->b, 0, 0);
+    unlink(one);
+}
+
 static bool can_be_had(void)
 {
     struct image *i;
@@ -473,6 +616,9 @@ int main(void)
         CASE(parts_of_pages_stay_beside_whole_ones),
         CASE(many_at_once_behind_a_plug),
         CASE(threads_where_uring_is_refused),
+        CASE(goes_on_in_overlays),
+        CASE(an_overlay_that_fails_changes_nothing),
+        CASE(nobody_writes_to_a_frozen_file),
     };
 
     for (size_t m = 0; m < ARRAY_SIZE(modes); m++) {
