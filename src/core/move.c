@@ -7,6 +7,7 @@
 #include "core/dirty.h"
 #include "core/ioevent.h"
 #include "core/machine.h"
+#include "core/memcopy.h"
 #include "engine/engine.h"
 
 struct moved {
@@ -57,6 +58,7 @@ int vm_move(struct vm *vm, const struct engine_ops *to, struct err *err)
         /* Devices tell the engine of what they write to memory. After a failure they stay as they are. */
         machine_pause(vm);
         ioevents_pause(vm);
+        memcopy_finish(vm);
         vm_dirty_leave(vm);
         rc = move_out(vm, s, err);
         if (!rc) {

@@ -2,7 +2,6 @@
 #include "core/vm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include "core/dirty.h"
 #include "core/ioevent.h"
 #include "core/machine.h"
+#include "core/memcopy.h"
 #include "core/move.h"
 #include "engine/engine.h"
 #include "x86/boot.h"
@@ -118,6 +118,19 @@ static int vm_new_vcpus(struct vm *vm, struct err *err)
     return 0;
 }
 
+/* An engine that does not announce what the guest writes leaves it to the kernel to copy pages of the base. */
+static int vm_make_memory(struct vm *vm, struct err *err)
+{
+    const struct mem_base *base = vm->cfg.base;
+    int rc;
+
+    if (!base)
+        return mem_init(&vm->mem, vm->cfg.memory, err);
+    vm->cfg.base = NULL;
+    rc = mem_init_base(&vm->mem, vm->cfg.memory, base, !vm->engine->arm, err);
+    return rc ? rc : mem_make_whole(&vm->mem, err);
+}
+
 /*
  * The engine comes before the machine, since devices may post to a vCPU as soon as they exist; the clock comes after
  * the engine's VM, which may know the TSC's rate, and before its vCPUs, whose CPUID tells it.
@@ -128,7 +141,7 @@ static int vm_build(struct vm *vm, struct err *err)
 
     if (rc < 0)
         return err_set(err, rc, "no memory for the guest's configuration");
-    rc = mem_init(&vm->mem, vm->cfg.memory, err);
+    rc = vm_make_memory(vm, err);
     if (rc < 0)
         return rc;
     rc = vm->cfg.engine->vm_init(vm, err);
@@ -175,6 +188,7 @@ void vm_free(struct vm *vm)
 {
     if (!vm)
         return;
+    memcopy_fini(vm);
     machine_free(vm);
     ioevents_free(vm);
     for (unsigned i = 0; vm->vcpus && i < vm->cfg.cpus; i++)
@@ -204,18 +218,6 @@ static void vm_all_mem_written(struct vm *vm)
         vm_mem_written(vm, vm->mem.slots[i].base, vm->mem.slots[i].size);
 }
 
-/* Give the pages back; what is read next is zero. */
-static int vm_clear_memory(struct vm *vm, struct err *err)
-{
-    if (fallocate(vm->mem.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)vm->mem.size) <
-        0) {
-        int code = -errno;
-
-        return err_set(err, code, "cannot clear guest memory for a reset: %s", strerror(-code));
-    }
-    return 0;
-}
-
 /* Power-on or reset: machine, memory, kernel, vCPU states. No vCPU runs. */
 static int vm_load(struct vm *vm, struct err *err)
 {
@@ -232,7 +234,7 @@ static int vm_load(struct vm *vm, struct err *err)
         return err_set(err, -ENOMEM, "no memory for the CPU state");
     /* First the devices: what they still have under way would go into the new guest's memory. */
     machine_reset(vm);
-    rc = vm_clear_memory(vm, err);
+    rc = mem_clear(&vm->mem, err);
     if (rc < 0)
         goto out;
     clock_reset_tsc(&vm->clock);

@@ -20,6 +20,7 @@
 struct engine_ops;
 struct ioevents;
 struct machine;
+struct memcopy;
 
 /*
  * What CPUID shows: what host and engine have and do well; a level that every
@@ -57,7 +58,9 @@ struct vm_config {
     const char *name;
     enum cpu_model cpu;
     unsigned cpus;
-    uint64_t memory;                       /* bytes */
+    uint64_t memory; /* bytes */
+    const struct mem_base
+        *base; /* what memory begins as, not used after vm_new; NULL: zeros, and a boot */
     const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
     const struct engine_ops *engine;
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
@@ -106,6 +109,7 @@ struct vm {
     struct ioevents *ioevents;
     _Atomic uint64_t *dirty; /* core/dirty.h */
     _Atomic bool dirty_on;
+    struct memcopy *memcopy;                   /* core/memcopy.h; under lock */
     void (*call)(struct vm *vm, void *opaque); /* for VM_REQ_CALL; under lock */
     void *call_opaque;
     _Atomic unsigned exit_status; /* a test program's, when it ended with VM_END_POWEROFF; else 0 */

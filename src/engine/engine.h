@@ -73,6 +73,13 @@ struct engine_ops {
      */
     int (*dirty_log)(struct vm *vm, bool on);
     int (*dirty_take)(struct vm *vm, uint64_t *bitmap);
+    bool
+        dirty_live; /* a take is possible while vCPUs run, too, and then leaves out what is written after it */
+    /*
+     * Take back what lets guest code write pages, so that mem_own is called for each page before it is written next. No
+     * vCPU runs. NULL: it is not called for what guest code writes.
+     */
+    void (*arm)(struct vm *vm);
     /* Counters in readable form, for --stats. */
     void (*print_stats)(struct vm *vm, FILE *out);
     /*

@@ -92,6 +92,7 @@ int boot_file_load(const struct boot_file *f, uint64_t off, struct mem *mem, gpa
         return err_set(err, -EFAULT,
                        "%s '%s' does not fit: no guest memory at %#" PRIx64 "+%#" PRIx64, f->role,
                        f->path, gpa, len);
+    mem_own(mem, hva, len);
     return boot_file_read(f, off, hva, len, err);
 }
 

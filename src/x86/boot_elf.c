@@ -283,12 +283,14 @@ static void clear_guest(struct mem *mem, gpa_t gpa, uint64_t len)
     end = start + len;
     first = mem->map + ALIGN_UP((uint64_t)(start - mem->map), PAGE_SIZE);
     last = mem->map + ((uint64_t)(end - mem->map) & PAGE_MASK);
-    if (first >= last || fallocate(mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                   first - mem->map, last - first) < 0) {
+    if (first >= last || mem_discard(mem, gpa, len) < 0) {
+        mem_own(mem, start, len);
         memset(start, 0, len);
         return;
     }
+    mem_own(mem, start, (uint64_t)(first - start));
     memset(start, 0, first - start);
+    mem_own(mem, last, (uint64_t)(end - last));
     memset(last, 0, end - last);
 }
 

@@ -190,6 +190,7 @@ static void pv_publish(struct msr_state *ms, gpa_t gpa, const void *body, size_t
 
     if (!p)
         return;
+    mem_own(&vm->mem, p, size);
     __atomic_store_n(word, version - 1, __ATOMIC_SEQ_CST);
     memcpy(p + sizeof(version), (const uint8_t *)body + sizeof(version), size - sizeof(version));
     __atomic_store_n(word, version, __ATOMIC_SEQ_CST);

@@ -231,6 +231,8 @@ int virtio_balloon_init(struct virtio_balloon *b, const struct virtio_memory *me
     code = virtio_init(&b->dev, &cfg, err);
     if (code < 0)
         pthread_mutex_destroy(&b->stats_lock);
+    for (unsigned q = 0; code >= 0 && q < QUEUES; q++)
+        b->dev.queue[q].keeps = true;
     return code;
 }
 

@@ -47,6 +47,7 @@ static void tell_written(const struct virtq *q, const void *p, size_t len)
 
 static void store16(const struct virtq *q, hva_t p, uint16_t v)
 {
+    mem_own(q->memory->mem, p, sizeof(v));
     __atomic_store_n((uint16_t *)(void *)p, v, __ATOMIC_RELEASE);
     tell_written(q, p, sizeof(v));
 }
@@ -130,6 +131,9 @@ static int add_buffer(struct virtq *q, struct virtq_chain *c, const struct desc 
         c->in++;
     else
         c->out++;
+    /* Whoever writes it, and however: here it is known that somebody may. */
+    if (in && !q->keeps)
+        mem_own(q->memory->mem, p, d->len);
     return 0;
 }
 
@@ -224,6 +228,7 @@ bool virtq_push(struct virtq *q, const struct virtq_used *used, unsigned n)
     for (unsigned i = 0; i < n; i++) {
         hva_t at = q->used_ring + USED_RING((uint16_t)(old + i) % q->size);
 
+        mem_own(q->memory->mem, at, sizeof(used[i]));
         memcpy(at, &used[i], sizeof(used[i]));
         tell_written(q, at, sizeof(used[i]));
     }
@@ -314,6 +319,7 @@ size_t virtq_write(const struct virtq *q, const struct iovec *iov, unsigned n, s
             skip -= iov->iov_len;
             continue;
         }
+        mem_own(q->memory->mem, part.iov_base, part.iov_len);
         memcpy(part.iov_base, (const uint8_t *)buf + done, part.iov_len);
         tell_written(q, part.iov_base, part.iov_len);
         done += part.iov_len;

@@ -31,6 +31,7 @@ struct virtq {
     /* From virtq_start to virtq_stop. */
     bool ready;
     bool event_idx, indirect;
+    bool keeps; /* the device's, for good: it writes to no buffer */
     hva_t desc_ring, avail_ring, used_ring;
     uint16_t next_avail;
     uint16_t next_used;        /* written under used_lock */

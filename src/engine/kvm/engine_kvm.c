@@ -272,6 +272,7 @@ const struct engine_ops engine_kvm = {
     .mem_written = kvm_mem_written,
     .dirty_log = kvm_dirty_log,
     .dirty_take = kvm_dirty_take,
+    .dirty_live = true,
     .print_stats = kvm_print_stats,
     .ioevent = kvm_ioevent,
     .irqchip = &kvm_irqchip,
