@@ -156,12 +156,6 @@ static struct stop *stops_new(int nargs, char **names)
     return s;
 }
 
-static int no_memory(void)
-{
-    fputs("lodge: not enough memory\n", stderr);
-    return CLI_FAILED;
-}
-
 static int need_names(const struct verb *verb, int nargs)
 {
     struct err err = {0};
@@ -172,19 +166,31 @@ static int need_names(const struct verb *verb, int nargs)
     return verb_usage(verb, &err);
 }
 
+/* Options and names, in argv from its start. The exit status when that is all, else -1 with *stops to be freed. */
+static int begin(const struct verb *verb, struct power_opts *opts, int argc, char **argv,
+                 struct stop **stops, int *nargs)
+{
+    int r = verb_parse(verb, opts, sizeof(*opts), argc, argv, nargs);
+
+    if (r < 0)
+        r = need_names(verb, *nargs);
+    if (r >= 0)
+        return r;
+    *stops = stops_new(*nargs, argv);
+    if (*stops)
+        return -1;
+    fputs("lodge: not enough memory\n", stderr);
+    return CLI_FAILED;
+}
+
 int verb_stop(const struct verb *verb, int argc, char **argv)
 {
     struct power_opts opts;
-    int nargs, r = verb_parse(verb, &opts, sizeof(opts), argc, argv, &nargs);
     struct stop *s;
+    int nargs, r = begin(verb, &opts, argc, argv, &s, &nargs);
 
-    if (r < 0)
-        r = need_names(verb, nargs);
     if (r >= 0)
         return r;
-    s = stops_new(nargs, argv);
-    if (!s)
-        return no_memory();
     r = stop_all(s, nargs, &opts);
     for (int i = 0; !opts.quiet && i < nargs; i++)
         if (!s[i].failed)
@@ -212,17 +218,11 @@ static int restartable(const char *name, struct err *err)
 int verb_restart(const struct verb *verb, int argc, char **argv)
 {
     struct power_opts opts;
-    int nargs, kept = 0, status = CLI_OK,
-               r = verb_parse(verb, &opts, sizeof(opts), argc, argv, &nargs);
     struct stop *s;
+    int nargs, kept = 0, status = CLI_OK, r = begin(verb, &opts, argc, argv, &s, &nargs);
 
-    if (r < 0)
-        r = need_names(verb, nargs);
     if (r >= 0)
         return r;
-    s = stops_new(nargs, argv);
-    if (!s)
-        return no_memory();
     for (int i = 0; i < nargs; i++) {
         struct err err = {0};
 
