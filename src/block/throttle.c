@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "block/throttle.h"
 
-#define SECOND 1000000000ull
-
 bool throttle_has_limits(const uint64_t limit[BLOCK_LIMITS])
 {
     for (unsigned i = 0; i < BLOCK_LIMITS; i++)
@@ -11,40 +9,11 @@ bool throttle_has_limits(const uint64_t limit[BLOCK_LIMITS])
     return false;
 }
 
-/* At least one unit, so that slow rates get anywhere. */
-static __int128 capacity(const struct bucket *b)
-{
-    __int128 units = (__int128)b->rate * BLOCK_BURST_MS / 1000;
-
-    return (units ? units : 1) * (__int128)SECOND;
-}
-
 void throttle_init(struct throttle *t, const uint64_t limit[BLOCK_LIMITS], uint64_t now)
 {
-    for (unsigned i = 0; i < BLOCK_LIMITS; i++) {
-        struct bucket *b = &t->bucket[i];
-
-        *b = (struct bucket){.rate = limit[i], .at = now};
-        b->level = capacity(b);
-    }
-}
-
-static void fill(struct bucket *b, uint64_t now)
-{
-    unsigned __int128 gain, room;
-
-    if (!b->rate || now <= b->at)
-        return;
-    gain = (unsigned __int128)b->rate * (now - b->at);
-    room = (unsigned __int128)(capacity(b) - b->level);
-    b->level += (__int128)(gain < room ? gain : room);
-    b->at = now;
-}
-
-/* Until it is out of debt, rounded up. */
-static uint64_t debt_time(const struct bucket *b)
-{
-    return b->level >= 0 ? 0 : (uint64_t)((-b->level + (__int128)b->rate - 1) / (__int128)b->rate);
+    for (unsigned i = 0; i < BLOCK_LIMITS; i++)
+        bucket_init(&t->bucket[i], limit[i],
+                    (uint64_t)((unsigned __int128)limit[i] * BLOCK_BURST_MS / 1000), now);
 }
 
 static bool concerns(enum block_limit limit, bool write)
@@ -71,19 +40,12 @@ uint64_t throttle_take(struct throttle *t, bool write, uint64_t bytes, uint64_t 
     uint64_t wait = 0;
 
     for (unsigned i = 0; i < BLOCK_LIMITS; i++) {
-        struct bucket *b = &t->bucket[i];
+        uint64_t w = concerns(i, write) ? bucket_wait(&t->bucket[i], now) : 0;
 
-        fill(b, now);
-        if (b->rate && concerns(i, write) && debt_time(b) > wait)
-            wait = debt_time(b);
+        wait = w > wait ? w : wait;
     }
-    if (wait)
-        return wait;
-    for (unsigned i = 0; i < BLOCK_LIMITS; i++) {
-        struct bucket *b = &t->bucket[i];
-
-        if (b->rate && concerns(i, write))
-            b->level -= (__int128)(counts_bytes(i) ? bytes : 1) * (__int128)SECOND;
-    }
-    return 0;
+    for (unsigned i = 0; !wait && i < BLOCK_LIMITS; i++)
+        if (concerns(i, write))
+            bucket_take(&t->bucket[i], counts_bytes(i) ? bytes : 1);
+    return wait;
 }

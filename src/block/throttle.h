@@ -1,24 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Limits of a disk: operations and bytes in a second. Every limit is a bucket
- * that fills at that rate and holds what comes in BLOCK_BURST_MS; a request
- * passes while no bucket it draws from is in debt, and then takes all it
- * needs, so that one larger than a bucket passes, too, and those after it pay.
- * No clock and no lock: time is what the caller says, in nanoseconds.
+ * (base/bucket.h) that holds what comes in BLOCK_BURST_MS; a request passes
+ * while no bucket it draws from is in debt. No clock and no lock: time is what
+ * the caller says, in nanoseconds.
  */
 #ifndef LODGE_BLOCK_THROTTLE_H
 #define LODGE_BLOCK_THROTTLE_H
 
-#include "base/types.h"
+#include "base/bucket.h"
 #include "block/config.h"
 
 #define BLOCK_BURST_MS 100
-
-struct bucket {
-    uint64_t rate;  /* units a second, 0: no limit */
-    uint64_t at;    /* when `level` was right */
-    __int128 level; /* units * 1e9; negative: debt */
-};
 
 struct throttle {
     /* Indexed by enum block_limit; full at the beginning. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* fuzz: src/block/ src/base/err.c src/base/log.c */
+/* fuzz: src/block/ src/base/bucket.c src/base/err.c src/base/log.c */
 /*
  * The first byte is the number of operations, each of six bytes (fuzz_ops.h);
  * the image follows. It is checked, read, written to as it allows, and

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* fuzz: src/block/ src/base/err.c src/base/log.c */
+/* fuzz: src/block/ src/base/bucket.c src/base/err.c src/base/log.c */
 /*
  * A vhost-user back end. The first byte is the number of operations, each of
  * six bytes (fuzz_ops.h): requests, and what the back end does to the ring. The

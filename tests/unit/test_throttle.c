@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/block/throttle.c */
+/* unit: src/block/throttle.c src/base/bucket.c */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

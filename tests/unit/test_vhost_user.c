@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/block/ src/base/err.c src/base/log.c */
+/* unit: src/block/ src/base/bucket.c src/base/err.c src/base/log.c */
 /* vhost-user disks with back ends that do as they should, and with others. */
 #include <errno.h>
 #include <setjmp.h>
