@@ -87,13 +87,14 @@ static const char *const limits[] = {"iops", "iops_rd", "iops_wr", "bps", "bps_r
 
 _Static_assert(ARRAY_SIZE(limits) == BLOCK_LIMITS, "one word a limit");
 
-/* Digits alone are a number of operations or of bytes. */
 static bool parse_rate(const char *value, bool bytes, uint64_t *rate)
 {
     char *end;
 
+    if (bytes)
+        return !size_parse_bytes(value, rate);
     if (!*value || strspn(value, "0123456789") != strlen(value))
-        return bytes && !size_parse(value, rate) && *rate;
+        return false;
     errno = 0;
     *rate = strtoull(value, &end, 10);
     return !errno && *rate;

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "cli/registry.h"
+#include "cli/size.h"
+#include "dev/virtio/net.h"
 #include "net/tap.h"
 
 /* ---- --net KIND[,WORD]... ------------------------------------------------------------ */
@@ -85,18 +87,59 @@ static int parse_name(const char *key, const char *val, char *to, size_t size, s
                    key, size - 1, val);
 }
 
-/* One KEY=VALUE of --net user. The addresses that net= sets can be changed by what comes behind it. */
-static int user_word(struct run_nets *nets, const char *key, const char *val, struct err *err)
+static int parse_size(const char *key, const char *val, uint64_t *size, struct err *err)
+{
+    if (!size_parse_bytes(val, size))
+        return 0;
+    err_set(err, -EINVAL, "%s= takes a number of bytes%s, not '%s'", key,
+            !strcmp(key, "burst") ? "" : " a second", val);
+    return err_next(err, "Write it with its unit, like 500K or 20M.");
+}
+
+static int parse_queues(const char *val, unsigned *queues, struct err *err)
+{
+    char *end;
+    unsigned long n = strtoul(val, &end, 10);
+
+    if (*val >= '1' && *val <= '9' && !*end && n <= VIRTIO_NET_PAIRS) {
+        *queues = (unsigned)n;
+        return 0;
+    }
+    return err_set(err, -EINVAL, "queues= is from 1 to %d, not '%s'", VIRTIO_NET_PAIRS, val);
+}
+
+/* What cards on every network know. 1: it is none of that. */
+static int card_word(struct run_nets *nets, const char *key, const char *val, struct err *err)
 {
     struct vm_net *net = &nets->net[nets->count];
-    struct net_user_config *user = &net->user;
-    bool on;
     int r;
 
     if (!strcmp(key, "mac")) {
         nets->has_mac[nets->count] = true;
         return parse_mac(val, net->mac, err);
     }
+    if (!strcmp(key, "queues"))
+        return parse_queues(val, &net->queues, err);
+    if (!strcmp(key, "rate_in"))
+        return parse_size(key, val, &net->rates.rate[NET_IN], err);
+    if (!strcmp(key, "rate_out"))
+        return parse_size(key, val, &net->rates.rate[NET_OUT], err);
+    if (!strcmp(key, "burst"))
+        return parse_size(key, val, &net->rates.burst, err);
+    if (strcmp(key, "rate"))
+        return 1;
+    r = parse_size(key, val, &net->rates.rate[NET_IN], err);
+    net->rates.rate[NET_OUT] = net->rates.rate[NET_IN];
+    return r;
+}
+
+/* One KEY=VALUE of --net user. The addresses that net= sets can be changed by what comes behind it. */
+static int user_word(struct run_nets *nets, const char *key, const char *val, struct err *err)
+{
+    struct net_user_config *user = &nets->net[nets->count].user;
+    bool on;
+    int r;
+
     if (!strcmp(key, "net"))
         return parse_net(val, user, err);
     if (!strcmp(key, "host"))
@@ -121,20 +164,18 @@ static int user_word(struct run_nets *nets, const char *key, const char *val, st
         return r;
     }
     err_set(err, -EINVAL, "--net user does not know '%s'", key);
-    err_next(err, "It knows mac, net, host, dns, dhcp, hostname, domain, restrict, loopback, "
-                  "ipv4 and ipv6, as in user,mac=52:54:00:12:34:56.");
+    err_next(err, "It knows mac, rate, rate_in, rate_out, burst, queues, net, host, dns, dhcp, "
+                  "hostname, domain, restrict, loopback, ipv4 and ipv6, as in "
+                  "user,mac=52:54:00:12:34:56.");
     return -EINVAL;
 }
 
-/* A card on anything but the user's network has no more than an address of its own. */
-static int other_word(struct run_nets *nets, const char *key, const char *val, struct err *err)
+/* A card on anything but the user's network has no more than what all cards have. */
+static int other_word(const char *key, struct err *err)
 {
-    if (!strcmp(key, "mac")) {
-        nets->has_mac[nets->count] = true;
-        return parse_mac(val, nets->net[nets->count].mac, err);
-    }
     err_set(err, -EINVAL, "only --net user knows '%s'", key);
-    err_next(err, "This network knows mac, as in mac=52:54:00:12:34:56.");
+    err_next(err, "This network knows mac, rate, rate_in, rate_out, burst and queues, as in "
+                  "mac=52:54:00:12:34:56.");
     return -EINVAL;
 }
 
@@ -149,9 +190,13 @@ static int parse_words(struct run_nets *nets, char *words, struct err *err)
 
         if (val)
             *val++ = '\0';
-        r = net->kind == VM_NET_USER ? user_word(nets, word, val ? val : "", err)
-                                     : other_word(nets, word, val ? val : "", err);
+        r = card_word(nets, word, val ? val : "", err);
+        if (r > 0)
+            r = net->kind == VM_NET_USER ? user_word(nets, word, val ? val : "", err)
+                                         : other_word(word, err);
     }
+    if (!r && net->rates.burst && !net->rates.rate[NET_IN] && !net->rates.rate[NET_OUT])
+        return err_set(err, -EINVAL, "burst= of --net goes with rate=, rate_in= or rate_out=");
     return r || net->kind != VM_NET_USER ? r : net_user_check(&net->user, err);
 }
 

@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -49,6 +50,19 @@ int size_parse(const char *text, uint64_t *bytes)
         __builtin_add_overflow(out, (uint64_t)(((unsigned __int128)part << shift) / scale), &out))
         return -EINVAL;
     *bytes = out;
+    return 0;
+}
+
+int size_parse_bytes(const char *text, uint64_t *bytes)
+{
+    bool digits = *text && strspn(text, "0123456789") == strlen(text);
+    char with_unit[SIZE_TEXT];
+    uint64_t n;
+
+    if (snprintf(with_unit, sizeof(with_unit), "%s%s", text, digits ? "B" : "") >= SIZE_TEXT ||
+        size_parse(with_unit, &n) || !n)
+        return -EINVAL;
+    *bytes = n;
     return 0;
 }
 

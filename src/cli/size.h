@@ -15,6 +15,9 @@
  */
 int size_parse(const char *text, uint64_t *bytes);
 
+/* The same for a number of bytes a second or the like: not 0, and without a unit it is bytes. */
+int size_parse_bytes(const char *text, uint64_t *bytes);
+
 /* The shortest exact form ("512M"), or two decimals of the largest unit below it; returns buf. */
 const char *size_format(uint64_t bytes, char buf[SIZE_TEXT]);
 

@@ -159,12 +159,14 @@ static int add_card(struct devices *d, unsigned n, struct err *err)
 {
     const struct vm_net *want = &d->cfg->net[n];
     struct card *card = &d->card[n];
-    struct virtio_net_config cfg = {0};
+    unsigned pairs = want->queues ? want->queues : d->cfg->cpus;
+    struct virtio_net_config cfg = {.rates = want->rates};
     int code = net_new(&card->net, want, err);
 
     if (code < 0)
         return code;
     cfg.net = card->net;
+    cfg.pairs = pairs < VIRTIO_NET_PAIRS ? pairs : VIRTIO_NET_PAIRS;
     memcpy(cfg.mac, want->mac, sizeof(cfg.mac));
     code = virtio_net_init(&card->vn, &d->memory, &cfg, err);
     if (!code)

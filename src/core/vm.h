@@ -12,6 +12,7 @@
 #include "core/clock.h"
 #include "core/mem.h"
 #include "core/vcpu.h"
+#include "net/limit.h"
 #include "net/switch.h"
 #include "net/user.h"
 
@@ -49,6 +50,8 @@ enum vm_net_kind { VM_NET_USER, VM_NET_SWITCH, VM_NET_TAP, VM_NET_BRIDGE };
 struct vm_net {
     enum vm_net_kind kind;
     uint8_t mac[NET_MAC_LEN];
+    unsigned queues; /* pairs, 0: one a vCPU, as far as a card has them */
+    struct net_rates rates;
     struct net_user_config user;
     char name[NET_SWITCH_NAME + 1]; /* of the network, the interface, the bridge */
     char base[NET_SWITCH_DIR + 1];  /* folder of the user's networks */

@@ -155,7 +155,7 @@ static void box_init(struct box *b)
 {
     struct pci_bus_config cfg = {
         .mmio = &b->mmio, .window = {{LOW, MIB(16)}}, .msi = message, .opaque = b};
-    const struct virtio_net_config card = {.net = &b->net, .mtu = 1500};
+    const struct virtio_net_config card = {.net = &b->net, .mtu = 1500, .pairs = 2};
     struct block_config image = {.path = "/dev/null", .format = "raw"};
 
     memset(b, 0, sizeof(*b));
@@ -331,6 +331,21 @@ static void stream_request(struct box *b, unsigned d, const struct fuzz_op *op)
     put(r + AVAIL_AT + 2, ++b->avail[d][q], 2);
 }
 
+/* A command for the card's control queue, most of them to use one pair of queues or two. */
+static void control_request(struct box *b, const struct fuzz_op *op)
+{
+    unsigned q = b->vn.dev.driver_features & 1ull << 22 ? 4 : 2;
+    uint16_t slot = b->avail[3][q] % SIZE;
+    gpa_t r = ring(3, q), at = DATA + 0x8000 + 0x4000 * q;
+
+    put(at, op->val & 0x80 ? op->val : 4u | op->val << 16, 4);
+    desc(r, 0, at, 2, NEXT);
+    desc(r, 1, at + 2, op->addr >> 4 & 7, NEXT);
+    desc(r, 2, at + 16, op->addr >> 7, WRITE);
+    put(r + AVAIL_AT + 4 + 2 * slot, 0, 2);
+    put(r + AVAIL_AT + 2, ++b->avail[3][q], 2);
+}
+
 static unsigned device_of(const struct fuzz_op *op)
 {
 #ifdef FUZZ_DEVICE
@@ -354,7 +369,9 @@ static void step(struct box *b, const struct fuzz_op *op)
     case 3:
     case 4:
     case 5:
-        if (d >= 3)
+        if (d == 3 && (op->addr & 0x0e) == 0x0e)
+            control_request(b, op);
+        else if (d >= 3)
             stream_request(b, d, op);
         else
             request(b, d, op);

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from guest import (PROGRAM, ROOT, Case, Place, Skip, check, initramfs_with_modules, kernel,
@@ -235,6 +236,30 @@ def user(cpus):
             ends(run, place)
 
 
+def queues(cpus):
+    """A pair of queues for each CPU, both in use; and no more than the rate."""
+    rate, burst, size = 4 << 20, 1 << 16, 6000000
+    with Place() as place, Echo() as echo:
+        extra = ["--net", f"user,rate={rate},burst={burst}", "-p", "0:7", "-p", "0:7/udp"]
+        with place.run(command("net-queues", extra, f"lodge.echo={echo.tcp},{echo.udp}",
+                               cpus)) as run:
+            run.wait_line("LODGE-TEST net serving")
+            seen = run.stdout()
+            check(f"net queues {cpus}" in seen and "net differs" not in seen, seen)
+            for pair in range(cpus):
+                for way in ("input", "output"):
+                    lines = re.findall(rf"interrupts \d+: ([\d ]+) .*-{way}\.{pair}\b", seen)
+                    check(lines, f"no {way} queue {pair}: {seen}")
+                    check(way == "output" or sum(map(int, lines[0].split())), seen)
+            ports = published(run)
+            began = time.monotonic()
+            swap("127.0.0.1", ports["127.0.0.1", 7, "tcp"], size)
+            took = time.monotonic() - began
+            check(took > (size - burst) / rate, f"{size} bytes took {took:.2f} s")
+            say_bye(run, ports["127.0.0.1", 7, "udp"])
+            ends(run, place)
+
+
 def lookup():
     """The guest's name server asks the host's."""
     inside = ["unshare", "-m", "-n"] + ([] if os.geteuid() == 0 else ["-r"])
@@ -290,6 +315,7 @@ def switch():
 
 CASES = [
     Case("network of the user", user, 1),
+    Case("network queues and rate", queues, 2),
     Case("network's name server", lookup),
     Case("network with a name", switch),
 ]

@@ -312,6 +312,16 @@ static void networks(void **state)
     assert_int_equal(net[0].user.host.s_addr, htonl(0xc0a80402));
     assert_int_equal(net[0].user.dns.s_addr, htonl(0xc0a80409));
     assert_int_equal(net[0].user.dhcp.s_addr, htonl(0xc0a8040f));
+    assert_int_equal(net[0].queues, 0);
+    assert_int_equal(net[0].rates.rate[NET_IN], 0);
+    PARSE(&p, "--net=user,rate=1M,queues=3", "--net=switch=x,rate_in=5000,rate_out=2k,burst=64K");
+    net_ok(&p);
+    assert_int_equal(net[0].rates.rate[NET_IN], MIB(1));
+    assert_int_equal(net[0].rates.rate[NET_OUT], MIB(1));
+    assert_int_equal(net[0].queues, 3);
+    assert_int_equal(net[1].rates.rate[NET_IN], 5000);
+    assert_int_equal(net[1].rates.rate[NET_OUT], 2048);
+    assert_int_equal(net[1].rates.burst, KIB(64));
 }
 
 static void other_networks(void **state)
@@ -400,6 +410,14 @@ static void wrong_networks(void **state)
         {"user,hostname=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "hostname"},
         {"user,restrict=yes", "restrict"},
         {"user,ipv4=off,ipv6=off", "IPv4"},
+        {"user,queues=0", "8"},
+        {"user,queues=9", "8"},
+        {"user,queues=1x", "queues"},
+        {"user,rate=0", "rate"},
+        {"user,rate=", "rate"},
+        {"switch=a,rate_in=-1", "rate_in"},
+        {"user,rate=10M,burst=x", "burst"},
+        {"user,burst=10K", "rate="},
     };
     struct parsed p;
 

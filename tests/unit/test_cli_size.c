@@ -124,6 +124,25 @@ static void round_trip(void **state)
     }
 }
 
+static void bytes_without_a_unit(void **state)
+{
+    static const char *const bad[] = {
+        "", "0", "0K", "x", "-1", "18446744073709551616", "1                                K"};
+    uint64_t n = 0;
+
+    assert_int_equal(size_parse_bytes("5000", &n), 0);
+    assert_int_equal(n, 5000);
+    assert_int_equal(size_parse_bytes("18446744073709551615", &n), 0);
+    assert_true(n == UINT64_MAX);
+    assert_int_equal(size_parse_bytes("1.5K", &n), 0);
+    assert_int_equal(n, 1536);
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        n = 77;
+        if (size_parse_bytes(bad[i], &n) != -EINVAL || n != 77)
+            fail_msg("'%s' was taken", bad[i]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -131,6 +150,7 @@ int main(void)
         cmocka_unit_test(bad_sizes),
         cmocka_unit_test(formats),
         cmocka_unit_test(round_trip),
+        cmocka_unit_test(bytes_without_a_unit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/dev/virtio/ src/dev/pci/ src/block/ src/core/mem.c src/core/bus.c src/base/err.c src/base/log.c */
+/* unit: src/dev/virtio/ src/dev/pci/ src/block/ src/core/mem.c src/core/bus.c src/net/flow.c src/net/limit.c
+ *       src/base/bucket.c src/base/err.c src/base/log.c */
 /* A disk behind the PCI transport, driven register by register, with its own threads. */
 #include <fcntl.h>
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* unit: src/dev/virtio/virtio.c src/dev/virtio/queue.c src/dev/virtio/net.c src/core/mem.c src/base/err.c
- *       src/base/log.c */
+ *       src/base/log.c src/base/bucket.c src/net/flow.c src/net/limit.c */
 /* A network card between a driver made of memory writes and a backend that counts. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,9 +15,11 @@
 
 #include "dev/virtio/net.h"
 
-#define SIZE  16
-#define RINGS 0x10000u /* of queue q at RINGS * (q + 1): descriptors, 4K on avail, 8K on used */
-#define DATA  0x40000u
+#define SIZE    16
+#define RINGS   0x10000u /* of queue q at RINGS * (q + 1): descriptors, 4K on avail, 8K on used */
+#define DATA    0x80000u
+#define PAIRS   3
+#define CONTROL (2 * PAIRS)
 
 #define NEXT  1
 #define WRITE 2
@@ -27,18 +29,20 @@
 #define F_GUEST_TSO4 (1ull << 7)
 #define F_HOST_TSO4  (1ull << 11)
 #define F_MRG        (1ull << 15)
+#define F_CTRL       (1ull << 17)
+#define F_MQ         (1ull << 22)
 
 struct fixture {
     struct mem mem;
     struct virtio_memory memory;
     struct net net;
     struct virtio_net vn;
-    uint16_t avail[2];
+    uint16_t avail[CONTROL + 1];
     _Atomic unsigned sent, readies;
     struct net_offload offload; /* of the last one sent */
     uint8_t frame[2048];
     size_t len;
-    _Atomic unsigned interrupts[2], config_interrupts;
+    _Atomic unsigned interrupts[CONTROL + 1], config_interrupts;
 };
 
 static void on_written(void *opaque, gpa_t gpa, uint64_t len)
@@ -74,10 +78,11 @@ static void config_interrupt(void *opaque)
 
 static const struct virtio_transport_ops transport = {queue_interrupt, config_interrupt};
 
-static int setup(void **state)
+static int setup_with(void **state, const struct net_rates *rates)
 {
     struct fixture *f = calloc(1, sizeof(*f));
-    const struct virtio_net_config cfg = {.net = &f->net, .mac = {2, 3, 4, 5, 6, 7}, .mtu = 9000};
+    const struct virtio_net_config cfg = {
+        .net = &f->net, .mac = {2, 3, 4, 5, 6, 7}, .mtu = 9000, .pairs = PAIRS, .rates = *rates};
 
     f->net.ops = &net_ops;
     f->net.takes = NET_TAKES_CSUM | NET_TAKES_TSO4;
@@ -88,6 +93,17 @@ static int setup(void **state)
     f->vn.dev.transport_opaque = f;
     *state = f;
     return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_with(state, &(struct net_rates){0});
+}
+
+/* Frames of 60 bytes pass one at a time, one in 60 ms. */
+static int setup_slow(void **state)
+{
+    return setup_with(state, &(struct net_rates){.rate = {1000, 1000}, .burst = 1});
 }
 
 static int teardown(void **state)
@@ -130,7 +146,7 @@ static void set_up(struct fixture *f, uint64_t features)
     virtio_driver_features_write(dev, 1, 1);
     virtio_status_write(dev, 11);
     assert_int_equal(dev->status, 11);
-    for (unsigned q = 0; q < 2; q++) {
+    for (unsigned q = 0; q < (features & F_CTRL ? dev->nqueues : 2); q++) {
         gpa_t at = RINGS * (q + 1);
 
         f->avail[q] = 0;
@@ -226,6 +242,7 @@ static void shows_what_it_is(void **state)
     f->vn.dev.ops->config_read(&f->vn.dev, 0, cfg, 12);
     assert_memory_equal(cfg, f->vn.mac, 6);
     assert_int_equal(cfg[6], 1);
+    assert_int_equal(cfg[8] | cfg[9] << 8, PAIRS);
     assert_int_equal(cfg[10] | cfg[11] << 8, 9000);
     assert_true(f->vn.dev.features & F_HOST_TSO4);
     assert_false(f->vn.dev.features & (1ull << 12)); /* HOST_TSO6: the backend does not take it */
@@ -358,6 +375,228 @@ static void breaks(void **state)
     assert_false(deliver(f, 60));
 }
 
+/* ---- Several queues ------------------------------------------------------------------------ */
+
+static uint8_t command(struct fixture *f, unsigned class, unsigned cmd, unsigned pairs)
+{
+    unsigned want = used(f, CONTROL) + 1;
+
+    put(f, DATA, class | cmd << 8 | pairs << 16, 4);
+    put(f, DATA + 8, 0x77, 1);
+    desc(f, CONTROL, 0, DATA, 2, NEXT);
+    desc(f, CONTROL, 1, DATA + 2, 2, NEXT);
+    desc(f, CONTROL, 2, DATA + 8, 1, WRITE);
+    give(f, CONTROL, 0);
+    wait_used(f, CONTROL, want);
+    return (uint8_t)get(f, DATA + 8, 1);
+}
+
+/* UDP over IPv4 between ports of 10.0.0.1 and 10.0.0.2. */
+static void udp_frame(uint8_t b[60], bool out, unsigned port)
+{
+    static const uint8_t ip[] = {0x45, 0, 0,  46, 0, 0, 0,  0, 64, 17,
+                                 0,    0, 10, 0,  0, 1, 10, 0, 0,  2};
+
+    memset(b, 0, 60);
+    b[12] = 8;
+    memcpy(b + 14, ip, sizeof(ip));
+    b[34] = (uint8_t)(port >> 8);
+    b[35] = (uint8_t)port;
+    b[37] = 53;
+    if (!out) {
+        b[29] = 2;
+        b[33] = 1;
+        b[34] = 0;
+        b[35] = 53;
+        b[36] = (uint8_t)(port >> 8);
+        b[37] = (uint8_t)port;
+    }
+}
+
+static void transmit_udp(struct fixture *f, unsigned pair, unsigned port)
+{
+    unsigned q = 2 * pair + 1, want = used(f, q) + 1;
+    uint8_t bytes[72] = {0};
+
+    udp_frame(bytes + 12, true, port);
+    assert_int_equal(mem_write(&f->mem, DATA, bytes, sizeof(bytes)), 0);
+    desc(f, q, 0, DATA, sizeof(bytes), 0);
+    give(f, q, 0);
+    wait_used(f, q, want);
+}
+
+/* The answer comes by this pair. */
+static unsigned answer(struct fixture *f, unsigned port)
+{
+    unsigned before[PAIRS], pair = PAIRS;
+    uint8_t bytes[60];
+    const struct iovec iov = {bytes, sizeof(bytes)};
+    const struct net_frame frame = {.iov = &iov, .iovcnt = 1, .len = sizeof(bytes)};
+
+    udp_frame(bytes, false, port);
+    for (unsigned i = 0; i < PAIRS; i++)
+        before[i] = used(f, 2 * i);
+    assert_true(f->net.card_ops->receive(f->net.card, &frame));
+    for (unsigned i = 0; i < PAIRS; i++)
+        if (used(f, 2 * i) != before[i]) {
+            assert_int_equal(pair, PAIRS);
+            pair = i;
+        }
+    assert_true(pair < PAIRS);
+    return pair;
+}
+
+/* As a driver does that has taken all there is in the receive queue. */
+static void take_all(struct fixture *f, unsigned pair)
+{
+    put(f, RINGS * (2 * pair + 1) + 0x1004 + 2 * SIZE, used(f, 2 * pair), 2);
+}
+
+static void set_up_pairs(struct fixture *f, unsigned pairs)
+{
+    set_up(f, F_MQ | F_CTRL | VIRTIO_F_EVENT_IDX);
+    for (unsigned pair = 0; pair < PAIRS; pair++)
+        for (unsigned i = 0; i < SIZE; i++) {
+            desc(f, 2 * pair, i, DATA + 0x10000 + 0x1000 * i, 1600, WRITE);
+            give(f, 2 * pair, i);
+        }
+    assert_int_equal(command(f, 4, 0, pairs), 0);
+}
+
+static void sets_pairs(void **state)
+{
+    struct fixture *f = *state;
+
+    set_up_pairs(f, 1);
+    for (unsigned port = 0; port < 8; port++)
+        assert_int_equal(answer(f, port), 0);
+    assert_int_equal(command(f, 4, 0, 0), 1);
+    assert_int_equal(command(f, 4, 0, PAIRS + 1), 1);
+    assert_int_equal(command(f, 4, 1, 2), 1);
+    assert_int_equal(command(f, 1, 0, 2), 1);
+    assert_int_equal(f->vn.active, 1);
+    assert_int_equal(command(f, 4, 0, PAIRS), 0);
+    assert_int_equal(f->vn.active, PAIRS);
+    /* Nothing to write the answer to. */
+    desc(f, CONTROL, 0, DATA, 4, 0);
+    give(f, CONTROL, 0);
+    for (unsigned i = 0; i < 10000 && !(f->vn.dev.status & VIRTIO_NEEDS_RESET); i++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    assert_true(f->vn.dev.status & VIRTIO_NEEDS_RESET);
+    /* Pairs whose queues the driver has not set up. */
+    set_up(f, F_CTRL);
+    assert_int_equal(f->vn.active, 1);
+    assert_false(f->vn.dev.status & VIRTIO_NEEDS_RESET);
+}
+
+/* Without MQ the control queue is the third, and knows nothing. */
+static void control_without_pairs(void **state)
+{
+    struct fixture *f = *state;
+
+    set_up(f, F_CTRL);
+    put(f, DATA, 4 | 2 << 16, 4);
+    desc(f, 2, 0, DATA, 4, NEXT);
+    desc(f, 2, 1, DATA + 8, 1, WRITE);
+    give(f, 2, 0);
+    wait_used(f, 2, 1);
+    assert_int_equal(get(f, DATA + 8, 1), 1);
+    assert_int_equal(f->vn.active, 1);
+}
+
+static void answers_come_by_their_pair(void **state)
+{
+    unsigned count[PAIRS] = {0};
+    struct fixture *f = *state;
+
+    set_up_pairs(f, PAIRS);
+    for (unsigned port = 1000; port < 1003; port++) {
+        for (unsigned pair = 0; pair < PAIRS; pair++)
+            take_all(f, pair);
+        transmit_udp(f, port % PAIRS, port);
+        assert_int_equal(answer(f, port), port % PAIRS);
+    }
+    /* Its last answer may still be in the old queue: then it stays there. */
+    assert_int_equal(answer(f, 1000), 1000 % PAIRS);
+    transmit_udp(f, 0, 1000);
+    assert_int_equal(answer(f, 1000), 1000 % PAIRS);
+    take_all(f, 1000 % PAIRS);
+    transmit_udp(f, 0, 1000);
+    assert_int_equal(answer(f, 1000), 0);
+    /* Who has not sent is dealt out, and always the same way. */
+    for (unsigned port = 2000; port < 2012; port++)
+        count[answer(f, port)]++;
+    for (unsigned i = 0; i < PAIRS; i++)
+        assert_true(count[i] > 0);
+    assert_int_equal(command(f, 4, 0, 1), 0);
+    assert_int_equal(answer(f, 1001), 0);
+}
+
+/* ---- Limits ---------------------------------------------------------------------------------- */
+
+static uint64_t ms_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void keeps_to_its_rate(void **state)
+{
+    const struct net_offload plain = {0};
+    struct fixture *f = *state;
+    uint64_t began = ms_now();
+
+    set_up(f, 0);
+    for (unsigned i = 0; i < 6; i++)
+        transmit(f, plain, 60);
+    assert_int_equal(f->sent, 6);
+    assert_true(ms_now() - began >= 5 * 59);
+    wait_ready(f, 1);
+    for (unsigned i = 0; i < SIZE; i++) {
+        desc(f, 0, i, DATA + 0x1000 * i, 1600, WRITE);
+        give(f, 0, i);
+    }
+    began = ms_now();
+    for (unsigned got = 0; got < 4;) {
+        unsigned readies = f->readies;
+
+        if (deliver(f, 60)) {
+            got++;
+            continue;
+        }
+        /* It says so when there is room again. */
+        for (unsigned i = 0; i < 10000 && f->readies == readies; i++)
+            nanosleep(&(struct timespec){0, 1000000}, NULL);
+        assert_true(f->readies > readies);
+    }
+    assert_true(ms_now() - began >= 3 * 59);
+    /* No limit any more: what waits goes on at once. */
+    deliver(f, 1514);
+    assert_false(deliver(f, 60));
+    f->readies = 0;
+    net_limit_set(&f->vn.limit, &(struct net_rates){0});
+    wait_ready(f, 1);
+    for (unsigned i = 0; i < 8; i++)
+        assert_true(deliver(f, 1000));
+}
+
+/* A pair with much to send leaves the others their turn. */
+static void pairs_take_turns(void **state)
+{
+    struct fixture *f = *state;
+
+    set_up_pairs(f, PAIRS);
+    for (unsigned i = 0; i < 10; i++) {
+        desc(f, 1, i, DATA, 72, 0);
+        give(f, 1, i);
+    }
+    transmit_udp(f, 2, 1);
+    transmit_udp(f, 1, 1);
+    assert_true(used(f, 1) < 10);
+}
+
 /* Paused it takes nothing and loses nothing. */
 static void stands_still(void **state)
 {
@@ -380,9 +619,19 @@ static void stands_still(void **state)
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define SLOW(f) cmocka_unit_test_setup_teardown(f, setup_slow, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(shows_what_it_is), CASE(sends),  CASE(receives_into_one_buffer),
-        CASE(merges_buffers),   CASE(breaks), CASE(stands_still),
+        CASE(shows_what_it_is),
+        CASE(sends),
+        CASE(receives_into_one_buffer),
+        CASE(merges_buffers),
+        CASE(breaks),
+        CASE(stands_still),
+        CASE(sets_pairs),
+        CASE(control_without_pairs),
+        CASE(answers_come_by_their_pair),
+        SLOW(keeps_to_its_rate),
+        SLOW(pairs_take_turns),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -248,6 +248,16 @@ bool virtq_push(struct virtq *q, const struct virtq_used *used, unsigned n)
     return wants;
 }
 
+bool virtq_all_taken(struct virtq *q)
+{
+    bool taken;
+
+    pthread_mutex_lock(&q->used_lock);
+    taken = q->event_idx && load16(q->avail_ring + AVAIL_RING(q->size)) == q->next_used;
+    pthread_mutex_unlock(&q->used_lock);
+    return taken;
+}
+
 bool virtq_want_notify(struct virtq *q)
 {
     if (q->event_idx)

@@ -74,6 +74,9 @@ struct virtq_used {
 /* Give chains back, so that the driver sees all of them at once. True: it wants an interrupt. Any thread. */
 bool virtq_push(struct virtq *q, const struct virtq_used *used, unsigned n);
 
+/* Has the driver taken all that was given back, as far as it shows? It shows it with event indexes only. Any thread. */
+bool virtq_all_taken(struct virtq *q);
+
 /*
  * Ask the driver for notifications, or tell it to spare them. want is true when there may be chains that it gave
  * before it saw that, for which no notification will come. The thread of virtq_pop.
