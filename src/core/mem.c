@@ -19,12 +19,12 @@
 
 /*
  * A process may have 65530 mappings if nobody changed that (vm.max_map_count), and views want most of them: so many
- * clusters at most, of 64 KiB at least.
+ * clusters at most, of 16 KiB at least.
  */
 #define CLUSTERS_MAX  16384
-#define CLUSTER_SHIFT 16
+#define CLUSTER_SHIFT 14
 /* Holes of the base shorter than this are mapped with what is around them. */
-#define HOLE_CLUSTERS 16
+#define HOLE_CLUSTERS 32
 
 /*
  * Below 4 GiB an address is its own offset in the memfd (the VGA window's

@@ -51,6 +51,7 @@ struct mem {
     /* With MEM_GUARD_COPY: save what is in [offset, offset+len) if that has not been done. Any thread. */
     void (*save)(void *opaque, uint64_t offset, uint64_t len);
     void *save_opaque;
+    const _Atomic uint64_t *unsaved; /* bit per page: that has not been done */
     /*
      * Told by whoever promotes [offset, offset+len): it is in the memfd now, and the base must be shown nowhere any
      * more when this returns. For the engine; NULL: nobody. Any thread, with base.lock held.
@@ -95,6 +96,18 @@ static inline bool mem_from_base(const struct mem *mem, uint64_t offset)
 
     return (atomic_load_explicit(&mem->guard, memory_order_relaxed) & MEM_GUARD_BASE) &&
            !(atomic_load(&mem->base.own[n / 64]) >> n % 64 & 1);
+}
+
+/* May the page at an offset be written without mem_own? Any thread; it stays so while the machine is not paused. */
+static inline bool mem_is_own(const struct mem *mem, uint64_t offset)
+{
+    unsigned guard = atomic_load_explicit(&mem->guard, memory_order_relaxed);
+    uint64_t cluster = offset >> mem->base.shift, page = offset >> PAGE_SHIFT;
+
+    return likely(!guard) || ((!(guard & MEM_GUARD_BASE) ||
+                               atomic_load(&mem->base.settled[cluster / 64]) >> cluster % 64 & 1) &&
+                              (!(guard & MEM_GUARD_COPY) ||
+                               !(atomic_load(&mem->unsaved[page / 64]) >> page % 64 & 1)));
 }
 
 /* mem_own for when there is something to do. The page may be written when it returns. */

@@ -550,6 +550,7 @@ static int start_armed(struct memcopy *m, struct err *err)
     todo_set_all(m);
     mem->save = memcopy_save;
     mem->save_opaque = m;
+    mem->unsaved = m->todo;
     atomic_fetch_or(&mem->guard, MEM_GUARD_COPY);
     m->vm->engine->arm(m->vm);
     state_set(m, MEMCOPY_COPYING);

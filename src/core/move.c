@@ -60,7 +60,10 @@ int vm_move(struct vm *vm, const struct engine_ops *to, struct err *err)
         ioevents_pause(vm);
         memcopy_finish(vm);
         vm_dirty_leave(vm);
-        rc = move_out(vm, s, err);
+        /* The next one may not announce writes, or want what is private shared. */
+        rc = mem_make_whole(&vm->mem, err);
+        if (!rc)
+            rc = move_out(vm, s, err);
         if (!rc) {
             vm->engine = to;
             rc = move_in(vm, s, err);

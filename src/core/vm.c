@@ -122,13 +122,11 @@ static int vm_new_vcpus(struct vm *vm, struct err *err)
 static int vm_make_memory(struct vm *vm, struct err *err)
 {
     const struct mem_base *base = vm->cfg.base;
-    int rc;
 
     if (!base)
         return mem_init(&vm->mem, vm->cfg.memory, err);
     vm->cfg.base = NULL;
-    rc = mem_init_base(&vm->mem, vm->cfg.memory, base, !vm->engine->arm, err);
-    return rc ? rc : mem_make_whole(&vm->mem, err);
+    return mem_init_base(&vm->mem, vm->cfg.memory, base, !vm->engine->arm, err);
 }
 
 /*

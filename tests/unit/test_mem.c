@@ -247,13 +247,13 @@ static void a_base_is_checked(void **state)
 
 static void what_is_written_is_copied(void **state)
 {
-    const uint64_t cluster = KIB(64);
-    uint64_t base_bytes, word = 7, got;
+    uint64_t base_bytes, cluster, word = 7, got;
     struct moves moves;
     struct mem mem;
 
     with_base(&mem, false, &moves);
     base_bytes = bytes_in(mem.base.fd);
+    cluster = 1ull << mem.base.shift;
     assert_like_base(&mem, 0, MIB(8));
     assert_int_equal(bytes_in(mem.fd), MIB(0));
     assert_true(mem_from_base(&mem, MIB(1)));
@@ -273,6 +273,8 @@ static void what_is_written_is_copied(void **state)
     mem_own(&mem, mem.map + MIB(1) + cluster - 1, 2);
     mem_own(&mem, mem.map + MIB(1) + cluster - 1, 2);
     assert_int_equal(moves.n, 2);
+    assert_true(mem_is_own(&mem, MIB(1) + cluster));
+    assert_false(mem_is_own(&mem, MIB(1) + 2 * cluster));
     assert_like_base(&mem, MIB(1) + 2 * PAGE_SIZE, MIB(8));
     assert_int_equal(bytes_in(mem.base.fd), base_bytes);
     mem_fini(&mem);
@@ -286,12 +288,12 @@ static void what_is_given_back_is_zero(void **state)
 
     with_base(&mem, false, &moves);
     assert_int_equal(mem_discard(&mem, MIB(1) + PAGE_SIZE, KIB(256)), 0);
+    /* Nothing was copied but what shares a cluster with what stays. */
+    assert_true(bytes_in(mem.fd) <= KIB(128));
     assert_like_base(&mem, 0, MIB(1) + PAGE_SIZE);
     for (uint64_t off = 0; off < KIB(256); off += PAGE_SIZE)
         assert_int_equal(mem.map[MIB(1) + PAGE_SIZE + off], 0);
     assert_like_base(&mem, MIB(1) + PAGE_SIZE + KIB(256), MIB(8));
-    /* Nothing was copied but what shares a cluster with what stays. */
-    assert_true(bytes_in(mem.fd) <= KIB(128));
     assert_int_equal(mem_discard(&mem, BASE_SIZE - KIB(64), KIB(64)), 0);
     assert_int_equal(mem.map[BASE_SIZE - PAGE_SIZE], 0);
     assert_int_equal(mem_clear(&mem, NULL), 0);

@@ -31,6 +31,16 @@ static int soft_probe(struct err *err)
     return 0;
 }
 
+/* mem.moved: the soft TLB has addresses in mem.map only, where what is behind them has changed already. */
+static void mem_moved(void *opaque, uint64_t offset, uint64_t len)
+{
+    struct soft_vm *svm = opaque;
+
+    for (unsigned i = 0; i < svm->vm->cfg.cpus; i++)
+        if (svm->cpus[i])
+            view_drop_base(svm->cpus[i], offset, offset + len);
+}
+
 static int soft_vm_init(struct vm *vm, struct err *err)
 {
     struct soft_vm *svm = calloc(1, sizeof(*svm));
@@ -41,16 +51,22 @@ static int soft_vm_init(struct vm *vm, struct err *err)
     svm->vm = vm;
     vm->engine_data = svm;
     svm->view_writes = calloc(vm->mem.size >> PAGE_SHIFT, sizeof(*svm->view_writes));
-    r = svm->view_writes ? signals_init(err)
-                         : err_set(err, -ENOMEM, "no memory for the software engine");
+    svm->view_bases = calloc((vm->mem.size >> VIEW_BASES_SHIFT) + 1, sizeof(*svm->view_bases));
+    r = svm->view_writes && svm->view_bases
+            ? signals_init(err)
+            : err_set(err, -ENOMEM, "no memory for the software engine");
     if (!r)
         r = cache_init(svm, err);
     if (r) {
         free(svm->view_writes);
+        free(svm->view_bases);
         free(svm);
         vm->engine_data = NULL;
+        return r;
     }
-    return r;
+    vm->mem.moved_opaque = svm;
+    vm->mem.moved = mem_moved;
+    return 0;
 }
 
 static void soft_vm_fini(struct vm *vm)
@@ -59,9 +75,11 @@ static void soft_vm_fini(struct vm *vm)
 
     if (!svm)
         return;
+    vm->mem.moved = NULL;
     cache_fini(svm);
     free((void *)svm->dirty);
     free(svm->view_writes);
+    free(svm->view_bases);
     free(svm);
     vm->engine_data = NULL;
 }
@@ -281,6 +299,18 @@ static int soft_dirty_take(struct vm *vm, uint64_t *bitmap)
     return 0;
 }
 
+static void soft_arm(struct vm *vm)
+{
+    struct soft_vm *svm = vm->engine_data;
+
+    for (unsigned i = 0; i < vm->cfg.cpus; i++) {
+        if (!svm->cpus[i])
+            continue;
+        tlb_drop_all_writes(svm->cpus[i]);
+        view_drop_all_writes(svm->cpus[i]);
+    }
+}
+
 static void soft_print_stats(struct vm *vm, FILE *out)
 {
     static const struct {
@@ -331,6 +361,7 @@ const struct engine_ops engine_soft = {
     .mem_written = soft_mem_written,
     .dirty_log = soft_dirty_log,
     .dirty_take = soft_dirty_take,
+    .arm = soft_arm,
     .print_stats = soft_print_stats,
     .perf_map = soft_perf_map,
 };

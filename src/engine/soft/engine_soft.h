@@ -32,6 +32,8 @@ struct soft_vm {
     _Atomic uint32_t bus_lock;
     struct cache cache;
     _Atomic uint16_t *view_writes; /* per guest page: how many views can write it */
+    _Atomic uint32_t
+        *view_bases; /* per VIEW_BASES_SHIFT of memory: pages of the base that views show */
     _Atomic(_Atomic uint64_t *)
         dirty; /* bit per guest page: written since the last look; NULL: not noted */
     _Atomic unsigned view_runs;       /* mappings in views */
@@ -58,6 +60,23 @@ static inline void dirty_note(struct soft_vm *svm, const uint8_t *host)
 
     if (unlikely(dirty != NULL))
         atomic_fetch_or_explicit(&dirty[n / 64], 1ull << n % 64, memory_order_relaxed);
+}
+
+#define VIEW_BASES_SHIFT 14
+
+/* mem_own with the guest's vector state saved, if it is in the host's registers (fpu.c). */
+void soft_own_slow(struct soft_cpu *c, const uint8_t *host, unsigned len);
+
+/*
+ * [host, host+len), inside one page, is about to be written, or may be without our being told again. Not with
+ * views.lock held.
+ */
+static inline void soft_own(struct soft_cpu *c, const uint8_t *host, unsigned len)
+{
+    const struct mem *mem = &c->svm->vm->mem;
+
+    if (unlikely(!mem_is_own(mem, (uint64_t)(host - mem->map))))
+        soft_own_slow(c, host, len);
 }
 
 /*

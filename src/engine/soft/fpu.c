@@ -134,6 +134,20 @@ FPU_BARE const uint8_t *code_miss(struct soft_cpu *c, gva_t va, enum mem_access 
 }
 #endif
 
+/* In the handler of a host's signal the registers are nobody's, which does no harm. */
+void soft_own_slow(struct soft_cpu *c, const uint8_t *host, unsigned len)
+{
+    bool live = c->fpu_live && !FPU_IN_CODE_ONLY;
+
+    if (live) {
+        regs_save(c);
+        host_controls(c);
+    }
+    mem_own_slow(&c->svm->vm->mem, host, len);
+    if (live)
+        regs_load(c);
+}
+
 /* Control and status of vector state that is live. */
 static uint32_t live_mxcsr(struct soft_cpu *c)
 {

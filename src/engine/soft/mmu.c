@@ -130,12 +130,13 @@ static uint64_t pte_load(const struct paging *pg, hva_t p)
 }
 
 /* Set A/D bits unless another CPU changed the entry meanwhile: then the walk starts over. */
-static bool pte_mark(struct soft_vm *svm, const struct paging *pg, hva_t p, uint64_t old,
+static bool pte_mark(struct soft_cpu *c, const struct paging *pg, hva_t p, uint64_t old,
                      uint64_t bits)
 {
     if ((old & bits) == bits)
         return true;
-    dirty_note(svm, p);
+    soft_own(c, p, pg->entry);
+    dirty_note(c->svm, p);
     if (pg->entry == 8)
         return __atomic_compare_exchange_n((uint64_t *)p, &old, old | bits, false, __ATOMIC_SEQ_CST,
                                            __ATOMIC_RELAXED);
@@ -204,7 +205,7 @@ static enum walk_result walk_once(struct soft_cpu *c, gva_t va, enum mem_access 
 
         if (pg->levels == 3 && l == 3)
             continue;
-        if (!pte_mark(c->svm, pg, steps[l - 1].where, steps[l - 1].pte,
+        if (!pte_mark(c, pg, steps[l - 1].where, steps[l - 1].pte,
                       PTE_A | (is_leaf && acc == ACC_WRITE ? PTE_D : 0)))
             return WALK_AGAIN;
     }

@@ -369,6 +369,7 @@ static void set_fill(struct soft_cpu *c, struct tlb_set *s, gva_t va, hva_t page
     if (!global)
         log_fill(s, idx | (write ? TLB_LOG_WRITE : 0));
     if (write) {
+        soft_own(c, page, 1);
         wfill_note(c, s, idx, page);
         dirty_note(c->svm, page);
     }

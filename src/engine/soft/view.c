@@ -20,6 +20,7 @@
 
 #define PAGE_READ  1u /* of chunk.page */
 #define PAGE_WRITE 2u
+#define PAGE_BASE  4u /* shown is the base of memory (core/mem.h) */
 
 /* ---- Regions ---------------------------------------------------------------------------- */
 
@@ -144,18 +145,23 @@ static uint8_t *chunk_host(const struct view *v, const struct chunk *ch, unsigne
 /* What the guest's page tables allow for one page now: a value for chunk.page. */
 static uint64_t wanted(struct soft_cpu *c, const struct peek *p, unsigned i)
 {
+    const struct mem *mem = &c->svm->vm->mem;
     enum peek_rights rights;
     uint64_t off;
     gpa_t gpa;
     hva_t page;
 
     rights = mmu_peek_page(c, p, i, &gpa);
-    page = rights == PEEK_NONE ? NULL : mem_hva(&c->svm->vm->mem, gpa, PAGE_SIZE);
+    page = rights == PEEK_NONE ? NULL : mem_hva(mem, gpa, PAGE_SIZE);
     if (!page)
         return 0;
-    off = (uint64_t)(page - c->svm->vm->mem.map);
+    off = (uint64_t)(page - mem->map);
+    if (mem_from_base(mem, off))
+        return off | PAGE_READ | PAGE_BASE;
     return off | PAGE_READ |
-           (rights == PEEK_WRITE && !page_holds_code(c->svm, page) ? PAGE_WRITE : 0);
+           (rights == PEEK_WRITE && !page_holds_code(c->svm, page) && mem_is_own(mem, off)
+                ? PAGE_WRITE
+                : 0);
 }
 
 static _Atomic uint16_t *writes_of(struct soft_cpu *c, uint64_t entry)
@@ -171,35 +177,11 @@ static void entry_set(struct soft_cpu *c, struct chunk *ch, unsigned i, uint64_t
         atomic_fetch_add(writes_of(c, entry), 1);
     if (old & PAGE_WRITE)
         atomic_fetch_sub(writes_of(c, old), 1);
+    if (entry & PAGE_BASE)
+        atomic_fetch_add(&c->svm->view_bases[entry >> VIEW_BASES_SHIFT], 1);
+    if (old & PAGE_BASE)
+        atomic_fetch_sub(&c->svm->view_bases[old >> VIEW_BASES_SHIFT], 1);
     ch->page[i] = entry;
-}
-
-/*
- * Map n pages that lie one behind the other in guest memory as well. The order against the translator, which marks
- * a page as holding code and then takes rights away: here the right is given and then the mark looked at.
- */
-static bool map_run(struct soft_cpu *c, struct view *v, struct chunk *ch, unsigned i, unsigned n,
-                    uint64_t entry)
-{
-    int prot = entry & PAGE_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
-    uint8_t *host = chunk_host(v, ch, i);
-    int flags = MAP_SHARED | MAP_FIXED | (n <= AROUND ? MAP_POPULATE : 0);
-    const uint8_t *map = c->svm->vm->mem.map;
-
-    for (unsigned k = 0; k < n; k++)
-        entry_set(c, ch, i + k, entry + ((uint64_t)k << PAGE_SHIFT));
-    if (mmap(host, (size_t)n << PAGE_SHIFT, prot, flags, c->svm->vm->mem.fd,
-             (off_t)(entry & PAGE_MASK)) == MAP_FAILED)
-        return false;
-    v->nruns++;
-    atomic_fetch_add(&c->svm->view_runs, 1);
-    c->counters.view_fill++;
-    for (unsigned k = 0; (entry & PAGE_WRITE) && k < n; k++)
-        if (page_holds_code(c->svm, map + (ch->page[i + k] & PAGE_MASK))) {
-            mprotect(host + ((uint64_t)k << PAGE_SHIFT), PAGE_SIZE, PROT_READ);
-            entry_set(c, ch, i + k, ch->page[i + k] & ~(uint64_t)PAGE_WRITE);
-        }
-    return true;
 }
 
 static bool unmap_run(struct soft_cpu *c, struct view *v, struct chunk *ch, unsigned i, unsigned n)
@@ -210,12 +192,53 @@ static bool unmap_run(struct soft_cpu *c, struct view *v, struct chunk *ch, unsi
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
 }
 
+/*
+ * Map n pages that lie one behind the other in guest memory as well. The order against the translator, which marks
+ * a page as holding code and then takes rights away: here the right is given and then the mark looked at. It is the
+ * same with pages of the base, which are promoted and then taken out of views.
+ */
+static bool map_run(struct soft_cpu *c, struct view *v, struct chunk *ch, unsigned i, unsigned n,
+                    uint64_t entry)
+{
+    int prot = entry & PAGE_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
+    uint8_t *host = chunk_host(v, ch, i);
+    int flags = MAP_SHARED | MAP_FIXED | (n <= AROUND ? MAP_POPULATE : 0);
+    const struct mem *mem = &c->svm->vm->mem;
+    const uint8_t *map = mem->map;
+    uint64_t off = entry & PAGE_MASK;
+
+    for (unsigned k = 0; k < n; k++)
+        entry_set(c, ch, i + k, entry + ((uint64_t)k << PAGE_SHIFT));
+    if (mmap(host, (size_t)n << PAGE_SHIFT, prot, flags, entry & PAGE_BASE ? mem->base.fd : mem->fd,
+             (off_t)(entry & PAGE_BASE ? mem->base.offset + off : off)) == MAP_FAILED)
+        return false;
+    v->nruns++;
+    atomic_fetch_add(&c->svm->view_runs, 1);
+    c->counters.view_fill++;
+    for (unsigned k = 0; (entry & PAGE_WRITE) && k < n; k++)
+        if (page_holds_code(c->svm, map + (ch->page[i + k] & PAGE_MASK))) {
+            mprotect(host + ((uint64_t)k << PAGE_SHIFT), PAGE_SIZE, PROT_READ);
+            entry_set(c, ch, i + k, ch->page[i + k] & ~(uint64_t)PAGE_WRITE);
+        }
+    for (unsigned k = 0; (entry & PAGE_BASE) && k < n; k++)
+        if (!mem_from_base(mem, off + ((uint64_t)k << PAGE_SHIFT)) &&
+            !unmap_run(c, v, ch, i + k, 1))
+            return false;
+    return true;
+}
+
 static bool readonly_run(struct soft_cpu *c, struct view *v, struct chunk *ch, unsigned i,
                          unsigned n)
 {
     for (unsigned k = 0; k < n; k++)
         entry_set(c, ch, i + k, ch->page[i + k] & ~(uint64_t)PAGE_WRITE);
     return !mprotect(chunk_host(v, ch, i), (size_t)n << PAGE_SHIFT, PROT_READ);
+}
+
+/* A neighbour of a page that is mapped: one that is not, or that has lost the right to be written. */
+static bool may_join(const struct chunk *ch, unsigned i, bool write)
+{
+    return !ch->page[i] || (write && !(ch->page[i] & PAGE_WRITE));
 }
 
 bool view_map(struct soft_cpu *c, struct view *v, gva_t va, bool write)
@@ -235,10 +258,10 @@ bool view_map(struct soft_cpu *c, struct view *v, gva_t va, bool write)
     entry = wanted(c, &p, i);
     if (!entry || (write && !(entry & PAGE_WRITE)) || entry == ch->page[i])
         return false;
-    while (first > lo && !ch->page[first - 1] &&
+    while (first > lo && may_join(ch, first - 1, write) &&
            wanted(c, &p, first - 1) + ((uint64_t)(i - first + 1) << PAGE_SHIFT) == entry)
         first--;
-    while (last + 1 < hi && !ch->page[last + 1] &&
+    while (last + 1 < hi && may_join(ch, last + 1, write) &&
            wanted(c, &p, last + 1) == entry + ((uint64_t)(last + 1 - i) << PAGE_SHIFT))
         last++;
     return map_run(c, v, ch, first, last - first + 1,
@@ -260,7 +283,7 @@ static enum change change_of(struct soft_cpu *c, const struct chunk *ch, const s
     *want = wanted(c, p, i);
     if (!*want)
         return CHANGE_UNMAP;
-    if ((*want ^ has) & PAGE_MASK)
+    if ((*want ^ has) & (PAGE_MASK | PAGE_BASE))
         return CHANGE_REMAP;
     return (has & PAGE_WRITE) && !(*want & PAGE_WRITE) ? CHANGE_READONLY : CHANGE_NONE;
 }
@@ -322,11 +345,17 @@ static bool code_stays(struct soft_cpu *c, const struct code_page *p)
            mem_hva(&c->svm->vm->mem, w.gpa & PAGE_MASK, PAGE_SIZE) == p->page;
 }
 
-static void codes_check(struct soft_cpu *c, struct view *v)
+void view_check_codes(struct soft_cpu *c, struct view *v, bool all)
 {
-    for (unsigned i = 0; v->ncodes && i < CODE_SLOTS; i++)
+    for (unsigned i = 0; all && v->ncodes && i < CODE_SLOTS; i++)
         if (v->codes[i].va && !code_stays(c, &v->codes[i]))
             view_codes_forget(c, v);
+    for (unsigned i = 0; !all && i < v->npending; i++) {
+        const struct code_page *code = code_slot(v, v->pending[i]);
+
+        if (code->va && !code_stays(c, code))
+            view_codes_forget(c, v);
+    }
 }
 
 void view_off(struct soft_cpu *c, struct view *v, int time)
@@ -369,7 +398,6 @@ bool view_check_all(struct soft_cpu *c, struct view *v)
             pages += ch->page[k] != 0;
         ok = chunk_check(c, v, ch, 0, CHUNK_PAGES, &changes);
     }
-    codes_check(c, v);
     c->counters.view_check++;
     v->events += changes;
     return ok && (changes <= 64 || changes <= pages / 2);
@@ -384,12 +412,8 @@ bool view_check_pending(struct soft_cpu *c, struct view *v)
         struct chunk *ch = chunk_get(v, v->pending[i], false);
         unsigned k = v->pending[i] >> PAGE_SHIFT & (CHUNK_PAGES - 1);
 
-        const struct code_page *code = code_slot(v, v->pending[i]);
-
         if (ch)
             ok = ok && chunk_check(c, v, ch, k, k + 1, &changes);
-        if (code->va && !code_stays(c, code))
-            view_codes_forget(c, v);
     }
     v->events += changes;
     return ok;
@@ -397,26 +421,54 @@ bool view_check_pending(struct soft_cpu *c, struct view *v)
 
 /* ---- Asked for by others ------------------------------------------------------------------ */
 
+/*
+ * User code is about to write a page. While memory is copied those around it, which will be mapped with it, are saved
+ * together with it. Pages of the base are copied when they are written.
+ */
+static void own_around(struct soft_cpu *c, gva_t va, gpa_t gpa)
+{
+    const struct mem *mem = &c->svm->vm->mem;
+    hva_t page = mem_hva(mem, gpa & PAGE_MASK, PAGE_SIZE);
+    unsigned lo = (va >> PAGE_SHIFT & (CHUNK_PAGES - 1)) & ~(AROUND - 1u);
+    struct peek p;
+
+    if (!page)
+        return;
+    soft_own(c, page, 1);
+    if (!(atomic_load(&mem->guard) & MEM_GUARD_COPY))
+        return;
+    p = mmu_peek(c, va);
+    for (unsigned i = lo; i < lo + AROUND; i++) {
+        if (mmu_peek_page(c, &p, i, &gpa) != PEEK_WRITE)
+            continue;
+        page = mem_hva(mem, gpa, PAGE_SIZE);
+        if (page && !mem_from_base(mem, (uint64_t)(page - mem->map)))
+            soft_own(c, page, 1);
+    }
+}
+
 bool view_fault(struct soft_cpu *c, uintptr_t host, bool write)
 {
     struct views *vs = c->views;
     struct view *v = vs->now;
     enum mem_access acc = write ? ACC_WRITE : ACC_READ;
     struct walk w;
-    bool ok = false;
+    bool ok = false, in, walked;
     gva_t va;
 
     if (!v)
         return false;
+    in = guest_of(v, host, &va);
+    walked = in && !mmu_walk(c, va, acc, TLB_USER, &w);
+    if (walked && write)
+        own_around(c, va, w.gpa);
     pthread_mutex_lock(&vs->lock);
     v->events++;
-    if (guest_of(v, host, &va)) {
-        if (!mmu_walk(c, va, acc, TLB_USER, &w)) {
-            ok = view_map(c, v, va, write);
-        } else {
-            v->faulted = va & PAGE_MASK;
-            v->faulted_write = write;
-        }
+    if (walked) {
+        ok = view_map(c, v, va, write);
+    } else if (in) {
+        v->faulted = va & PAGE_MASK;
+        v->faulted_write = write;
     } else if (view_find_regions(c, v)) {
         view_table_set(c, v, true);
     }
@@ -481,6 +533,16 @@ static void chunk_drop_writes(struct soft_cpu *c, struct view *v, struct chunk *
             readonly_run(c, v, ch, i, 1);
 }
 
+static void chunk_drop_all_writes(struct soft_cpu *c, struct view *v, struct chunk *ch)
+{
+    for (unsigned i = 0, n; i < CHUNK_PAGES; i += n) {
+        for (n = 1; i + n < CHUNK_PAGES && !((ch->page[i + n] ^ ch->page[i]) & PAGE_WRITE); n++)
+            ;
+        if (ch->page[i] & PAGE_WRITE)
+            readonly_run(c, v, ch, i, n);
+    }
+}
+
 void view_drop_writes(struct soft_cpu *c, const uint8_t *page)
 {
     struct views *vs = c->views;
@@ -494,6 +556,45 @@ void view_drop_writes(struct soft_cpu *c, const uint8_t *page)
         for (unsigned k = 0; vs->v[i].active && k < CHUNK_SLOTS; k++)
             if (vs->v[i].chunks[k])
                 chunk_drop_writes(c, &vs->v[i], vs->v[i].chunks[k], entry);
+    pthread_mutex_unlock(&vs->lock);
+}
+
+void view_drop_all_writes(struct soft_cpu *c)
+{
+    struct views *vs = c->views;
+
+    pthread_mutex_lock(&vs->lock);
+    for (unsigned i = 0; i < MAX_VIEWS; i++)
+        for (unsigned k = 0; vs->v[i].active && k < CHUNK_SLOTS; k++)
+            if (vs->v[i].chunks[k])
+                chunk_drop_all_writes(c, &vs->v[i], vs->v[i].chunks[k]);
+    pthread_mutex_unlock(&vs->lock);
+}
+
+/* Pages of the base in [from, to) of memory. */
+static void chunk_drop_base(struct soft_cpu *c, struct view *v, struct chunk *ch, uint64_t from,
+                            uint64_t to)
+{
+    for (unsigned i = 0; i < CHUNK_PAGES; i++)
+        if ((ch->page[i] & PAGE_BASE) && (ch->page[i] & PAGE_MASK) >= from && ch->page[i] < to)
+            unmap_run(c, v, ch, i, 1);
+}
+
+void view_drop_base(struct soft_cpu *c, uint64_t from, uint64_t to)
+{
+    struct views *vs = c->views;
+    uint64_t shown = 0;
+
+    atomic_thread_fence(memory_order_seq_cst);
+    for (uint64_t n = from >> VIEW_BASES_SHIFT; !shown && n <= (to - 1) >> VIEW_BASES_SHIFT; n++)
+        shown = atomic_load(&c->svm->view_bases[n]);
+    if (!shown)
+        return;
+    pthread_mutex_lock(&vs->lock);
+    for (unsigned i = 0; i < MAX_VIEWS; i++)
+        for (unsigned k = 0; vs->v[i].active && k < CHUNK_SLOTS; k++)
+            if (vs->v[i].chunks[k])
+                chunk_drop_base(c, &vs->v[i], vs->v[i].chunks[k], from, to);
     pthread_mutex_unlock(&vs->lock);
 }
 

@@ -57,6 +57,12 @@ void view_force(struct soft_cpu *c);
 /* INVLPG, in whichever address space. */
 void view_flush_page(struct soft_cpu *c, gva_t va);
 
+/* The same for all pages; the vCPU does not run. */
+void view_drop_all_writes(struct soft_cpu *c);
+
+/* Memory [from, to) is the base's no more: have this CPU's views look again. Any thread, without views.lock. */
+void view_drop_base(struct soft_cpu *c, uint64_t from, uint64_t to);
+
 /* Take away the right to write a page from this CPU's views. Any thread; cache.lock is held. */
 void view_drop_writes(struct soft_cpu *c, const uint8_t *page);
 

@@ -18,7 +18,7 @@
 /* 2 MiB of the address space in which something is mapped. */
 struct chunk {
     gva_t va;
-    uint64_t page[CHUNK_PAGES]; /* offset in guest memory and rights, or 0 */
+    uint64_t page[CHUNK_PAGES]; /* offset in guest memory and PAGE_* of view.c, or 0 */
 };
 
 /* Where blocks were made from. */
@@ -87,6 +87,12 @@ bool view_check_all(struct soft_cpu *c, struct view *v);
 
 /* The same for the pages of INVLPG. False: the host refuses. */
 bool view_check_pending(struct soft_cpu *c, struct view *v);
+
+/*
+ * Are those pages that its blocks came from, or those of them that had an INVLPG, still mapped where they were? Without
+ * views.lock, since page tables may be written.
+ */
+void view_check_codes(struct soft_cpu *c, struct view *v, bool all);
 
 /* From now on it has blocks of its own, new ones. */
 void view_codes_forget(struct soft_cpu *c, struct view *v);

@@ -150,13 +150,19 @@ void view_tick(struct soft_cpu *c)
     view_enter(c);
 }
 
+/* The view that the address space has. */
+static struct view *present_view(struct soft_cpu *c)
+{
+    struct view *v = may_have_view(c) ? view_of(c->views, c->st.cr3 & X86_CR3_PGD) : NULL;
+
+    return v && v->active ? v : NULL;
+}
+
 static struct view *enter_locked(struct soft_cpu *c, struct tlb_set *s)
 {
     struct views *vs = c->views;
-    struct view *v = may_have_view(c) ? view_of(vs, c->st.cr3 & X86_CR3_PGD) : NULL;
+    struct view *v = present_view(c);
 
-    if (v && !v->active)
-        v = NULL;
     if (v && !(v->set != s || v->flushes != s->flushes ? view_check_all(c, v)
                                                        : view_check_pending(c, v))) {
         view_off(c, v, 0);
@@ -190,7 +196,7 @@ void view_enter(struct soft_cpu *c)
 {
     struct views *vs = c->views;
     struct tlb_set *s = c->set;
-    const struct view *v = vs->now;
+    struct view *v = vs->now;
 
     if (!vs->nactive && !s->code)
         return;
@@ -198,6 +204,9 @@ void view_enter(struct soft_cpu *c)
         v->flushes == s->flushes && !v->npending && !v->faulted)
         return;
     soft_fpu_park(c);
+    v = present_view(c);
+    if (v)
+        view_check_codes(c, v, v->set != s || v->flushes != s->flushes);
     pthread_mutex_lock(&vs->lock);
     v = enter_locked(c, s);
     pthread_mutex_unlock(&vs->lock);
