@@ -24,19 +24,10 @@
 #include "base/log.h"
 #include "block/block.h"
 #include "block/vhost_link.h"
+#include "block/virtio_blk.h"
 
-#define F_SEG_MAX      (1ull << 2)
-#define F_RO           (1ull << 5)
-#define F_BLK_SIZE     (1ull << 6)
-#define F_FLUSH        (1ull << 9)
-#define F_DISCARD      (1ull << 13)
-#define F_WRITE_ZEROES (1ull << 14)
-#define F_INDIRECT     (1ull << 28)
-#define F_VERSION_1    (1ull << 32)
-
-enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
-
-#define RANGE_UNMAP 1u
+#define F_INDIRECT  (1ull << 28)
+#define F_VERSION_1 (1ull << 32)
 
 #define DESC_NEXT     1u
 #define DESC_WRITE    2u
@@ -46,22 +37,6 @@ enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 #define SEG_MAX   254
 #define ANSWER_MS 60000
 #define CHECK_MS  500
-
-/* What of struct virtio_blk_config (5.2.4) is of use, and of the same layout. */
-struct config {
-    uint64_t capacity;
-    uint32_t size_max, seg_max;
-    uint8_t geometry[4];
-    uint32_t blk_size;
-    uint8_t topology[8];
-    uint8_t writeback, unused;
-    uint16_t num_queues;
-    uint32_t max_discard_sectors, max_discard_seg, discard_alignment;
-    uint32_t max_zeroes_sectors, max_zeroes_seg;
-    uint8_t zeroes_may_unmap, unused1[3];
-} __attribute__((packed));
-
-_Static_assert(sizeof(struct config) == 60, "virtio 1.2, 5.2.4");
 
 struct desc {
     uint64_t addr;
@@ -84,14 +59,8 @@ struct shared {
         uint16_t event;
     } used;
     struct {
-        struct {
-            uint32_t type, priority;
-            uint64_t sector;
-        } header;
-        struct {
-            uint64_t sector;
-            uint32_t sectors, flags;
-        } range;
+        struct blk_header header;
+        struct blk_range range;
         uint8_t status;
         _Alignas(16) struct desc table[SEG_MAX + 2];
     } slot[SLOTS];
@@ -149,11 +118,11 @@ static int request_check(const struct vhost_user *v, const struct block_req *req
 
     switch (req->op) {
     case BLOCK_FLUSH:
-        return v->features & F_FLUSH ? 0 : 1;
+        return v->features & BLK_F_FLUSH ? 0 : 1;
     case BLOCK_DISCARD:
-        return v->features & F_DISCARD ? 0 : 1;
+        return v->features & BLK_F_DISCARD ? 0 : 1;
     case BLOCK_WRITE_ZEROES:
-        return v->features & F_WRITE_ZEROES ? 0 : -EOPNOTSUPP;
+        return v->features & BLK_F_WRITE_ZEROES ? 0 : -EOPNOTSUPP;
     default:
         break;
     }
@@ -177,11 +146,11 @@ static void desc_add(struct desc *table, unsigned *n, void *at, size_t len, bool
 
 static uint32_t type_of(enum block_op op)
 {
-    static const uint32_t types[] = {[BLOCK_READ] = T_IN,
-                                     [BLOCK_WRITE] = T_OUT,
-                                     [BLOCK_FLUSH] = T_FLUSH,
-                                     [BLOCK_DISCARD] = T_DISCARD,
-                                     [BLOCK_WRITE_ZEROES] = T_WRITE_ZEROES};
+    static const uint32_t types[] = {[BLOCK_READ] = BLK_T_IN,
+                                     [BLOCK_WRITE] = BLK_T_OUT,
+                                     [BLOCK_FLUSH] = BLK_T_FLUSH,
+                                     [BLOCK_DISCARD] = BLK_T_DISCARD,
+                                     [BLOCK_WRITE_ZEROES] = BLK_T_WRITE_ZEROES};
 
     return types[op];
 }
@@ -195,7 +164,8 @@ static void range_fill(struct vhost_user *v, unsigned s)
 
     v->shared->slot[s].range.sector = (req->offset + v->pos[s]) / BLOCK_SECTOR;
     v->shared->slot[s].range.sectors = left < max ? (uint32_t)left : max;
-    v->shared->slot[s].range.flags = req->op == BLOCK_WRITE_ZEROES && req->unmap ? RANGE_UNMAP : 0;
+    v->shared->slot[s].range.flags =
+        req->op == BLOCK_WRITE_ZEROES && req->unmap ? BLK_RANGE_UNMAP : 0;
     v->pos[s] += (left < max ? left : max) * BLOCK_SECTOR;
 }
 
@@ -208,7 +178,7 @@ static void slot_submit_locked(struct vhost_user *v, unsigned s)
     unsigned n = 0;
 
     m->slot[s].header.type = type_of(req->op);
-    m->slot[s].header.priority = 0;
+    m->slot[s].header.reserved = 0;
     m->slot[s].header.sector = data ? req->offset / BLOCK_SECTOR : 0;
     m->slot[s].status = 0xff;
     desc_add(table, &n, &m->slot[s].header, sizeof(m->slot[s].header), false);
@@ -514,36 +484,38 @@ static int resources_make(struct vhost_user *v, struct err *err)
                    strerror(-code));
 }
 
-static int describe(struct vhost_user *v, const struct config *c, bool read_only, struct err *err)
+static int describe(struct vhost_user *v, const struct blk_layout *c, bool read_only,
+                    struct err *err)
 {
     struct block_info *info = &v->block->info;
-    uint32_t segments = v->features & F_SEG_MAX ? c->seg_max : SEG_MAX;
+    uint32_t segments = v->features & BLK_F_SEG_MAX ? c->seg_max : SEG_MAX;
 
     if (!c->capacity || c->capacity > UINT64_MAX / BLOCK_SECTOR || !segments)
         return err_set(err, -EPROTO, "the back end at %s has a disk of an impossible size",
                        v->path);
-    if (!read_only && (v->features & F_RO)) {
+    if (!read_only && (v->features & BLK_F_RO)) {
         err_set(err, -EROFS, "the disk at %s is read-only", v->path);
         return err_next(err, "Add ,ro to the disk.");
     }
     *info = (struct block_info){
         .size = c->capacity * BLOCK_SECTOR,
-        .block_size = v->features & F_BLK_SIZE && c->blk_size >= BLOCK_SECTOR ? c->blk_size : 4096,
-        .discard_granularity = v->features & F_DISCARD ? 4096 : 0,
+        .block_size =
+            v->features & BLK_F_BLK_SIZE && c->blk_size >= BLOCK_SECTOR ? c->blk_size : 4096,
+        .discard_granularity = v->features & BLK_F_DISCARD ? 4096 : 0,
         .read_only = read_only,
-        .writethrough = !(v->features & F_FLUSH),
+        .writethrough = !(v->features & BLK_F_FLUSH),
         .iov_max = segments < SEG_MAX ? segments : SEG_MAX,
     };
     v->max_sectors[0] = c->max_discard_sectors;
     v->max_sectors[1] = c->max_zeroes_sectors;
     if (!v->max_sectors[0])
-        v->features &= ~F_DISCARD;
+        v->features &= ~BLK_F_DISCARD;
     if (!v->max_sectors[1])
-        v->features &= ~F_WRITE_ZEROES;
+        v->features &= ~BLK_F_WRITE_ZEROES;
     return 0;
 }
 
-static int handshake(struct vhost_user *v, struct config *c)
+static int handshake(struct vhost_user *v, struct blk_layout *c)
 {
     const struct vhost_region regions[LINK_REGIONS] = {
         {v->memory.fd, v->memory.base, v->memory.size},
@@ -555,7 +527,8 @@ static int handshake(struct vhost_user *v, struct config *c)
                                     .used = &v->shared->used,
                                     .kick_fd = v->kick_fd,
                                     .call_fd = v->call_fd};
-    uint64_t want = F_SEG_MAX | F_RO | F_BLK_SIZE | F_FLUSH | F_DISCARD | F_WRITE_ZEROES;
+    uint64_t want = BLK_F_SEG_MAX | BLK_F_RO | BLK_F_BLK_SIZE | BLK_F_FLUSH | BLK_F_DISCARD |
+                    BLK_F_WRITE_ZEROES;
     int r = vhost_link_features(&v->link, F_VERSION_1 | F_INDIRECT, want, &v->features);
 
     if (!r)
@@ -581,7 +554,7 @@ static int handshake_failed(const struct vhost_user *v, int code, struct err *er
 static int vhost_open(struct block *b, const struct block_config *cfg, struct err *err)
 {
     struct vhost_user *v;
-    struct config config = {0};
+    struct blk_layout config = {0};
     int code;
 
     if (!cfg->memory)
