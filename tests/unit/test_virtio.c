@@ -20,7 +20,7 @@
 #include "dev/virtio/pci.h"
 
 #define LOW    0xc0000000ull
-#define SIZE   8
+#define SIZE   16
 #define DESC   0x10000u
 #define AVAIL  0x11000u
 #define USED   0x12000u
@@ -78,20 +78,20 @@ static void out(struct fixture *f, unsigned off, unsigned size, uint64_t val)
     bus_write(&f->mmio, f->vp.pci.mapped[0].base + off, size, val);
 }
 
-static int setup(void **state)
+static int setup_with(void **state, off_t size, uint64_t bps)
 {
     static const struct irq_line_ops line_ops = {line_set};
     struct fixture *f = calloc(1, sizeof(*f));
     struct pci_bus_config cfg = {
         .mmio = &f->mmio, .window = {{LOW, MIB(16)}}, .msi = message, .opaque = f};
-    struct block_config image = {.path = f->path};
+    struct block_config image = {.path = f->path, .limit[BLOCK_BPS] = bps};
     int fd;
 
     for (unsigned n = 0; n < PCI_LINKS; n++)
         cfg.link[n] = (struct irq_line){&line_ops, f, 0};
     strcpy(f->path, "/tmp/lodge-virtio.XXXXXX");
     fd = mkstemp(f->path);
-    assert_true(fd >= 0 && !ftruncate(fd, DISK));
+    assert_true(fd >= 0 && !ftruncate(fd, size));
     close(fd);
     assert_int_equal(mem_init(&f->mem, MIB(2), NULL), 0);
     f->memory = (struct virtio_memory){&f->mem, on_written, f};
@@ -103,6 +103,16 @@ static int setup(void **state)
     pci_config_write(&f->bus, SLOT, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
     *state = f;
     return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_with(state, DISK, 0);
+}
+
+static int setup_slow(void **state)
+{
+    return setup_with(state, MIB(64), MIB(200));
 }
 
 static int teardown(void **state)
@@ -332,6 +342,40 @@ static void writes_zeroes(void **state)
 }
 
 /* A chain that is malformed, or has no room for a status: a config interrupt, and it works again after a reset. */
+/* Reads of 14 MiB each into the same memory: what is too much at once waits in the ring, and goes on by itself. */
+static void takes_so_much_at_once(void **state)
+{
+    const struct timespec ms = {0, 1000000};
+    struct fixture *f = *state;
+    uint64_t most = 0;
+
+    set_up(f);
+    put(f, HEADER, 0, 8);
+    put(f, HEADER + 8, 0, 8);
+    desc(f, 0, HEADER, 16, NEXT);
+    for (unsigned i = 1; i < 15; i++)
+        desc(f, i, MIB(1), MIB(1), NEXT | WRITE);
+    desc(f, 15, STATUS, 1, WRITE);
+    for (unsigned i = 0; i < 10; i++)
+        give(f);
+    for (unsigned i = 0; i < 60000 && !all_used(f); i++) {
+        uint64_t now = atomic_load(&f->blk.under_way);
+
+        most = now > most ? now : most;
+        nanosleep(&ms, NULL);
+    }
+    assert_true(all_used(f));
+    assert_int_equal(get(f, STATUS, 1), 0);
+    assert_in_range(most, 0, MIB(70));
+    /* Those in the ring are forgotten by a reset, which waits for none of them. */
+    for (unsigned i = 0; i < 16; i++)
+        give(f);
+    out(f, 20, 1, 0);
+    assert_int_equal(f->blk.under_way, 0);
+    set_up(f);
+    assert_int_equal(ask(f, 0, 0, 512, true), 0);
+}
+
 static void breaks_and_recovers(void **state)
 {
     struct fixture *f = *state;
@@ -499,6 +543,7 @@ int main(void)
         CASE(reached_through_configuration_space),
         CASE(stands_still),
         CASE(only_a_bus_master_reaches_memory),
+        cmocka_unit_test_setup_teardown(takes_so_much_at_once, setup_slow, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

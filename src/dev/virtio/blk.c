@@ -5,61 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define F_SEG_MAX      (1ull << 2)
-#define F_RO           (1ull << 5)
-#define F_BLK_SIZE     (1ull << 6)
-#define F_FLUSH        (1ull << 9)
-#define F_TOPOLOGY     (1ull << 10)
-#define F_MQ           (1ull << 12)
-#define F_DISCARD      (1ull << 13)
-#define F_WRITE_ZEROES (1ull << 14)
-
-enum {
-    T_IN = 0,
-    T_OUT = 1,
-    T_FLUSH = 4,
-    T_GET_ID = 8,
-    T_DISCARD = 11,
-    T_WRITE_ZEROES = 13,
-};
-
-enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
+#include "block/virtio_blk.h"
 
 #define QUEUE_SIZE  256
 #define SEG_MAX     (QUEUE_SIZE - 2) /* header and status have descriptors of their own */
 #define BUDGET      64
 #define MAX_SECTORS (1u << 22) /* of a discard or write-zeroes */
-
-#define RANGE_UNMAP 1u
-
-struct header {
-    uint32_t type, reserved;
-    uint64_t sector;
-};
-
-/* Discard and write-zeroes (5.2.6). */
-struct range {
-    uint64_t sector;
-    uint32_t sectors, flags;
-};
-
-struct blk_config {
-    uint64_t capacity;
-    uint32_t size_max, seg_max;
-    uint16_t cylinders;
-    uint8_t heads, sectors;
-    uint32_t blk_size;
-    uint8_t physical_exp, alignment_offset;
-    uint16_t min_io_size;
-    uint32_t opt_io_size;
-    uint8_t writeback, unused;
-    uint16_t num_queues;
-    uint32_t max_discard_sectors, max_discard_seg, discard_alignment;
-    uint32_t max_zeroes_sectors, max_zeroes_seg;
-    uint8_t zeroes_may_unmap, unused1[3];
-} __attribute__((packed));
-
-_Static_assert(sizeof(struct blk_config) == 60, "virtio 1.2, 5.2.4");
 
 struct blk_req {
     struct block_req io;
@@ -102,6 +53,27 @@ static void answer(struct virtio_blk *blk, unsigned q, uint16_t head, uint8_t *a
     give_back(blk, q, (struct virtq_used){head, in_len});
 }
 
+static uint64_t moved_bytes(const struct block_req *io)
+{
+    return io->op == BLOCK_READ || io->op == BLOCK_WRITE ? io->len : 0;
+}
+
+/* The thread that finds too much under way says so before it looks again; here it is the other way round. */
+static void settle_bytes(struct virtio_blk *blk, uint64_t len)
+{
+    if (atomic_fetch_sub(&blk->under_way, len) - len < VIRTIO_BLK_UNDER_WAY &&
+        atomic_load(&blk->waits) && atomic_exchange(&blk->waits, false))
+        virtio_notify(&blk->dev);
+}
+
+static bool is_too_much(struct virtio_blk *blk)
+{
+    if (atomic_load(&blk->under_way) < VIRTIO_BLK_UNDER_WAY)
+        return false;
+    atomic_store(&blk->waits, true);
+    return atomic_load(&blk->under_way) >= VIRTIO_BLK_UNDER_WAY;
+}
+
 static void request_done(struct block_req *io, int result)
 {
     struct blk_req *r = container_of(io, struct blk_req, io);
@@ -109,7 +81,8 @@ static void request_done(struct block_req *io, int result)
 
     if (io->op == BLOCK_READ)
         virtq_written(&blk->dev.queue[r->queue], r->iov, r->niov, io->len);
-    answer(blk, r->queue, r->head, r->status, result ? S_IOERR : S_OK, r->in_len);
+    settle_bytes(blk, moved_bytes(io));
+    answer(blk, r->queue, r->head, r->status, result ? BLK_S_IOERR : BLK_S_OK, r->in_len);
     free(r);
 }
 
@@ -120,7 +93,7 @@ struct parts {
     struct virtio_blk *blk;
     unsigned q;
     const struct virtq_chain *c;
-    struct header h;
+    struct blk_header h;
     uint32_t out_len, in_len; /* of the data */
     uint8_t *status;
 };
@@ -133,7 +106,7 @@ static void submit(const struct parts *p, struct block_req io)
     struct blk_req *r = malloc(sizeof(*r) + n * sizeof(r->iov[0]));
 
     if (!r) {
-        answer(p->blk, p->q, c->head, p->status, S_IOERR, c->in_len);
+        answer(p->blk, p->q, c->head, p->status, BLK_S_IOERR, c->in_len);
         return;
     }
     r->io = io;
@@ -150,6 +123,7 @@ static void submit(const struct parts *p, struct block_req io)
         r->niov = virtq_slice(c->iov, c->out, sizeof(p->h), p->out_len, r->iov);
     r->io.iov = r->iov;
     r->io.iovcnt = r->niov;
+    atomic_fetch_add(&p->blk->under_way, moved_bytes(&r->io));
     block_submit(p->blk->block, &r->io);
 }
 
@@ -163,55 +137,56 @@ static uint64_t sector_offset(uint64_t sector)
 /* One range a request: that is what the configuration says. */
 static uint8_t submit_range(const struct parts *p)
 {
-    bool zeroes = p->h.type == T_WRITE_ZEROES;
-    struct range range;
+    bool zeroes = p->h.type == BLK_T_WRITE_ZEROES;
+    struct blk_range range;
 
     if (p->out_len != sizeof(range))
-        return S_IOERR;
+        return BLK_S_IOERR;
     virtq_read(p->c->iov, p->c->out, sizeof(p->h), &range, sizeof(range));
-    if (range.flags & ~(zeroes ? RANGE_UNMAP : 0))
-        return S_UNSUPP;
+    if (range.flags & ~(zeroes ? BLK_RANGE_UNMAP : 0))
+        return BLK_S_UNSUPP;
     if (range.sectors > MAX_SECTORS)
-        return S_IOERR;
+        return BLK_S_IOERR;
     submit(p, (struct block_req){.op = zeroes ? BLOCK_WRITE_ZEROES : BLOCK_DISCARD,
-                                 .unmap = range.flags & RANGE_UNMAP,
+                                 .unmap = range.flags & BLK_RANGE_UNMAP,
                                  .offset = sector_offset(range.sector),
                                  .len = (uint64_t)range.sectors * BLOCK_SECTOR});
-    return S_OK;
+    return BLK_S_OK;
 }
 
 static uint8_t give_serial(const struct parts *p)
 {
     virtq_write(&p->blk->dev.queue[p->q], p->c->iov + p->c->out, p->c->in, 0, p->blk->serial,
                 p->in_len < VIRTIO_BLK_SERIAL ? p->in_len : VIRTIO_BLK_SERIAL);
-    return S_OK;
+    return BLK_S_OK;
 }
 
 /* True: somebody will answer. Else *status is the answer. */
 static bool start(const struct parts *p, uint8_t *status)
 {
-    const struct header *h = &p->h;
+    const struct blk_header *h = &p->h;
 
-    *status = S_UNSUPP;
+    *status = BLK_S_UNSUPP;
     switch (h->type) {
-    case T_IN:
+    case BLK_T_IN:
         submit(p, (struct block_req){
                       .op = BLOCK_READ, .offset = sector_offset(h->sector), .len = p->in_len});
         return true;
-    case T_OUT:
+    case BLK_T_OUT:
         submit(p, (struct block_req){
                       .op = BLOCK_WRITE, .offset = sector_offset(h->sector), .len = p->out_len});
         return true;
-    case T_FLUSH:
+    case BLK_T_FLUSH:
         submit(p, (struct block_req){.op = BLOCK_FLUSH});
         return true;
-    case T_DISCARD:
-    case T_WRITE_ZEROES:
-        if (!virtio_has(&p->blk->dev, h->type == T_DISCARD ? F_DISCARD : F_WRITE_ZEROES))
+    case BLK_T_DISCARD:
+    case BLK_T_WRITE_ZEROES:
+        if (!virtio_has(&p->blk->dev,
+                        h->type == BLK_T_DISCARD ? BLK_F_DISCARD : BLK_F_WRITE_ZEROES))
             return false;
         *status = submit_range(p);
-        return *status == S_OK;
-    case T_GET_ID:
+        return *status == BLK_S_OK;
+    case BLK_T_GET_ID:
         *status = give_serial(p);
         return false;
     default:
@@ -227,6 +202,8 @@ static enum virtio_served serve(struct virtio_device *dev, unsigned q, struct vi
 
     if (c->out_len < sizeof(p.h) || !c->in_len)
         return VIRTIO_MALFORMED;
+    if (is_too_much(p.blk))
+        return VIRTIO_LATER;
     virtq_read(c->iov, c->out, 0, &p.h, sizeof(p.h));
     p.out_len = c->out_len - (uint32_t)sizeof(p.h);
     p.in_len = c->in_len - 1;
@@ -281,7 +258,7 @@ static uint8_t physical_exp(uint32_t block_size)
 static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsigned len)
 {
     const struct block_info *info = &container_of(dev, struct virtio_blk, dev)->block->info;
-    const struct blk_config cfg = {
+    const struct blk_layout cfg = {
         .capacity = info->size / BLOCK_SECTOR,
         .seg_max = info->iov_max && info->iov_max < SEG_MAX ? info->iov_max : SEG_MAX,
         .blk_size = BLOCK_SECTOR,
@@ -317,19 +294,19 @@ int virtio_blk_init(struct virtio_blk *blk, const struct virtio_memory *memory, 
         .ops = &blk_ops,
         .type = VIRTIO_BLK,
         .memory = *memory,
-        .features = F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY | F_MQ,
+        .features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_TOPOLOGY | BLK_F_MQ,
         .queues = queues,
         .queue_size = QUEUE_SIZE,
         .event_fd = block->event_fd,
     };
 
     if (info->read_only)
-        cfg.features |= F_RO;
+        cfg.features |= BLK_F_RO;
     else
-        cfg.features |= F_WRITE_ZEROES | (info->discard_granularity ? F_DISCARD : 0);
+        cfg.features |= BLK_F_WRITE_ZEROES | (info->discard_granularity ? BLK_F_DISCARD : 0);
     /* Without it the driver knows that nothing is ever left to flush (5.2.5). */
     if (!info->writethrough)
-        cfg.features |= F_FLUSH;
+        cfg.features |= BLK_F_FLUSH;
     memset(blk, 0, sizeof(*blk));
     blk->block = block;
     block->settle = settle;

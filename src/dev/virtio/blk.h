@@ -6,12 +6,20 @@
 #include "block/block.h"
 #include "dev/virtio/virtio.h"
 
+/*
+ * Bytes of requests that are under way at once; what is more stays in the ring, and is not waited for when the guest
+ * resets the device. One larger than that goes alone.
+ */
+#define VIRTIO_BLK_UNDER_WAY MIB(64)
+
 #define VIRTIO_BLK_SERIAL 20 /* longest serial number; shorter ones are padded with zeroes */
 
 struct virtio_blk {
     struct virtio_device dev;
     struct block *block;
     char serial[VIRTIO_BLK_SERIAL];
+    _Atomic uint64_t under_way; /* bytes of requests */
+    _Atomic bool waits;         /* chains stay in the ring until there are fewer */
     /* The device's thread alone: what it has not given back yet. */
     struct virtq_used batch[64];
     unsigned batched, batch_queue;
