@@ -289,6 +289,16 @@ void devices_print_stats(struct devices *d, FILE *out)
                 (double)atomic_load(&d->balloon.given_back) / (1 << 20));
 }
 
+struct virtio_pci *devices_virtio(struct devices *d, unsigned n)
+{
+    return n < d->count ? &d->transport[n] : NULL;
+}
+
+struct block *devices_disk(struct devices *d, unsigned n)
+{
+    return n < VM_MAX_DISKS ? d->disk[n].block : NULL;
+}
+
 struct virtio_balloon *devices_balloon(struct devices *d)
 {
     return d->balloon.dev.ops ? &d->balloon : NULL;

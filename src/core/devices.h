@@ -11,6 +11,8 @@ struct devices;
 struct net;
 struct pci_bus;
 struct virtio_balloon;
+struct block;
+struct virtio_pci;
 
 /* Open images, make the devices and put them on the bus. On failure nothing is held. */
 int devices_new(struct devices **devices, struct vm *vm, struct pci_bus *bus, struct err *err);
@@ -21,6 +23,12 @@ struct net *devices_net(struct devices *devices, unsigned n);
 
 /* The balloon; NULL: there is none. */
 struct virtio_balloon *devices_balloon(struct devices *devices);
+
+/* The virtio devices in the order in which they were made; NULL: there are no more. */
+struct virtio_pci *devices_virtio(struct devices *devices, unsigned n);
+
+/* What is in the n-th disk's place; NULL: there is none. */
+struct block *devices_disk(struct devices *devices, unsigned n);
 
 /* No vCPU runs during these. */
 void devices_reset(struct devices *devices);

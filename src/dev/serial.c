@@ -43,6 +43,7 @@ enum reg { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_S
 #define IIR_FIFO     0xc0u
 #define FCR_ENABLE   0x01u
 #define FCR_CLEAR_RX 0x02u
+#define FCR_KEPT     (0xc0u | FCR_ENABLE)
 #define LCR_BREAK    0x40u
 #define LCR_DLAB     0x80u
 #define MCR_DTR      0x01u
@@ -546,7 +547,7 @@ static void fcr_write(struct serial *s, uint8_t val)
     if ((enable && (val & FCR_CLEAR_RX)) || enable != (s->fcr & FCR_ENABLE))
         s->rx_count = 0;
     /* Clearing the transmit FIFO finds it empty: what was in it is on the wire. */
-    s->fcr = enable ? val & (0xc0 | FCR_ENABLE) : 0;
+    s->fcr = enable ? val & FCR_KEPT : 0;
     rx_room_changed_locked(s);
 }
 
@@ -641,6 +642,51 @@ void serial_reset(struct serial *s)
     irq_update_locked(s);
     rx_room_changed_locked(s);
     pthread_mutex_unlock(&s->lock);
+}
+
+void serial_save(struct serial *s, struct serial_state *to)
+{
+    pthread_mutex_lock(&s->lock);
+    *to = (struct serial_state){.ier = s->ier,
+                                .fcr = s->fcr,
+                                .lcr = s->lcr,
+                                .mcr = s->mcr,
+                                .msr = s->msr,
+                                .scr = s->scr,
+                                .dll = s->dll,
+                                .dlm = s->dlm,
+                                .errors = s->errors,
+                                .tx_pending = s->tx_pending,
+                                .rx_count = (uint8_t)s->rx_count};
+    for (unsigned i = 0; i < s->rx_count; i++)
+        to->rx[i] = s->rx[(s->rx_head + i) % FIFO_SIZE];
+    pthread_mutex_unlock(&s->lock);
+}
+
+int serial_load(struct serial *s, const struct serial_state *from)
+{
+    bool fifo = from->fcr & FCR_ENABLE;
+
+    if (from->rx_count > (fifo ? FIFO_SIZE : 1))
+        return -EINVAL;
+    pthread_mutex_lock(&s->lock);
+    s->ier = from->ier & 0x0f;
+    s->fcr = fifo ? from->fcr & FCR_KEPT : 0;
+    s->lcr = from->lcr;
+    s->mcr = from->mcr & 0x1f;
+    s->msr = modem_lines(s) | (from->msr & 0x0f);
+    s->scr = from->scr;
+    s->dll = from->dll;
+    s->dlm = from->dlm;
+    s->errors = from->errors & LSR_ERRORS;
+    s->tx_pending = from->tx_pending;
+    s->rx_head = 0;
+    s->rx_count = from->rx_count;
+    memcpy(s->rx, from->rx, s->rx_count);
+    irq_update_locked(s);
+    rx_room_changed_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    return 0;
 }
 
 /* A device's threads take no signals: those belong to the engine and the main loop. */

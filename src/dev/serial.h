@@ -22,4 +22,16 @@ int serial_new(struct serial **s, struct bus *pio, uint16_t base, struct irq_lin
 void serial_free(struct serial *s); /* joins the input thread */
 void serial_reset(struct serial *s);
 
+/* What the guest sees; bytes on their way out are not part of it. */
+struct serial_state {
+    uint8_t ier, fcr, lcr, mcr, msr, scr, dll, dlm;
+    uint8_t errors; /* LSR's error bits */
+    bool tx_pending;
+    uint8_t rx_count, rx[16];
+};
+
+/* No vCPU runs. load: -EINVAL when it cannot be right, and nothing has changed. */
+void serial_save(struct serial *s, struct serial_state *to);
+int serial_load(struct serial *s, const struct serial_state *from);
+
 #endif

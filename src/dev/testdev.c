@@ -16,7 +16,7 @@
 #define PORT_EXIT      0xf4
 #define PORT_IRQ       0x2000
 #define MEMORY         0xff000000ull
-#define MEMORY_SIZE    0x10000
+#define MEMORY_SIZE    TESTDEV_MEMORY
 
 #define PORT_BELL_LINE  0x2010
 #define PORT_BELL_MATCH 0x2014
@@ -35,7 +35,8 @@ struct testdev {
     unsigned bells; /* rung by the guest's writes */
     unsigned line_id, msi_id;
     bool line_on, msi_on;
-    uint32_t missed;
+    uint32_t missed, msi_data;
+    uint16_t irqs; /* lines that are high */
     pthread_mutex_t lock;
     uint8_t port[4];
     uint8_t memory[MEMORY_SIZE];
@@ -100,11 +101,19 @@ static int swallow_write(void *opaque, uint64_t off, unsigned size, uint64_t val
     return 0;
 }
 
+static void line_set_locked(struct testdev *t, unsigned n, bool level)
+{
+    t->irqs = (uint16_t)((t->irqs & ~(1u << n)) | (unsigned)level << n);
+    irq_set(t->cfg.irq[n], level);
+}
+
 static int irq_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
 {
     struct testdev *t = opaque;
 
-    irq_set(t->cfg.irq[off], val & 0xff);
+    pthread_mutex_lock(&t->lock);
+    line_set_locked(t, (unsigned)off, val & 0xff);
+    pthread_mutex_unlock(&t->lock);
     return 0;
 }
 
@@ -137,12 +146,17 @@ static int missed_read(void *opaque, uint64_t off, unsigned size, uint64_t *val)
     return 0;
 }
 
+static void message_set(struct testdev *t, uint32_t data)
+{
+    t->msi_data = data;
+    if (t->cfg.vm)
+        irqevent_change(t->cfg.vm, t->msi_id,
+                        &(struct irqevent){.msi = true, .addr = MSI_ADDRESS, .data = data});
+}
+
 static int vector_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
 {
-    struct testdev *t = opaque;
-
-    irqevent_change(t->cfg.vm, t->msi_id,
-                    &(struct irqevent){.msi = true, .addr = MSI_ADDRESS, .data = (uint32_t)val});
+    message_set(opaque, (uint32_t)val);
     return 0;
 }
 
@@ -265,8 +279,31 @@ void testdev_free(struct testdev *t)
 void testdev_reset(struct testdev *t)
 {
     for (unsigned i = 0; i < TESTDEV_IRQS; i++)
-        irq_set(t->cfg.irq[i], false);
+        line_set_locked(t, i, false);
     memset(t->port, 0, sizeof(t->port));
     memset(t->memory, 0, sizeof(t->memory));
     t->missed = 0;
+}
+
+void testdev_save(struct testdev *t, struct testdev_state *s)
+{
+    pthread_mutex_lock(&t->lock);
+    memcpy(s->port, t->port, sizeof(s->port));
+    memcpy(s->memory, t->memory, sizeof(s->memory));
+    s->irqs = t->irqs;
+    s->msi_data = t->msi_data;
+    s->missed = t->missed;
+    pthread_mutex_unlock(&t->lock);
+}
+
+void testdev_load(struct testdev *t, const struct testdev_state *s)
+{
+    pthread_mutex_lock(&t->lock);
+    memcpy(t->port, s->port, sizeof(s->port));
+    memcpy(t->memory, s->memory, sizeof(s->memory));
+    for (unsigned i = 0; i < TESTDEV_IRQS; i++)
+        line_set_locked(t, i, s->irqs & 1u << i);
+    t->missed = s->missed;
+    pthread_mutex_unlock(&t->lock);
+    message_set(t, s->msi_data);
 }

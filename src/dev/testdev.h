@@ -41,4 +41,18 @@ int testdev_new(struct testdev **t, const struct testdev_config *cfg, struct err
 void testdev_free(struct testdev *t);
 void testdev_reset(struct testdev *t);
 
+#define TESTDEV_MEMORY 0x10000
+
+struct testdev_state {
+    uint8_t port[4];
+    uint16_t irqs;     /* lines that are high */
+    uint32_t msi_data; /* of the message */
+    uint32_t missed;
+    uint8_t memory[TESTDEV_MEMORY];
+};
+
+/* No vCPU runs. */
+void testdev_save(struct testdev *t, struct testdev_state *s);
+void testdev_load(struct testdev *t, const struct testdev_state *s);
+
 #endif

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "x86/chips.h"
 #include "x86/platform.h"
 
 #define PM_TIMER_HZ 3579545u
@@ -24,6 +25,7 @@
 
 #define RESET_OFFSET  1 /* in the four ports of which it is one */
 #define RESET_CPU     (1u << 2)
+#define RESET_KEPT    0x0au
 #define KBD_CMD_RESET 0xfe
 
 struct acpipm {
@@ -177,7 +179,7 @@ static int reset_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
     if (off != RESET_OFFSET || size != 1)
         return pm->pci ? pm->pci->write(pm->pci_opaque, off, size, val) : 0;
     pthread_mutex_lock(&pm->lock);
-    pm->reset = (uint8_t)val & 0x0a;
+    pm->reset = (uint8_t)val & RESET_KEPT;
     pthread_mutex_unlock(&pm->lock);
     if (val & RESET_CPU)
         vm_request(pm->vm, VM_REQ_RESET);
@@ -237,6 +239,26 @@ void acpipm_reset(struct acpipm *pm)
     pm->half = timer_ticks(pm) >> 31;
     pm->status = pm->enable = pm->control = 0;
     pm->reset = 0;
+    update_locked(pm);
+    pthread_mutex_unlock(&pm->lock);
+}
+
+void acpipm_save(struct acpipm *pm, struct acpipm_state *s)
+{
+    pthread_mutex_lock(&pm->lock);
+    update_locked(pm);
+    *s = (struct acpipm_state){pm->status, pm->enable, pm->control, pm->reset};
+    pthread_mutex_unlock(&pm->lock);
+}
+
+void acpipm_load(struct acpipm *pm, const struct acpipm_state *s)
+{
+    pthread_mutex_lock(&pm->lock);
+    pm->half = timer_ticks(pm) >> 31;
+    pm->status = s->status;
+    pm->enable = s->enable & EN_BITS;
+    pm->control = s->control & CNT_KEPT;
+    pm->reset = s->reset & RESET_KEPT;
     update_locked(pm);
     pthread_mutex_unlock(&pm->lock);
 }

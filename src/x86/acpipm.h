@@ -11,11 +11,16 @@
 #include "core/vm.h"
 
 struct acpipm;
+struct acpipm_state;
 
 int acpipm_new(struct acpipm **pm, struct vm *vm, struct irq_line sci,
                struct err *err); /* maps its ports */
 void acpipm_free(struct acpipm *pm);
 void acpipm_reset(struct acpipm *pm);
+
+/* The whole state (x86/chips.h); no vCPU runs. Guest time goes on from where it was saved, and the timer with it. */
+void acpipm_save(struct acpipm *pm, struct acpipm_state *s);
+void acpipm_load(struct acpipm *pm, const struct acpipm_state *s);
 
 /*
  * Ports 0xcf8 to 0xcfb belong to PCI but for accesses of the one byte at

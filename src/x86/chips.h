@@ -58,4 +58,16 @@ struct chips_state {
     struct pit_state pit;
 };
 
+/* The battery's clock goes on while nobody runs the guest. */
+struct rtc_state {
+    uint8_t cmos[128]; /* the time registers are valid only while SET stops the clock */
+    uint8_t index;
+    int64_t offset_ns; /* guest's idea of UTC minus the host's */
+};
+
+struct acpipm_state {
+    uint16_t status, enable, control;
+    uint8_t reset;
+};
+
 #endif

@@ -86,8 +86,10 @@ struct msr_desc {
     uint64_t value;    /* after reset, or the constant */
     uint64_t writable; /* bits that may differ from `value`; others raise #GP */
     uint64_t (*get)(const struct msr_state *ms);
-    /* Check, then act; `i` counts from `first`. -1: #GP, nothing is stored. NULL: store. */
-    int (*set)(struct msr_state *ms, unsigned i, uint64_t val);
+    /* `i` counts from `first`. -1: #GP, nothing is stored. NULL: every value is right. */
+    int (*check)(const struct msr_state *ms, unsigned i, uint64_t val);
+    void (*act)(struct msr_state *ms,
+                uint64_t val); /* at a write, before it is stored; NULL: nothing */
     bool read_only;
 };
 
@@ -98,7 +100,7 @@ static bool mtrr_type_valid(uint8_t type)
     return type == 0 || type == 1 || (type >= 4 && type <= 6);
 }
 
-static int mtrr_var_set(struct msr_state *ms, unsigned i, uint64_t val)
+static int mtrr_var_check(const struct msr_state *ms, unsigned i, uint64_t val)
 {
     uint64_t defined = (PHYS_MASK & PAGE_MASK) | (i & 1 ? MTRR_VALID : 0xff);
 
@@ -107,7 +109,7 @@ static int mtrr_var_set(struct msr_state *ms, unsigned i, uint64_t val)
     return i & 1 || mtrr_type_valid((uint8_t)val) ? 0 : -1;
 }
 
-static int mtrr_fixed_set(struct msr_state *ms, unsigned i, uint64_t val)
+static int mtrr_fixed_check(const struct msr_state *ms, unsigned i, uint64_t val)
 {
     for (unsigned byte = 0; byte < 8; byte++) {
         if (!mtrr_type_valid((uint8_t)(val >> (8 * byte))))
@@ -116,7 +118,7 @@ static int mtrr_fixed_set(struct msr_state *ms, unsigned i, uint64_t val)
     return 0;
 }
 
-static int mtrr_def_set(struct msr_state *ms, unsigned i, uint64_t val)
+static int mtrr_def_check(const struct msr_state *ms, unsigned i, uint64_t val)
 {
     return (val & ~MTRR_DEF_MASK) || !mtrr_type_valid((uint8_t)val) ? -1 : 0;
 }
@@ -201,29 +203,34 @@ static void pv_publish(struct msr_state *ms, gpa_t gpa, const void *body, size_t
  * Every CPU gets the same pair (TSC 0, time 0): time is a function of the TSC
  * alone and never differs between CPUs, which is what TSC_STABLE promises.
  */
-static int pv_system_time_set(struct msr_state *ms, unsigned i, uint64_t val)
+static void pv_system_time_set(struct msr_state *ms, uint64_t val)
 {
     struct pv_system_time t = {.flags = CLOCK_TSC_STABLE};
 
-    if (val & 2)
-        return -1;
     if (!(val & CLOCK_ENABLED))
-        return 0;
+        return;
     pv_scale(ms->vcpu->vm->clock.tsc_khz, &t.tsc_to_system_mul, &t.tsc_shift);
     ms->clock_version += 2;
     pv_publish(ms, val & ~CLOCK_ENABLED, &t, sizeof(t), ms->clock_version);
-    return 0;
 }
 
-static int pv_wall_clock_set(struct msr_state *ms, unsigned i, uint64_t val)
+static int pv_system_time_check(const struct msr_state *ms, unsigned i, uint64_t val)
+{
+    return val & 2 ? -1 : 0;
+}
+
+static int pv_wall_clock_check(const struct msr_state *ms, unsigned i, uint64_t val)
+{
+    return val & 3 ? -1 : 0;
+}
+
+static void pv_wall_clock_set(struct msr_state *ms, uint64_t val)
 {
     const struct clock *clock = &ms->vcpu->vm->clock;
     struct pv_wall_clock w = {0};
     struct timespec now;
     uint64_t system_ns, ns;
 
-    if (val & 3)
-        return -1;
     clock_gettime(CLOCK_REALTIME, &now);
     system_ns = (uint64_t)((unsigned __int128)clock_tsc(clock) * 1000000 / clock->tsc_khz);
     ns = (uint64_t)now.tv_sec * NSEC_PER_SEC + (uint64_t)now.tv_nsec;
@@ -232,16 +239,9 @@ static int pv_wall_clock_set(struct msr_state *ms, unsigned i, uint64_t val)
     w.nsec = (uint32_t)(ns % NSEC_PER_SEC);
     ms->wall_version += 2;
     pv_publish(ms, val, &w, sizeof(w), ms->wall_version);
-    return 0;
 }
 
 /* ---- The rest ------------------------------------------------------------ */
-
-/* The revision cannot be changed; writing is how software asks for it to be read. */
-static int bios_sign_set(struct msr_state *ms, unsigned i, uint64_t val)
-{
-    return 0;
-}
 
 /* Maximum non-turbo ratio, in 100 MHz. */
 static uint64_t platform_info_get(const struct msr_state *ms)
@@ -250,12 +250,17 @@ static uint64_t platform_info_get(const struct msr_state *ms)
 }
 
 static const struct msr_desc table[] = {
-    {MSR_KVM_WALL_CLOCK, 1, REG_WALL_CLOCK, .writable = ~0ull, .set = pv_wall_clock_set},
-    {MSR_KVM_SYSTEM_TIME, 1, REG_SYSTEM_TIME, .writable = ~0ull, .set = pv_system_time_set},
-    {MSR_KVM_WALL_CLOCK_NEW, 1, REG_WALL_CLOCK, .writable = ~0ull, .set = pv_wall_clock_set},
-    {MSR_KVM_SYSTEM_TIME_NEW, 1, REG_SYSTEM_TIME, .writable = ~0ull, .set = pv_system_time_set},
+    {MSR_KVM_WALL_CLOCK, 1, REG_WALL_CLOCK, .writable = ~0ull, .check = pv_wall_clock_check,
+     .act = pv_wall_clock_set},
+    {MSR_KVM_SYSTEM_TIME, 1, REG_SYSTEM_TIME, .writable = ~0ull, .check = pv_system_time_check,
+     .act = pv_system_time_set},
+    {MSR_KVM_WALL_CLOCK_NEW, 1, REG_WALL_CLOCK, .writable = ~0ull, .check = pv_wall_clock_check,
+     .act = pv_wall_clock_set},
+    {MSR_KVM_SYSTEM_TIME_NEW, 1, REG_SYSTEM_TIME, .writable = ~0ull, .check = pv_system_time_check,
+     .act = pv_system_time_set},
     {MSR_PLATFORM_ID, 1, REG_NONE, .read_only = true},
-    {MSR_BIOS_SIGN_ID, 1, REG_NONE, MICROCODE_REVISION, .writable = ~0ull, .set = bios_sign_set},
+    /* The revision cannot be changed; writing is how software asks for it to be read. */
+    {MSR_BIOS_SIGN_ID, 1, REG_NONE, MICROCODE_REVISION, .writable = ~0ull},
     {MSR_PLATFORM_INFO, 1, REG_NONE, .get = platform_info_get, .read_only = true},
     {MSR_ARCH_CAPABILITIES, 1, REG_NONE, ARCH_CAPABILITIES, .read_only = true},
     {MSR_MCG_CAP, 1, REG_NONE, .read_only = true},
@@ -266,11 +271,14 @@ static const struct msr_desc table[] = {
                  BIT64(23) /* no task priority messages */ | MISC_ENABLE_NO_XD},
     {MSR_DEBUGCTL, 1, REG_DEBUGCTL, .writable = 3 /* LBR, BTF */},
     {MSR_MTRRCAP, 1, REG_NONE, MTRR_CAP, .read_only = true},
-    {MSR_MTRR_PHYSBASE0, 2 * MTRR_VARIABLE, REG_MTRR_VAR, .writable = ~0ull, .set = mtrr_var_set},
-    {MSR_MTRR_FIX64K_00000, 1, REG_MTRR_FIX64K, .writable = ~0ull, .set = mtrr_fixed_set},
-    {MSR_MTRR_FIX16K_80000, 2, REG_MTRR_FIX16K, .writable = ~0ull, .set = mtrr_fixed_set},
-    {MSR_MTRR_FIX4K_C0000, MTRR_FIX4K, REG_MTRR_FIX4K, .writable = ~0ull, .set = mtrr_fixed_set},
-    {MSR_MTRR_DEF_TYPE, 1, REG_MTRR_DEF, 0xc00 | MTRR_WB, .writable = ~0ull, .set = mtrr_def_set},
+    {MSR_MTRR_PHYSBASE0, 2 * MTRR_VARIABLE, REG_MTRR_VAR, .writable = ~0ull,
+     .check = mtrr_var_check},
+    {MSR_MTRR_FIX64K_00000, 1, REG_MTRR_FIX64K, .writable = ~0ull, .check = mtrr_fixed_check},
+    {MSR_MTRR_FIX16K_80000, 2, REG_MTRR_FIX16K, .writable = ~0ull, .check = mtrr_fixed_check},
+    {MSR_MTRR_FIX4K_C0000, MTRR_FIX4K, REG_MTRR_FIX4K, .writable = ~0ull,
+     .check = mtrr_fixed_check},
+    {MSR_MTRR_DEF_TYPE, 1, REG_MTRR_DEF, 0xc00 | MTRR_WB, .writable = ~0ull,
+     .check = mtrr_def_check},
 };
 
 static const struct msr_desc *msr_find(uint32_t msr)
@@ -312,6 +320,32 @@ uint64_t msr_misc_enable(const struct msr_state *ms)
     return ms->reg[REG_MISC_ENABLE];
 }
 
+void msr_save(const struct msr_state *ms, struct msr_saved *s)
+{
+    _Static_assert(ARRAY_SIZE(s->reg) == REG_COUNT, "as many as there are");
+    memcpy(s->reg, ms->reg, sizeof(s->reg));
+    s->clock_version = ms->clock_version;
+    s->wall_version = ms->wall_version;
+}
+
+static bool is_right(struct msr_state *ms, const struct msr_desc *d, unsigned i, uint64_t val)
+{
+    return !((val ^ d->value) & ~d->writable) && (!d->check || d->check(ms, i, val) == 0);
+}
+
+/* MTRRs start out with values of their own, which pass the same checks. */
+int msr_load(struct msr_state *ms, const struct msr_saved *s)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
+        for (unsigned n = 0; table[i].reg != REG_NONE && n < table[i].count; n++)
+            if (!is_right(ms, &table[i], n, s->reg[table[i].reg + n]))
+                return -EINVAL;
+    memcpy(ms->reg, s->reg, sizeof(ms->reg));
+    ms->clock_version = s->clock_version & ~1u;
+    ms->wall_version = s->wall_version & ~1u;
+    return 0;
+}
+
 int msr_read(struct msr_state *ms, uint32_t msr, uint64_t *val)
 {
     const struct msr_desc *d = msr_find(msr);
@@ -331,8 +365,10 @@ int msr_write(struct msr_state *ms, uint32_t msr, uint64_t val)
 
     if (!d || d->read_only || ((val ^ d->value) & ~d->writable))
         return -1;
-    if (d->set && d->set(ms, msr - d->first, val) < 0)
+    if (d->check && d->check(ms, msr - d->first, val) < 0)
         return -1;
+    if (d->act)
+        d->act(ms, val);
     if (d->reg != REG_NONE)
         ms->reg[d->reg + (msr - d->first)] = val;
     return 0;

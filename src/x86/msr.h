@@ -18,4 +18,19 @@ int msr_write(struct msr_state *ms, uint32_t msr, uint64_t val);
 #define MISC_ENABLE_NO_XD       (1ull << 34)
 uint64_t msr_misc_enable(const struct msr_state *ms);
 
+#define MSR_SAVED 33
+
+/* What is stored, in an order of its own (msr.c), and the versions of kvmclock's structures in guest memory. */
+struct msr_saved {
+    uint64_t reg[MSR_SAVED];
+    uint32_t clock_version, wall_version;
+};
+
+/*
+ * The vCPU does not run. load writes nothing to guest memory, where the clock's structures are as they were saved;
+ * -EINVAL when a value is not one that the guest could have written, and nothing has changed.
+ */
+void msr_save(const struct msr_state *ms, struct msr_saved *s);
+int msr_load(struct msr_state *ms, const struct msr_saved *s);
+
 #endif

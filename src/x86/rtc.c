@@ -9,8 +9,10 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
+#include "x86/chips.h"
 #include "x86/platform.h"
 
 #define NS        1000000000ll
@@ -382,6 +384,47 @@ void rtc_reset(struct rtc *rtc)
     rtc->index = 0;
     update_locked(rtc);
     pthread_mutex_unlock(&rtc->lock);
+}
+
+void rtc_save(struct rtc *rtc, struct rtc_state *s)
+{
+    pthread_mutex_lock(&rtc->lock);
+    update_locked(rtc);
+    memcpy(s->cmos, rtc->cmos, sizeof(s->cmos));
+    s->index = rtc->index;
+    s->offset_ns = rtc->offset_ns;
+    pthread_mutex_unlock(&rtc->lock);
+}
+
+static bool offset_is_right(const struct rtc *rtc, int64_t offset)
+{
+    int64_t host = rtc_now(rtc) - rtc->offset_ns, sum;
+
+    return !__builtin_add_overflow(host, offset, &sum) && sum >= YEAR_1800 * NS &&
+           sum < YEAR_2200 * NS;
+}
+
+/* Updates and periods that went by while nobody ran the guest are not made up for. */
+int rtc_load(struct rtc *rtc, const struct rtc_state *s)
+{
+    int rc = -EINVAL;
+
+    pthread_mutex_lock(&rtc->lock);
+    if (offset_is_right(rtc, s->offset_ns)) {
+        memcpy(rtc->cmos, s->cmos, sizeof(rtc->cmos));
+        rtc->cmos[CMOS_A] &= (uint8_t)~A_UIP;
+        rtc->cmos[CMOS_C] &= FLAGS | C_IRQ;
+        rtc->cmos[CMOS_D] = D_VALID;
+        rtc->index = s->index & 0x7f;
+        rtc->offset_ns = s->offset_ns;
+        rtc->seen_sec = floor_div(rtc_now(rtc), NS);
+        if (period_ns(rtc))
+            rtc->seen_period = floor_div(rtc_now(rtc), period_ns(rtc));
+        update_locked(rtc);
+        rc = 0;
+    }
+    pthread_mutex_unlock(&rtc->lock);
+    return rc;
 }
 
 int rtc_new(struct rtc **out, struct vm *vm, struct irq_line irq8, struct err *err)

@@ -7,10 +7,15 @@
 #include "core/vm.h"
 
 struct rtc;
+struct rtc_state;
 
 int rtc_new(struct rtc **rtc, struct vm *vm, struct irq_line irq8,
             struct err *err); /* maps its ports */
 void rtc_free(struct rtc *rtc);
 void rtc_reset(struct rtc *rtc);
+
+/* The whole state (x86/chips.h); no vCPU runs. load: -EINVAL when it cannot be right, and nothing has changed. */
+void rtc_save(struct rtc *rtc, struct rtc_state *s);
+int rtc_load(struct rtc *rtc, const struct rtc_state *s);
 
 #endif

@@ -177,4 +177,10 @@ void x86_state_reset(struct x86_state *st, bool bsp);
 /* State after INIT: as RESET, but x87/SSE state, CR0.CD/NW and most MSRs keep their values. Ends in WAIT_SIPI. */
 void x86_state_init(struct x86_state *st);
 
+/*
+ * Is this a state that a processor can be in, with no more extended state than `xcr0` has? NULL, or what is wrong: the
+ * part's name. For states that come from outside (x86/state_check.c).
+ */
+const char *x86_state_check(const struct x86_state *st, uint64_t xcr0);
+
 #endif

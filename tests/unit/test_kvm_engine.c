@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/core/ src/engine/kvm/ src/base/ src/x86/state.c src/x86/msr.c src/x86/pic.c
+/* unit: src/core/ src/engine/kvm/ src/base/ src/x86/state.c src/x86/state_check.c src/x86/msr.c src/x86/pic.c
  *       src/x86/ioapic.c src/x86/lapic.c src/x86/lapic_regs.c src/x86/lapic_ipi.c
  *       src/x86/lapic_timer.c src/x86/pit.c src/x86/rtc.c src/x86/acpipm.c src/x86/cpuid.c src/dev/ src/block/ src/net/ */
 /*

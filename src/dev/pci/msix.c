@@ -2,6 +2,8 @@
 /* MSI-X: PCI 3.0, 6.8.2. Table and pending bits share a BAR of one page. */
 #include "dev/pci/pci.h"
 
+#include <string.h>
+
 #define PENDING_AT 0x800 /* behind PCI_MSIX_MAX entries of 16 bytes */
 
 #define CONTROL        2 /* offset in the capability */
@@ -63,6 +65,26 @@ void pci_msix_reset_locked(struct pci_device *dev)
         dev->msix.entry[n] = (struct pci_msix_entry){.control = ENTRY_MASK};
     for (unsigned i = 0; i < ARRAY_SIZE(dev->msix.pending); i++)
         dev->msix.pending[i] = 0;
+}
+
+void pci_msix_save_locked(const struct pci_device *dev, struct pci_state *s)
+{
+    for (unsigned n = 0; n < dev->msix.vectors; n++)
+        s->entry[n] = dev->msix.entry[n];
+    memcpy(s->pending, dev->msix.pending, sizeof(s->pending));
+}
+
+void pci_msix_load_locked(struct pci_device *dev, const struct pci_state *s)
+{
+    for (unsigned n = 0; n < dev->msix.vectors; n++)
+        dev->msix.entry[n] = (struct pci_msix_entry){.addr = s->entry[n].addr & ~3ull,
+                                                     .data = s->entry[n].data,
+                                                     .control = s->entry[n].control & ENTRY_MASK};
+    for (unsigned i = 0; i < ARRAY_SIZE(dev->msix.pending); i++) {
+        unsigned first = i * 64, left = dev->msix.vectors > first ? dev->msix.vectors - first : 0;
+
+        dev->msix.pending[i] = s->pending[i] & (left < 64 ? (1ull << left) - 1 : UINT64_MAX);
+    }
 }
 
 bool pci_msix_raise(struct pci_device *dev, unsigned n)

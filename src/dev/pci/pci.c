@@ -497,6 +497,46 @@ void pci_bus_reset(struct pci_bus *bus)
             device_reset(bus->slot[s], &next, end);
 }
 
+void pci_device_save(struct pci_device *dev, struct pci_state *s)
+{
+    memset(s, 0, sizeof(*s));
+    pthread_mutex_lock(&dev->lock);
+    memcpy(s->config, dev->config, sizeof(s->config));
+    pci_msix_save_locked(dev, s);
+    pthread_mutex_unlock(&dev->lock);
+}
+
+void pci_device_load(struct pci_device *dev, const struct pci_state *s)
+{
+    pthread_mutex_lock(&dev->lock);
+    for (unsigned i = 0; i < PCI_CONFIG_SIZE; i++)
+        dev->config[i] =
+            (uint8_t)((dev->config[i] & ~dev->writable[i]) | (s->config[i] & dev->writable[i]));
+    pci_msix_load_locked(dev, s);
+    bars_update_locked(dev);
+    intx_update_locked(dev);
+    pthread_mutex_unlock(&dev->lock);
+    if (dev->ops && dev->ops->command_written)
+        dev->ops->command_written(dev->opaque);
+}
+
+uint32_t pci_bus_save(struct pci_bus *bus)
+{
+    uint32_t address;
+
+    pthread_mutex_lock(&bus->address_lock);
+    address = bus->address;
+    pthread_mutex_unlock(&bus->address_lock);
+    return address;
+}
+
+void pci_bus_load(struct pci_bus *bus, uint32_t address)
+{
+    pthread_mutex_lock(&bus->address_lock);
+    bus->address = address & ADDRESS_WRITABLE;
+    pthread_mutex_unlock(&bus->address_lock);
+}
+
 int pci_bus_init(struct pci_bus *bus, const struct pci_bus_config *cfg, struct err *err)
 {
     memset(bus, 0, sizeof(*bus));

@@ -177,9 +177,29 @@ void pci_msix_init(struct pci_device *dev, unsigned bar, unsigned vectors);
 /* Send vector `n`, or note it while it is masked. False when MSI-X is off: then it is INTx's turn. Any thread. */
 bool pci_msix_raise(struct pci_device *dev, unsigned n);
 
+/* What the guest can change of a device's configuration. */
+struct pci_state {
+    uint8_t config[PCI_CONFIG_SIZE];
+    struct pci_msix_entry entry[PCI_MSIX_MAX];
+    uint64_t pending[PCI_MSIX_MAX / 64];
+};
+
+/*
+ * No vCPU runs. The pin is not part of it: its device sets it again. load takes the bits that the guest can write, and
+ * sends nothing: a vector that is both pending and free to go cannot have been saved.
+ */
+void pci_device_save(struct pci_device *dev, struct pci_state *s);
+void pci_device_load(struct pci_device *dev, const struct pci_state *s);
+
+/* The same for the bus itself: port 0xcf8. */
+uint32_t pci_bus_save(struct pci_bus *bus);
+void pci_bus_load(struct pci_bus *bus, uint32_t address);
+
 /* For pci.c, under dev->lock: what a change of the control word sets free; back to the state after reset. */
 bool pci_msix_enabled_locked(const struct pci_device *dev);
 void pci_msix_changed_locked(struct pci_device *dev);
 void pci_msix_reset_locked(struct pci_device *dev);
+void pci_msix_save_locked(const struct pci_device *dev, struct pci_state *s);
+void pci_msix_load_locked(struct pci_device *dev, const struct pci_state *s);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "dev/virtio/balloon.h"
 
+#include <errno.h>
 #include <string.h>
 #include <time.h>
 
@@ -187,6 +188,31 @@ static void reset(struct virtio_device *dev)
     pthread_mutex_unlock(&b->stats_lock);
 }
 
+static void save(struct virtio_device *dev, struct virtio_own *s)
+{
+    const struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
+
+    s->actual = b->actual;
+    s->target = atomic_load(&b->target);
+    s->stats_held = b->stats_held;
+    s->stats_head = b->stats_head;
+}
+
+/* The buffer for statistics stays with the device: it was not given back. */
+static int load(struct virtio_device *dev, const struct virtio_own *s)
+{
+    struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
+    const struct virtq *q = &dev->queue[QUEUE_STATS];
+
+    if (s->stats_held && (!q->ready || s->stats_head >= q->size))
+        return -EINVAL;
+    b->actual = s->actual;
+    atomic_store(&b->target, s->target);
+    b->stats_held = s->stats_held;
+    b->stats_head = s->stats_head;
+    return 0;
+}
+
 static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsigned len)
 {
     const struct virtio_balloon *b = container_of(dev, struct virtio_balloon, dev);
@@ -208,6 +234,8 @@ static const struct virtio_device_ops balloon_ops = {
     .name = "virtio-balloon",
     .process = process,
     .reset = reset,
+    .save = save,
+    .load = load,
     .config_read = config_read,
     .config_write = config_write,
 };

@@ -406,6 +406,39 @@ static void reset(struct virtio_device *dev)
     pthread_mutex_unlock(&con->lock);
 }
 
+static void save(struct virtio_device *dev, struct virtio_own *s)
+{
+    struct virtio_console *con = console_of(dev);
+
+    _Static_assert(VIRTIO_CONSOLE_PORTS <= VIRTIO_SAVED_PORTS, "all are saved");
+    pthread_mutex_lock(&con->lock);
+    for (unsigned id = 0; id < con->count; id++) {
+        s->port[id].guest_open = con->port[id].guest_open;
+        s->port[id].connected = con->port[id].fd >= 0;
+        s->port[id].pending = (uint8_t)con->port[id].pending;
+    }
+    pthread_mutex_unlock(&con->lock);
+}
+
+/* Who was connected is not any more: the guest is told. What it had sent in part it sends again, to somebody else. */
+static int load(struct virtio_device *dev, const struct virtio_own *s)
+{
+    const unsigned known = PENDING(PORT_ADD) | PENDING(PORT_NAME) | PENDING(PORT_OPEN);
+    struct virtio_console *con = console_of(dev);
+
+    pthread_mutex_lock(&con->lock);
+    for (unsigned id = 0; id < con->count; id++) {
+        struct virtio_console_port *port = &con->port[id];
+
+        port->guest_open = s->port[id].guest_open;
+        port->pending = s->port[id].pending & known;
+        if (s->port[id].connected != (port->fd >= 0))
+            port->pending |= PENDING(PORT_OPEN);
+    }
+    pthread_mutex_unlock(&con->lock);
+    return 0;
+}
+
 static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsigned len)
 {
     const struct console_config cfg = {.max_nr_ports = console_of(dev)->count};
@@ -420,6 +453,8 @@ static const struct virtio_device_ops console_ops = {
     .process = process,
     .drain = drain,
     .reset = reset,
+    .save = save,
+    .load = load,
     .config_read = config_read,
 };
 

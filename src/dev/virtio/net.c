@@ -414,6 +414,17 @@ static void reset(struct virtio_device *dev)
     set_pairs(vn, 1);
 }
 
+static void save(struct virtio_device *dev, struct virtio_own *s)
+{
+    s->link_up = atomic_load(&container_of(dev, struct virtio_net, dev)->link_up);
+}
+
+static int load(struct virtio_device *dev, const struct virtio_own *s)
+{
+    atomic_store(&container_of(dev, struct virtio_net, dev)->link_up, s->link_up);
+    return 0;
+}
+
 static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsigned len)
 {
     struct virtio_net *vn = container_of(dev, struct virtio_net, dev);
@@ -439,6 +450,8 @@ static const struct virtio_device_ops virtio_net_ops = {
     .event = event,
     .drain = drain,
     .reset = reset,
+    .save = save,
+    .load = load,
     .config_read = config_read,
 };
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "dev/virtio/pci.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define VENDOR      0x1af4
@@ -497,4 +498,53 @@ void virtio_pci_reset(struct virtio_pci *vp)
     vp->queue_select = 0;
     vectors_clear(vp);
     isr_take(vp);
+}
+
+void virtio_pci_save(struct virtio_pci *vp, struct virtio_pci_state *s)
+{
+    struct virtio_device *dev = vp->dev;
+
+    memset(s, 0, sizeof(*s));
+    s->type = dev->type;
+    s->queues = dev->nqueues;
+    pthread_mutex_lock(&dev->lock);
+    s->feature_select = vp->feature_select;
+    s->driver_feature_select = vp->driver_feature_select;
+    s->queue_select = vp->queue_select;
+    pthread_mutex_unlock(&dev->lock);
+    s->config_vector = atomic_load(&vp->config_vector);
+    for (unsigned q = 0; q < dev->nqueues; q++)
+        s->vector[q] = atomic_load(&vp->vector[q]);
+    pthread_mutex_lock(&vp->isr_lock);
+    s->isr = vp->isr;
+    pthread_mutex_unlock(&vp->isr_lock);
+    pci_device_save(&vp->pci, &s->pci);
+    virtio_save(dev, &s->dev);
+}
+
+int virtio_pci_load(struct virtio_pci *vp, const struct virtio_pci_state *s, struct err *err)
+{
+    struct virtio_device *dev = vp->dev;
+    int code;
+
+    if (s->type != dev->type || s->queues != dev->nqueues)
+        return err_set(err, -EINVAL, "a %s device with %u queues is in the place of another",
+                       dev->ops->name, dev->nqueues);
+    code = virtio_load(dev, &s->dev, err);
+    if (code < 0)
+        return code;
+    pthread_mutex_lock(&dev->lock);
+    vp->feature_select = s->feature_select;
+    vp->driver_feature_select = s->driver_feature_select;
+    vp->queue_select = s->queue_select;
+    pthread_mutex_unlock(&dev->lock);
+    atomic_store(&vp->config_vector, usable_vector(vp, s->config_vector));
+    for (unsigned q = 0; q < dev->nqueues; q++)
+        atomic_store(&vp->vector[q], usable_vector(vp, s->vector[q]));
+    pthread_mutex_lock(&vp->isr_lock);
+    vp->isr = s->isr & (ISR_QUEUE | ISR_CONFIG);
+    pci_intx_set(&vp->pci, vp->isr);
+    pthread_mutex_unlock(&vp->isr_lock);
+    pci_device_load(&vp->pci, &s->pci);
+    return 0;
 }

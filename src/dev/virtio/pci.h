@@ -31,4 +31,18 @@ void virtio_pci_fini(struct virtio_pci *vp); /* idempotent on a zeroed structure
 /* Power-on state of the device and its transport; after pci_bus_reset or before. No vCPU runs. */
 void virtio_pci_reset(struct virtio_pci *vp);
 
+/* Device, transport and PCI function. */
+struct virtio_pci_state {
+    uint32_t type, queues;
+    uint32_t feature_select, driver_feature_select;
+    uint16_t queue_select, config_vector, vector[VIRTIO_MAX_QUEUES];
+    uint8_t isr;
+    struct pci_state pci;
+    struct virtio_state dev;
+};
+
+/* While the device is paused, and no vCPU runs; load is for one as after a reset. -EINVAL with the reason in *err. */
+void virtio_pci_save(struct virtio_pci *vp, struct virtio_pci_state *s);
+int virtio_pci_load(struct virtio_pci *vp, const struct virtio_pci_state *s, struct err *err);
+
 #endif

@@ -84,6 +84,35 @@ int virtq_start(struct virtq *q, bool event_idx, bool indirect)
     return 0;
 }
 
+void virtq_save(const struct virtq *q, struct virtq_state *s)
+{
+    *s = (struct virtq_state){.desc = q->desc,
+                              .driver = q->driver,
+                              .device = q->device,
+                              .size = q->size,
+                              .next_avail = q->ready ? q->next_avail : 0,
+                              .next_used = q->ready ? q->next_used : 0,
+                              .enabled = q->enabled,
+                              .ready = q->ready};
+}
+
+int virtq_load(struct virtq *q, const struct virtq_state *s, bool event_idx, bool indirect)
+{
+    q->desc = s->desc;
+    q->driver = s->driver;
+    q->device = s->device;
+    q->size = s->size;
+    q->enabled = s->enabled;
+    q->ready = false;
+    if (!s->ready)
+        return 0;
+    if (!s->enabled || virtq_start(q, event_idx, indirect) < 0)
+        return -EINVAL;
+    q->next_avail = s->next_avail;
+    q->next_used = s->next_used;
+    return 0;
+}
+
 void virtq_stop(struct virtq *q)
 {
     q->ready = q->enabled = false;

@@ -55,6 +55,18 @@ void virtq_fini(struct virtq *q);
  * as they must be (a power of two, aligned, in RAM); it is not ready then.
  */
 int virtq_start(struct virtq *q, bool event_idx, bool indirect);
+
+/* A queue of which no chain is with the device, but for those that the device names itself. */
+struct virtq_state {
+    uint64_t desc, driver, device;
+    uint16_t size, next_avail, next_used;
+    bool enabled, ready;
+};
+
+/* The device is drained. load: as virtq_start, if it was ready, and -EINVAL as there. */
+void virtq_save(const struct virtq *q, struct virtq_state *s);
+int virtq_load(struct virtq *q, const struct virtq_state *s, bool event_idx, bool indirect);
+
 void virtq_stop(struct virtq *q); /* forget everything, the driver's settings included */
 
 /*

@@ -205,6 +205,89 @@ void virtio_queue_enable_locked(struct virtio_device *dev, unsigned n)
     io_release(dev);
 }
 
+/* ---- State ------------------------------------------------------------------------------ */
+
+#define STATUS_KNOWN                                                                               \
+    (VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_DRIVER_OK | VIRTIO_FEATURES_OK |                  \
+     VIRTIO_NEEDS_RESET | VIRTIO_FAILED)
+
+void virtio_save(struct virtio_device *dev, struct virtio_state *s)
+{
+    memset(s, 0, sizeof(*s));
+    pthread_mutex_lock(&dev->lock);
+    s->driver_features = dev->driver_features;
+    s->status = atomic_load(&dev->status);
+    s->generation = atomic_load(&dev->generation);
+    for (unsigned q = 0; q < dev->nqueues; q++)
+        virtq_save(&dev->queue[q], &s->queue[q]);
+    if (dev->ops->save)
+        dev->ops->save(dev, &s->own);
+    pthread_mutex_unlock(&dev->lock);
+}
+
+static int state_refuse(const struct virtio_device *dev, const char *why, struct err *err)
+{
+    return err_set(err, -EINVAL, "the saved state of a %s device cannot be right: %s",
+                   dev->ops->name, why);
+}
+
+static int state_check_locked(const struct virtio_device *dev, const struct virtio_state *s,
+                              struct err *err)
+{
+    if ((s->status & VIRTIO_DRIVER_OK) && !(s->status & VIRTIO_FEATURES_OK))
+        return state_refuse(dev, "its driver is ready without having settled features", err);
+    if (s->status & ~STATUS_KNOWN)
+        return state_refuse(dev, "its status has bits that there are not", err);
+    if ((s->status & VIRTIO_FEATURES_OK) && (s->driver_features & ~dev->features)) {
+        err_set(err, -EINVAL,
+                "the guest's driver uses features 0x%llx of a %s device, which has them not here",
+                (unsigned long long)(s->driver_features & ~dev->features), dev->ops->name);
+        return err_next(err, "Give the guest what it had: the same disks, networks and options.");
+    }
+    return 0;
+}
+
+static int queues_load_locked(struct virtio_device *dev, const struct virtio_state *s,
+                              struct err *err)
+{
+    for (unsigned q = 0; q < dev->nqueues; q++) {
+        if (s->queue[q].size > dev->queue_size)
+            return state_refuse(dev, "a queue is larger than the device's", err);
+        if (virtq_load(&dev->queue[q], &s->queue[q], virtio_has(dev, VIRTIO_F_EVENT_IDX),
+                       virtio_has(dev, VIRTIO_F_INDIRECT)) < 0)
+            return state_refuse(dev, "a queue's size or addresses", err);
+    }
+    return 0;
+}
+
+int virtio_load(struct virtio_device *dev, const struct virtio_state *s, struct err *err)
+{
+    bool ready = s->status & VIRTIO_DRIVER_OK;
+    int code;
+
+    pthread_mutex_lock(&dev->lock);
+    io_hold(dev);
+    code = state_check_locked(dev, s, err);
+    if (!code) {
+        dev->driver_features = s->driver_features;
+        code = queues_load_locked(dev, s, err);
+    }
+    if (!code && ready && dev->ops->start)
+        dev->ops->start(dev);
+    if (!code && dev->ops->load && dev->ops->load(dev, &s->own) < 0)
+        code = state_refuse(dev, "what is its own", err);
+    if (!code) {
+        atomic_store(&dev->status, s->status);
+        atomic_store(&dev->generation, s->generation);
+        atomic_store(&dev->running, ready && !(s->status & VIRTIO_NEEDS_RESET));
+    } else {
+        reset_locked(dev);
+    }
+    io_release(dev);
+    pthread_mutex_unlock(&dev->lock);
+    return code;
+}
+
 /* ---- What devices use ----------------------------------------------------------------- */
 
 void virtio_break(struct virtio_device *dev, const char *why)

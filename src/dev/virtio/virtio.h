@@ -37,6 +37,29 @@ enum virtio_type {
 
 struct virtio_device;
 
+#define VIRTIO_SAVED_PORTS 16
+
+/* What a kind of device has beyond what all have; each uses its own part. */
+struct virtio_own {
+    bool link_up; /* net */
+    struct {
+        bool guest_open, connected;
+        uint8_t pending;
+    } port[VIRTIO_SAVED_PORTS]; /* console */
+    uint32_t actual, target;    /* balloon, pages */
+    bool stats_held;
+    uint16_t stats_head;
+    uint32_t next_port; /* vsock */
+};
+
+/* A device that is drained, without its transport. */
+struct virtio_state {
+    uint64_t driver_features;
+    uint8_t status, generation;
+    struct virtq_state queue[VIRTIO_MAX_QUEUES];
+    struct virtio_own own;
+};
+
 /*
  * All but `name` and `process` may be NULL. While `drain`, `start` and `reset`
  * run no other but `event` does, and the device's thread is not in `process`.
@@ -56,6 +79,12 @@ struct virtio_device_ops {
     void (*drain)(struct virtio_device *dev);
     /* Back to the state after power-on. */
     void (*reset)(struct virtio_device *dev);
+    /*
+     * What it has beyond what virtio.c knows. load comes after `reset` and, if the driver is ready, `start`; the
+     * device is held meanwhile. -EINVAL when it cannot be right.
+     */
+    void (*save)(struct virtio_device *dev, struct virtio_own *s);
+    int (*load)(struct virtio_device *dev, const struct virtio_own *s);
     /* Device configuration; any vCPU, dev->lock held; bytes [off, off+len), which may lie beyond what the device has. */
     void (*config_read)(struct virtio_device *dev, unsigned off, void *buf, unsigned len);
     void (*config_write)(struct virtio_device *dev, unsigned off, const void *buf, unsigned len);
@@ -126,6 +155,13 @@ void virtio_reset(struct virtio_device *dev);
 /* Between the two the device does nothing at all; it can be reset or taken apart instead of resumed. No vCPU runs. */
 void virtio_pause(struct virtio_device *dev);
 void virtio_resume(struct virtio_device *dev);
+
+/*
+ * Its state, while it is paused. load is for a device as after a reset; on failure (-EINVAL, the reason in *err) it is
+ * as after a reset again.
+ */
+void virtio_save(struct virtio_device *dev, struct virtio_state *s);
+int virtio_load(struct virtio_device *dev, const struct virtio_state *s, struct err *err);
 
 /* ---- For devices ------------------------------------------------------------------- */
 

@@ -21,12 +21,13 @@
 
 #define F_STREAM (1ull << 0)
 
-#define QUEUE_RX   0
-#define QUEUE_TX   1
-#define QUEUES     3 /* the last one is for events, of which there are none */
-#define QUEUE_SIZE 256
-#define BUDGET     32
-#define PUMP       64 /* packets to the guest in one go */
+#define QUEUE_RX    0
+#define QUEUE_TX    1
+#define QUEUE_EVENT 2
+#define QUEUES      3
+#define QUEUE_SIZE  256
+#define BUDGET      32
+#define PUMP        64 /* packets to the guest in one go */
 
 #define RETRY_MS        20  /* servers that have no room */
 #define ACCEPT_RETRY_MS 100 /* no descriptors */
@@ -136,6 +137,25 @@ static bool pump_locked(struct virtio_vsock *vs)
     return n == PUMP && has_work(vs);
 }
 
+/* TRANSPORT_RESET (5.10.6.7): the guest ends all its connections. */
+static void event_send_locked(struct virtio_vsock *vs)
+{
+    static const uint32_t transport_reset = 0;
+    struct virtq *q = &vs->dev.queue[QUEUE_EVENT];
+    const struct virtq_chain *c = vs->chain;
+    int got = vs->event_due && q->ready ? virtq_pop(q, vs->chain) : 0;
+
+    if (!got)
+        return;
+    if (got < 0 || c->out || c->in_len < sizeof(transport_reset)) {
+        virtio_break(&vs->dev, got < 0 ? q->malformed : "an event buffer cannot be right");
+        return;
+    }
+    vs->event_due = false;
+    virtq_write(q, c->iov, c->in, 0, &transport_reset, sizeof(transport_reset));
+    virtio_push(&vs->dev, QUEUE_EVENT, c->head, sizeof(transport_reset));
+}
+
 /* ---- From the guest ---------------------------------------------------------------------------- */
 
 /* False: there are too many already. */
@@ -200,6 +220,8 @@ static bool process(struct virtio_device *dev, unsigned q)
     vs->open = true;
     if (q == QUEUE_RX)
         virtq_spare_notify(&dev->queue[q]);
+    if (vs->event_due)
+        event_send_locked(vs);
     more |= pump_locked(vs);
     pthread_mutex_unlock(&vs->lock);
     return more;
@@ -278,8 +300,30 @@ static void reset(struct virtio_device *dev)
     pthread_mutex_lock(&vs->lock);
     vsock_drop_all_locked(vs);
     vs->resets = 0;
+    vs->event_due = false;
     vs->tx_stalled = false;
     pthread_mutex_unlock(&vs->lock);
+}
+
+static void save(struct virtio_device *dev, struct virtio_own *s)
+{
+    struct virtio_vsock *vs = vsock_of(dev);
+
+    pthread_mutex_lock(&vs->lock);
+    s->next_port = vs->next_port;
+    pthread_mutex_unlock(&vs->lock);
+}
+
+/* The sockets are those of another process, or of another time (5.10.6.7). */
+static int load(struct virtio_device *dev, const struct virtio_own *s)
+{
+    struct virtio_vsock *vs = vsock_of(dev);
+
+    pthread_mutex_lock(&vs->lock);
+    vs->next_port = s->next_port % VSOCK_FIRST_PORT;
+    vs->event_due = dev->queue[QUEUE_EVENT].ready;
+    pthread_mutex_unlock(&vs->lock);
+    return 0;
 }
 
 static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsigned len)
@@ -295,6 +339,8 @@ static const struct virtio_device_ops vsock_ops = {
     .process = process,
     .drain = drain,
     .reset = reset,
+    .save = save,
+    .load = load,
     .config_read = config_read,
 };
 

@@ -45,6 +45,7 @@ struct virtio_vsock {
     uint32_t next_port;
     struct vsock_reset reset[VIRTIO_VSOCK_RESETS]; /* a ring */
     unsigned reset_first, resets;
+    bool event_due;  /* the guest is to hear that all connections are gone */
     bool tx_stalled; /* the guest's packets wait for room in it */
     bool accept_ready,
         accept_failed;         /* somebody may be waiting at listen_fd; there was no descriptor */
