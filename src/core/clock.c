@@ -129,13 +129,13 @@ static void clock_wait_locked(struct clock *clock)
     uint64_t abs;
     struct timespec ts;
 
-    if (!clock->armed) {
+    if (!clock->armed || clock->stops) {
         clock->wait_ns = UINT64_MAX;
         pthread_cond_wait(&clock->wake, &clock->lock);
         return;
     }
     clock->wait_ns = clock->armed->deadline_ns;
-    if (__builtin_add_overflow(clock->wait_ns, clock->epoch_ns, &abs))
+    if (__builtin_add_overflow(clock->wait_ns, atomic_load(&clock->epoch_ns), &abs))
         abs = UINT64_MAX;
     ts.tv_sec = (time_t)(abs / NSEC_PER_SEC);
     ts.tv_nsec = (long)(abs % NSEC_PER_SEC);
@@ -150,7 +150,7 @@ static void *clock_thread(void *opaque)
     prctl(PR_SET_TIMERSLACK, 1);
     pthread_mutex_lock(&clock->lock);
     while (!clock->stop) {
-        struct vtimer *t = clock->armed;
+        struct vtimer *t = clock->stops ? NULL : clock->armed;
 
         if (t && t->deadline_ns <= clock_now_ns(clock))
             timer_run_locked(clock, t);
@@ -187,7 +187,7 @@ static void clock_start_locked(struct clock *clock)
 int clock_init(struct clock *clock, struct err *err)
 {
     pthread_condattr_t attr;
-    uint64_t tsc = 0;
+    uint64_t ns = 0, tsc = 0;
 
     memset(clock, 0, sizeof(*clock));
     pthread_once(&host_tsc_once, host_tsc_find);
@@ -200,7 +200,8 @@ int clock_init(struct clock *clock, struct err *err)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&clock->wake, &attr);
     pthread_condattr_destroy(&attr);
-    read_pair(CLOCK_MONOTONIC, &clock->epoch_ns, &tsc);
+    read_pair(CLOCK_MONOTONIC, &ns, &tsc);
+    clock->epoch_ns = ns;
     clock->tsc_offset = -tsc;
     clock->tsc_khz = host_tsc_khz;
     return 0;
@@ -231,14 +232,66 @@ void clock_reset_tsc(struct clock *clock)
     atomic_store(&clock->tsc_offset, -__rdtsc());
 }
 
+/* Not 0, which says that the time is not a still one. */
+static uint64_t still(uint64_t ns)
+{
+    return ns ? ns : 1;
+}
+
+void clock_stop(struct clock *clock)
+{
+    uint64_t ns = 0, tsc = 0;
+
+    pthread_mutex_lock(&clock->lock);
+    if (!clock->stops++) {
+        while (clock->running)
+            pthread_cond_wait(&clock->wake, &clock->lock);
+        read_pair(CLOCK_MONOTONIC, &ns, &tsc);
+        clock->still_tsc = tsc + clock->tsc_offset;
+        atomic_store(&clock->still_ns, still(ns - clock->epoch_ns));
+    }
+    pthread_mutex_unlock(&clock->lock);
+}
+
+void clock_go(struct clock *clock)
+{
+    uint64_t ns = 0, tsc = 0;
+
+    pthread_mutex_lock(&clock->lock);
+    if (!--clock->stops) {
+        read_pair(CLOCK_MONOTONIC, &ns, &tsc);
+        atomic_store(&clock->epoch_ns, ns - clock->still_ns);
+        atomic_store(&clock->tsc_offset, clock->still_tsc - tsc);
+        atomic_store(&clock->still_ns, 0);
+        pthread_cond_broadcast(&clock->wake);
+    }
+    pthread_mutex_unlock(&clock->lock);
+}
+
+int clock_put(struct clock *clock, uint64_t now_ns, uint64_t tsc, uint64_t tsc_khz)
+{
+    uint64_t apart = tsc_khz > clock->tsc_khz ? tsc_khz - clock->tsc_khz : clock->tsc_khz - tsc_khz;
+
+    if (apart > clock->tsc_khz / 1000 || now_ns > INT64_MAX)
+        return -EINVAL;
+    pthread_mutex_lock(&clock->lock);
+    atomic_store(&clock->still_ns, still(now_ns));
+    clock->still_tsc = tsc;
+    clock->tsc_khz = tsc_khz;
+    pthread_mutex_unlock(&clock->lock);
+    return 0;
+}
+
 uint64_t clock_now_ns(const struct clock *clock)
 {
-    return read_ns(CLOCK_MONOTONIC) - clock->epoch_ns;
+    uint64_t ns = atomic_load(&clock->still_ns);
+
+    return ns ? ns : read_ns(CLOCK_MONOTONIC) - atomic_load(&clock->epoch_ns);
 }
 
 uint64_t clock_tsc(const struct clock *clock)
 {
-    return __rdtsc() + clock->tsc_offset;
+    return atomic_load(&clock->still_ns) ? clock->still_tsc : __rdtsc() + clock->tsc_offset;
 }
 
 /*

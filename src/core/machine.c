@@ -598,6 +598,49 @@ static int chips_save(struct machine *m, struct machine_chips *s)
     return 0;
 }
 
+int machine_chips_copy(struct vm *vm, struct machine_chips *s, struct err *err)
+{
+    struct machine *m = vm->machine;
+    int rc = chips_save(m, s);
+
+    pthread_mutex_lock(&m->isa_lock);
+    s->isa_levels = m->isa_levels;
+    pthread_mutex_unlock(&m->isa_lock);
+    if (rc < 0)
+        err_set(err, rc, "the %s engine does not give its interrupt controllers' state",
+                vm->engine->name);
+    return rc;
+}
+
+void machine_lines_hold(struct vm *vm)
+{
+    isa_disconnect(vm->machine);
+}
+
+void machine_lines_release(struct vm *vm, const struct machine_chips *s)
+{
+    isa_connect(vm->machine, s->isa_levels);
+}
+
+void machine_lines_settle(struct vm *vm, struct machine_chips *s)
+{
+    struct machine *m = vm->machine;
+
+    pthread_mutex_lock(&m->isa_lock);
+    /* The timer chip's is part of the controllers. */
+    m->isa_levels = (m->isa_levels & ~(1u << IRQ_PIT)) | (s->isa_levels & 1u << IRQ_PIT);
+    m->isa_missed = 0;
+    s->isa_levels = m->isa_levels;
+    pthread_mutex_unlock(&m->isa_lock);
+}
+
+struct machine_devices machine_devices(struct vm *vm)
+{
+    struct machine *m = vm->machine;
+
+    return (struct machine_devices){m->rtc, m->acpipm, m->com1, m->test, &m->pci, m->devices};
+}
+
 int machine_chips_take(struct vm *vm, struct machine_chips *s, struct err *err)
 {
     struct machine *m = vm->machine;

@@ -53,6 +53,31 @@ int machine_chips_take(struct vm *vm, struct machine_chips *s, struct err *err);
 int machine_chips_make(struct vm *vm, struct err *err);
 int machine_chips_give(struct vm *vm, struct machine_chips *s, struct err *err);
 
+/*
+ * A copy of that state without leaving the engine. Between hold and machine_chips_give, or release, what devices drive
+ * is noted only; release wants the copy made since. No vCPU runs.
+ */
+int machine_chips_copy(struct vm *vm, struct machine_chips *s, struct err *err);
+void machine_lines_hold(struct vm *vm);
+void machine_lines_release(struct vm *vm, const struct machine_chips *s);
+
+/*
+ * Devices have been given a state since machine_lines_hold, and drive what follows from it; the state of controllers is
+ * going to be given by machine_chips_give: their lines are those, and what changes from now on is news.
+ */
+void machine_lines_settle(struct vm *vm, struct machine_chips *s);
+
+/* The devices by themselves, for who keeps their state; NULL: there is no such device. */
+struct machine_devices {
+    struct rtc *rtc;
+    struct acpipm *acpipm;
+    struct serial *com1;
+    struct testdev *test;
+    struct pci_bus *pci;
+    struct devices *devices;
+};
+struct machine_devices machine_devices(struct vm *vm);
+
 /* An edge on ISA line `irq`, which is low before and afterwards. Any thread. */
 void machine_isa_pulse(struct vm *vm, unsigned irq);
 

@@ -59,14 +59,6 @@ static int kvm_map_memory(struct vm *vm, struct err *err)
     return kvm_map_slots(vm, 0) < 0 ? kvm_fail(err, "take the guest's memory") : 0;
 }
 
-/* kvmclock shows guest time. */
-static int kvm_set_clock(struct vm *vm, struct err *err)
-{
-    struct kvm_clock_data clock = {.clock = clock_now_ns(&vm->clock)};
-
-    return ioctl(kvm_of(vm)->fd, KVM_SET_CLOCK, &clock) < 0 ? kvm_fail(err, "set its clock") : 0;
-}
-
 static int kvm_make_vm(struct vm *vm, struct err *err)
 {
     struct kvm_vm *k = kvm_of(vm);
@@ -158,9 +150,7 @@ static int kvm_make_vcpu(struct kvm_cpu *c, struct err *err)
     c->run = mmap(NULL, k->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
     if (c->run == MAP_FAILED)
         return kvm_fail(err, "share a virtual CPU's exits");
-    r = c->vcpu->id == 0 ? kvm_set_clock(c->vcpu->vm, err) : 0;
-    if (!r)
-        r = kvm_cpuid_set(c->vcpu, err);
+    r = kvm_cpuid_set(c->vcpu, err);
     return r < 0 ? r : kvm_irqchip_vcpu_init(c->vcpu, err);
 }
 

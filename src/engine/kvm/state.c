@@ -152,6 +152,17 @@ static void tsc_set(struct kvm_cpu *c, uint64_t adjust)
         log_once(LOG_WARN, "KVM does not let the guest's TSC be set");
 }
 
+/* kvmclock shows the time since the TSC was 0, as x86/msr.c has it. All CPUs have the same. */
+static void kvmclock_set(struct kvm_cpu *c)
+{
+    const struct clock *clock = &c->vcpu->vm->clock;
+    struct kvm_clock_data data = {
+        .clock = (uint64_t)((unsigned __int128)clock_tsc(clock) * 1000000 / clock->tsc_khz)};
+
+    if (c->vcpu->id == 0 && ioctl(kvm_of(c->vcpu->vm)->fd, KVM_SET_CLOCK, &data) < 0)
+        log_once(LOG_WARN, "KVM does not let its clock be set: %s", strerror(errno));
+}
+
 /* ---- Run state ---------------------------------------------------------- */
 
 static uint32_t mp_state_of(uint32_t run)
@@ -256,6 +267,7 @@ void kvm_set(struct vcpu *vcpu, const struct x86_state *st)
     ok = ok && ioctl(c->fd, KVM_SET_SREGS, &s) >= 0 && ioctl(c->fd, KVM_SET_REGS, &r) >= 0;
     ok = ok && extended_set(c, st);
     tsc_set(c, st->tsc_adjust);
+    kvmclock_set(c);
     msrs_set(c, st);
     ok = ok && run_state_set(c, st);
     if (!ok)
