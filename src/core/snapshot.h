@@ -14,9 +14,9 @@
 int vm_save(struct vm *vm, int fd, struct err *err);
 
 /*
- * Make a VM that is new (vm_new) what the saved state in cfg.origin says, memory included, in place of loading a
- * kernel; vm_run does it. Every value is checked before anything counts; a mismatch between the saved guest's
- * configuration and this one's is told by name. After a failure the VM can only be freed.
+ * Make a VM that is new (vm_new), with the memory that belongs to it, what the saved state in cfg.origin says, in place
+ * of loading a kernel; vm_run does it. Every value is checked before anything counts; a mismatch between the saved
+ * guest's configuration and this one's is told by name. After a failure the VM can only be freed.
  */
 int vm_restore(struct vm *vm, struct err *err);
 

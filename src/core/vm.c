@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/dirty.h"
 #include "core/ioevent.h"
@@ -252,44 +251,6 @@ static int vm_load(struct vm *vm, struct err *err)
     vm_all_mem_written(vm);
 out:
     free(st);
-    return rc;
-}
-
-/* All of the origin's memory at once. */
-static int vm_read_memory(struct vm *vm, struct err *err)
-{
-    const struct vm_origin *o = vm->cfg.origin;
-    uint64_t at = 0;
-
-    while (at < vm->mem.size) {
-        off_t data = lseek(o->base_fd, (off_t)(o->base_off + at), SEEK_DATA);
-        ssize_t n;
-
-        if (data < 0 && errno == ENXIO)
-            return 0; /* a hole up to the end */
-        if (data < 0)
-            return err_set(err, -errno, "cannot read the guest's memory: %s", strerror(errno));
-        at = (uint64_t)data - o->base_off;
-        if (at >= vm->mem.size)
-            return 0;
-        n = pread(o->base_fd, vm->mem.map + at,
-                  vm->mem.size - at < MIB(4) ? vm->mem.size - at : MIB(4), data);
-        if (n <= 0)
-            return err_set(err, n ? -errno : -EIO, "cannot read the guest's memory: %s",
-                           n ? strerror(errno) : "the file is too short");
-        at += (uint64_t)n;
-    }
-    return 0;
-}
-
-/* From a saved state. */
-static int vm_begin(struct vm *vm, struct err *err)
-{
-    int rc = vm_read_memory(vm, err);
-
-    if (!rc)
-        rc = vm_restore(vm, err);
-    vm_all_mem_written(vm);
     return rc;
 }
 
@@ -544,8 +505,8 @@ static int vm_run_session(struct vm *vm, enum vm_end *end, bool *again, struct e
     int rc;
 
     *again = false;
-    rc = vm->begun || !vm->cfg.origin ? vm_load(vm, err) : vm_begin(vm, err);
-    vm->begun = true;
+    rc = vm->cfg.origin ? vm_restore(vm, err) : vm_load(vm, err);
+    vm->cfg.origin = NULL;
     if (rc < 0)
         return rc;
     rc = session_run(&s, &req, err);

@@ -57,22 +57,17 @@ struct vm_net {
     char base[NET_SWITCH_DIR + 1];  /* folder of the user's networks */
 };
 
-/*
- * What a guest begins from in place of a kernel: a saved state (core/snapshot.h) and the memory that goes with it, the
- * byte at offset n of guest memory at base_off + n of a file or memfd. The descriptors stay the caller's.
- */
+/* What a guest goes on from in place of booting a kernel. */
 struct vm_origin {
-    int state_fd, base_fd;
-    uint64_t base_off; /* a multiple of the page size */
+    int state_fd; /* a saved state (core/snapshot.h), whose memory is vm_config.base; the caller's */
 };
 
 struct vm_config {
     const char *name;
     enum cpu_model cpu;
     unsigned cpus;
-    uint64_t memory; /* bytes */
-    const struct mem_base
-        *base; /* what memory begins as, not used after vm_new; NULL: zeros, and a boot */
+    uint64_t memory;             /* bytes */
+    const struct mem_base *base; /* what memory begins as, not used after vm_new; NULL: zeros */
     const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
     const struct engine_ops *engine;
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
@@ -91,7 +86,7 @@ struct vm_config {
     bool test_devices; /* dev/testdev.h */
     bool stats;
     bool perf_map; /* engine_ops.perf_map will be called */
-    /* Not NULL: go on from there; the kernel is for resets. The caller's, until vm_free. */
+    /* Not NULL: go on from there; the kernel is for resets. The caller's, until vm_run has begun. */
     const struct vm_origin *origin;
 };
 
@@ -126,7 +121,6 @@ struct vm {
     struct memcopy *memcopy;                   /* core/memcopy.h; under lock */
     void (*call)(struct vm *vm, void *opaque); /* for VM_REQ_CALL; under lock */
     void *call_opaque;
-    bool begun;                   /* the origin has been used */
     _Atomic unsigned exit_status; /* a test program's, when it ended with VM_END_POWEROFF; else 0 */
     _Atomic uint32_t requests;    /* enum vm_request bits, for the thread in vm_run */
     _Atomic bool pause, paused;   /* wanted; so it is */

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "core/memcopy.h"
 #include "core/snapshot.h"
 #include "engine/engine.h"
 
@@ -38,23 +39,16 @@ static const struct engine_ops *engine_named(const char *name)
     exit(2);
 }
 
-static bool is_zero(const uint8_t *page)
+static bool copy_memory(struct vm *vm, int fd, struct err *err)
 {
-    const uint64_t *w = (const uint64_t *)(const void *)page;
+    const struct memcopy_config cfg = {.fd = fd};
+    struct memcopy *copy;
+    bool ok;
 
-    for (unsigned i = 0; i < PAGE_SIZE / sizeof(*w); i++)
-        if (w[i])
-            return false;
-    return true;
-}
-
-static bool copy_memory(const struct vm *vm, int fd)
-{
-    bool ok = !ftruncate(fd, (off_t)vm->mem.size);
-
-    for (uint64_t at = 0; ok && at < vm->mem.size; at += PAGE_SIZE)
-        if (!is_zero(vm->mem.map + at))
-            ok = pwrite(fd, vm->mem.map + at, PAGE_SIZE, (off_t)at) == (ssize_t)PAGE_SIZE;
+    if (memcopy_new(&copy, vm, &cfg, err) < 0)
+        return false;
+    ok = !memcopy_start(copy, err) && !memcopy_wait(copy, err);
+    memcopy_free(copy);
     return ok;
 }
 
@@ -67,7 +61,7 @@ static void save(struct vm *vm, void *opaque)
 
     s->state_fd = memfd_create("state", MFD_CLOEXEC);
     s->memory_fd = memfd_create("memory", MFD_CLOEXEC);
-    ok = !vm_save(vm, s->state_fd, &err) && copy_memory(vm, s->memory_fd);
+    ok = !vm_save(vm, s->state_fd, &err) && copy_memory(vm, s->memory_fd, &err);
     if (err.code)
         err_report(&err);
     pthread_mutex_lock(&s->lock);
@@ -148,6 +142,7 @@ static int run_one(struct snapper *s, const struct vm_config *cfg, enum vm_end *
 
 static int run_all(struct snapper *s, struct vm_config *cfg, enum vm_end *end, struct err *err)
 {
+    struct mem_base base = {.offset = 0};
     struct vm_origin origin;
     int r = run_one(s, cfg, end, err);
 
@@ -155,11 +150,13 @@ static int run_all(struct snapper *s, struct vm_config *cfg, enum vm_end *end, s
         cfg->engine = engine_named(*s->names++);
         printf("SNAP to %s\n", cfg->engine->name);
         fflush(stdout);
-        origin = (struct vm_origin){.state_fd = s->state_fd, .base_fd = s->memory_fd};
+        origin.state_fd = s->state_fd;
+        base.fd = s->memory_fd;
         cfg->origin = &origin;
+        cfg->base = &base;
         r = run_one(s, cfg, end, err);
         close(origin.state_fd);
-        close(origin.base_fd);
+        close(base.fd);
     }
     return r;
 }
