@@ -26,7 +26,7 @@ static int wait_for(struct client_conn *conn, short events, struct err *err)
     int r;
 
     do {
-        r = poll(&p, 1, PATIENCE);
+        r = poll(&p, 1, conn->patience);
     } while (r < 0 && errno == EINTR);
     if (r > 0)
         return 0;
@@ -99,6 +99,7 @@ int client_init(struct client_conn *conn, const char *dir, struct err *err)
 
     conn->nin = 0;
     conn->fd = -1;
+    conn->patience = PATIENCE;
     conn->in = malloc(ANSWER_MAX);
     if (!conn->in)
         return err_set(err, -ENOMEM, "no memory for the control connection");

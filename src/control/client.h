@@ -12,11 +12,12 @@ struct client_conn {
     int fd; /* -1: not connected */
     char *in;
     size_t nin;
+    int patience; /* ms that an answer may take; -1: for ever */
 };
 
 /*
  * Connect to the guest whose run directory is `dir`, and see that it speaks our protocol. -ENOENT and -ECONNREFUSED: nobody
- * listens there. Waits for each answer for up to 30 seconds, then -ETIMEDOUT. The caller frees with client_fini in any case.
+ * listens there. Waits for each answer for up to 30 seconds, unless conn->patience is changed then, and fails with -ETIMEDOUT. The caller frees with client_fini in any case.
  */
 int client_init(struct client_conn *conn, const char *dir, struct err *err);
 void client_fini(struct client_conn *conn); /* idempotent */

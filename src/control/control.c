@@ -24,6 +24,8 @@
 
 struct client {
     int fd;
+    uint64_t number;     /* nobody else's */
+    bool waiting;        /* for the job */
     bool console, input; /* a byte stream; what it sends is typed */
     bool closing;        /* once `out` is gone */
     bool eof;            /* sends nothing any more */
@@ -35,8 +37,22 @@ struct client {
     uint64_t used; /* larger: later */
 };
 
+/* The command that is carried out on a thread of its own. */
+struct job {
+    pthread_t thread;
+    bool active;
+    uint64_t client; /* who waits for it, if he is still there */
+    struct proto_request req;
+    struct control_call call;
+    struct err err;
+    int result;
+    int done_fd;
+};
+
 struct control {
     struct control_config cfg;
+    struct job job;
+    uint64_t clients_ever;
     int listen, wake, dir;
     char path[128]; /* of the socket */
     bool started;
@@ -52,6 +68,8 @@ static void client_drop(struct control *c, struct client *cl)
 {
     if (cl->console)
         conlog_watch(c->cfg.console, false);
+    if (cl->waiting)
+        atomic_store(&c->job.call.gone, true);
     close(cl->fd);
     free(cl->in);
     free(cl->out);
@@ -94,10 +112,10 @@ static bool is_friend(int fd)
 
 static struct client *longest_idle(struct control *c)
 {
-    struct client *oldest = &c->clients[0];
+    struct client *oldest = &c->clients[c->clients[0].waiting];
 
-    for (unsigned i = 1; i < c->count; i++)
-        if (c->clients[i].used < oldest->used)
+    for (unsigned i = 0; i < c->count; i++)
+        if (!c->clients[i].waiting && c->clients[i].used < oldest->used)
             oldest = &c->clients[i];
     return oldest;
 }
@@ -122,7 +140,7 @@ static void client_accept(struct control *c)
     if (c->count == MAX_CLIENTS)
         client_drop(c, longest_idle(c));
     cl = &c->clients[c->count++];
-    *cl = (struct client){.fd = fd, .in = in, .used = ++c->uses};
+    *cl = (struct client){.fd = fd, .in = in, .used = ++c->uses, .number = ++c->clients_ever};
     client_say(cl, proto_greeting(c->cfg.vm->cfg.name));
 }
 
@@ -145,8 +163,86 @@ static int carry_out(struct control_call *call, const char *name, struct err *er
         err_set(err, -ENOSYS, "there is no command '%.80s'", name);
         return err_next(err, "The command 'commands' lists those that there are.");
     }
+    call->command = cmd;
     r = proto_args_check(cmd->args, call->args, err);
-    return r ? r : cmd->run(call, err);
+    return r || !cmd->run ? r : cmd->run(call, err);
+}
+
+/* ---- The job ---------------------------------------------------------------- */
+
+static void *job_main(void *opaque)
+{
+    struct job *job = opaque;
+    uint64_t one = 1;
+
+    job->result = job->call.command->job(&job->call, &job->err);
+    while (write(job->done_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+    return NULL;
+}
+
+static int start_thread(pthread_t *thread, void *(*fn)(void *), void *opaque, const char *name)
+{
+    sigset_t all, old;
+    int r;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    r = pthread_create(thread, NULL, fn, opaque);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!r)
+        pthread_setname_np(*thread, name);
+    return -r;
+}
+
+/* Takes over the request and its call. */
+static int job_start(struct control *c, struct client *cl, struct proto_request *req,
+                     struct control_call *call, struct err *err)
+{
+    struct job *job = &c->job;
+    int r;
+
+    if (job->active) {
+        err_set(err, -EBUSY, "the guest is still busy with '%s'", job->call.command->name);
+        err_next(err, "Try again in a moment.");
+        return -EBUSY;
+    }
+    job->client = cl->number;
+    job->req = *req;
+    job->call = *call;
+    job->err = (struct err){0};
+    r = start_thread(&job->thread, job_main, job, "job");
+    if (r)
+        return err_set(err, r, "cannot start a thread for '%s': %s", call->command->name,
+                       strerror(-r));
+    job->active = cl->waiting = true;
+    *req = (struct proto_request){0};
+    call->result = NULL;
+    return 0;
+}
+
+/* It is over, or will be soon: tell who waits for it. */
+static void job_end(struct control *c)
+{
+    struct job *job = &c->job;
+    uint64_t count;
+
+    if (!job->active)
+        return;
+    pthread_join(job->thread, NULL);
+    while (read(job->done_fd, &count, sizeof(count)) < 0 && errno == EINTR)
+        ;
+    for (unsigned i = 0; i < c->count; i++) {
+        struct client *cl = &c->clients[i];
+
+        if (cl->number != job->client)
+            continue;
+        client_say(cl, proto_answer(job->req.id, job->call.result, job->result ? &job->err : NULL));
+        cl->waiting = false;
+    }
+    proto_request_fini(&job->req);
+    json_decref(job->call.result);
+    job->active = false;
 }
 
 static void become_console(struct control *c, struct client *cl, const struct control_call *call)
@@ -169,6 +265,11 @@ static void answer_line(struct control *c, struct client *cl, size_t len)
     call.args = req.args;
     if (!r)
         r = carry_out(&call, req.command, &err);
+    if (!r && call.command->job) {
+        r = job_start(c, cl, &req, &call, &err);
+        if (!r)
+            return;
+    }
     client_say(cl, proto_answer(req.id, call.result, r ? &err : NULL));
     if (!r && call.console)
         become_console(c, cl, &call);
@@ -183,7 +284,7 @@ static void client_serve(struct control *c, struct client *cl)
     struct err err = {0};
     size_t len;
 
-    if (cl->out || cl->closing || cl->console)
+    if (cl->out || cl->closing || cl->console || cl->waiting)
         return;
     if (end) {
         len = (size_t)(end - cl->in);
@@ -283,7 +384,7 @@ static bool client_turn(struct control *c, struct client *cl, short revents)
         return false;
     client_serve(c, cl);
     if (!cl->console)
-        return cl->out || has_request(cl) || !cl->eof;
+        return cl->out || cl->waiting || has_request(cl) || !cl->eof;
     console_type(c, cl);
     return cl->out || console_show(c, cl);
 }
@@ -302,13 +403,13 @@ static bool served_left(const struct control *c)
     for (unsigned i = 0; i < c->count; i++) {
         const struct client *cl = &c->clients[i];
 
-        if (!cl->console && !cl->out && !cl->closing && has_request(cl))
+        if (!cl->console && !cl->out && !cl->closing && !cl->waiting && has_request(cl))
             return true;
     }
     return false;
 }
 
-enum { P_WAKE, P_LISTEN, P_TYPED, P_CONSOLE, P_CLIENTS };
+enum { P_WAKE, P_LISTEN, P_JOB, P_TYPED, P_CONSOLE, P_CLIENTS };
 
 static void *control_main(void *opaque)
 {
@@ -320,6 +421,7 @@ static void *control_main(void *opaque)
         n = c->count;
         p[P_WAKE] = (struct pollfd){.fd = c->wake, .events = POLLIN};
         p[P_LISTEN] = (struct pollfd){.fd = c->listen, .events = POLLIN};
+        p[P_JOB] = (struct pollfd){.fd = c->job.done_fd, .events = POLLIN};
         p[P_TYPED] =
             (struct pollfd){.fd = typed_left(c) ? c->cfg.console_in : -1, .events = POLLOUT};
         p[P_CONSOLE] = (struct pollfd){.fd = c->cfg.console ? conlog_wake_fd(c->cfg.console) : -1,
@@ -333,6 +435,8 @@ static void *control_main(void *opaque)
             return NULL;
         if (p[P_CONSOLE].revents)
             conlog_woken(c->cfg.console);
+        if (p[P_JOB].revents)
+            job_end(c);
         /* Downwards, since one that goes is replaced by the last. */
         for (unsigned i = n; i-- > 0;)
             if (!client_turn(c, &c->clients[i], p[P_CLIENTS + i].revents))
@@ -343,21 +447,6 @@ static void *control_main(void *opaque)
 }
 
 /* ---- Life ------------------------------------------------------------------- */
-
-static int thread_start(struct control *c)
-{
-    sigset_t all, old;
-    int r;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    r = pthread_create(&c->thread, NULL, control_main, c);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    c->started = !r;
-    if (!r)
-        pthread_setname_np(c->thread, "control");
-    return -r;
-}
 
 int control_address(const char *dir, char *buf, size_t size, int *fd, struct err *err)
 {
@@ -384,7 +473,10 @@ int control_new(struct control **out, const struct control_config *cfg, struct e
     c->cfg = *cfg;
     c->listen = c->dir = -1;
     c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    r = c->wake < 0 ? err_set(err, -errno, "cannot make an eventfd: %s", strerror(errno)) : 0;
+    c->job.done_fd = eventfd(0, EFD_CLOEXEC);
+    r = c->wake < 0 || c->job.done_fd < 0
+            ? err_set(err, -errno, "cannot make an eventfd: %s", strerror(errno))
+            : 0;
     if (!r)
         r = control_address(cfg->dir, c->path, sizeof(c->path), &c->dir, err);
     if (!r) {
@@ -392,7 +484,8 @@ int control_new(struct control **out, const struct control_config *cfg, struct e
         r = c->listen < 0 ? c->listen : 0;
     }
     if (!r) {
-        r = thread_start(c);
+        r = start_thread(&c->thread, control_main, c, "control");
+        c->started = !r;
         if (r)
             err_set(err, r, "cannot start the control socket's thread: %s", strerror(-r));
     }
@@ -425,6 +518,8 @@ void control_stop(struct control *c)
         pthread_join(c->thread, NULL);
         c->started = false;
     }
+    atomic_store(&c->job.call.gone, true);
+    job_end(c);
     if (c->listen >= 0) {
         unlink(c->path);
         close(c->listen);
@@ -445,5 +540,7 @@ void control_free(struct control *c)
         close(c->dir);
     if (c->wake >= 0)
         close(c->wake);
+    if (c->job.done_fd >= 0)
+        close(c->job.done_fd);
     free(c);
 }

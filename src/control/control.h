@@ -48,10 +48,13 @@ int control_address(const char *dir, char *buf, size_t size, int *fd, struct err
 /* A request being carried out. */
 struct control_call {
     const struct control_config *cfg;
+    const struct control_command *command;
     const json_t *args; /* as the command's table of arguments wants them */
     json_t *result;     /* an object for the command to fill in */
     bool console;       /* set: the connection becomes a console */
     bool replay, input;
+    _Atomic bool
+        gone; /* of a job: who asked for it went away, or the guest did; it is of no use any more */
 };
 
 struct control_command {
@@ -59,6 +62,11 @@ struct control_command {
     const struct proto_arg *args; /* NULL: none */
     /* On the control thread: may not wait. 0, or a negative errno with the reason. */
     int (*run)(struct control_call *call, struct err *err);
+    /*
+     * Instead of `run`, on a thread of its own, and the answer comes when it returns. One job at a time: others get
+     * -EBUSY. It is to end soon once the call is `gone`, or vm_call_wait says that the run is over.
+     */
+    int (*job)(struct control_call *call, struct err *err);
 };
 
 extern const struct control_command control_commands[]; /* ends with name NULL */

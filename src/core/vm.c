@@ -374,6 +374,44 @@ void vm_request_call(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), voi
     vm_request(vm, VM_REQ_CALL);
 }
 
+struct call_waiter {
+    void (*fn)(struct vm *vm, void *opaque);
+    void *opaque;
+    bool done; /* under vm->lock */
+};
+
+static void call_for_waiter(struct vm *vm, void *opaque)
+{
+    struct call_waiter *w = opaque;
+
+    w->fn(vm, w->opaque);
+    pthread_mutex_lock(&vm->lock);
+    w->done = true;
+    pthread_cond_broadcast(&vm->wake);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+int vm_call_wait(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), void *opaque)
+{
+    struct call_waiter w = {.fn = fn, .opaque = opaque};
+
+    pthread_mutex_lock(&vm->lock);
+    while (vm->call && !vm->over)
+        pthread_cond_wait(&vm->wake, &vm->lock);
+    if (!vm->over) {
+        vm->call = call_for_waiter;
+        vm->call_opaque = &w;
+        atomic_fetch_or(&vm->requests, VM_REQ_CALL);
+        pthread_cond_broadcast(&vm->wake);
+    }
+    while (!w.done && !vm->over)
+        pthread_cond_wait(&vm->wake, &vm->lock);
+    if (vm->call_opaque == &w)
+        vm->call = NULL;
+    pthread_mutex_unlock(&vm->lock);
+    return w.done ? 0 : -ESHUTDOWN;
+}
+
 void vm_pause(struct vm *vm, bool pause)
 {
     atomic_store(&vm->pause, pause);
@@ -464,7 +502,12 @@ static void vm_call(struct vm *vm)
     pthread_mutex_lock(&vm->lock);
     fn = vm->call;
     opaque = vm->call_opaque;
+    vm->call = NULL;
+    vm->call_opaque = NULL;
+    pthread_cond_broadcast(&vm->wake);
     pthread_mutex_unlock(&vm->lock);
+    if (!fn)
+        return;
     machine_pause(vm);
     fn(vm, opaque);
     machine_resume(vm);
@@ -537,5 +580,9 @@ int vm_run(struct vm *vm, enum vm_end *end, struct err *err)
         *end = VM_END_FAILED;
         rc = vm_run_session(vm, end, &again, err);
     } while (again);
+    pthread_mutex_lock(&vm->lock);
+    vm->over = true;
+    pthread_cond_broadcast(&vm->wake);
+    pthread_mutex_unlock(&vm->lock);
     return rc;
 }

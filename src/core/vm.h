@@ -119,8 +119,9 @@ struct vm {
     _Atomic uint64_t *dirty; /* core/dirty.h */
     _Atomic bool dirty_on;
     struct memcopy *memcopy;                   /* core/memcopy.h; under lock */
-    void (*call)(struct vm *vm, void *opaque); /* for VM_REQ_CALL; under lock */
+    void (*call)(struct vm *vm, void *opaque); /* for VM_REQ_CALL, NULL: none; under lock */
     void *call_opaque;
+    bool over;                    /* vm_run has ended; under lock */
     _Atomic unsigned exit_status; /* a test program's, when it ended with VM_END_POWEROFF; else 0 */
     _Atomic uint32_t requests;    /* enum vm_request bits, for the thread in vm_run */
     _Atomic bool pause, paused;   /* wanted; so it is */
@@ -150,6 +151,12 @@ void vm_request_move(struct vm *vm, const struct engine_ops *to);
  * was called nobody asks for another; it is not when the run ends before.
  */
 void vm_request_call(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), void *opaque);
+
+/*
+ * The same, and wait until it is done; any number of threads, not that of vm_run. -ESHUTDOWN: the run ended before, and fn
+ * is not called.
+ */
+int vm_call_wait(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), void *opaque);
 
 /*
  * Have the vCPUs and devices stand still, or go on. Guest time runs on meanwhile. Any thread; returns at once, and

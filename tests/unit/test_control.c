@@ -69,6 +69,22 @@ static int do_console(struct control_call *call, struct err *err)
     return 0;
 }
 
+static _Atomic bool job_go;
+static _Atomic unsigned jobs_lost;
+
+/* Until the test lets it go on, or it is of no use any more. */
+static int do_job(struct control_call *call, struct err *err)
+{
+    while (!atomic_load(&job_go))
+        if (!atomic_load(&call->gone)) {
+            usleep(1000);
+        } else {
+            jobs_lost++;
+            return err_set(err, -ECANCELED, "nobody waits any more");
+        }
+    return json_object_update(call->result, (json_t *)call->args);
+}
+
 static const struct proto_arg echo_args[] = {
     {"text", PROTO_STRING, true}, {"n", PROTO_INT, false}, {NULL}};
 static const struct proto_arg console_args[] = {
@@ -80,6 +96,7 @@ const struct control_command control_commands[] = {
     {"big", NULL, do_big},
     {"quit", NULL, do_quit},
     {"console", console_args, do_console},
+    {"job", echo_args, .job = do_job},
     {NULL},
 };
 
@@ -467,6 +484,35 @@ static void client_alone(void **state)
     client_fini(&conn);
 }
 
+/* A job holds up nobody but who waits for it; there is one at a time, and it ends when nobody waits for it any more. */
+static void jobs(void **state)
+{
+    int a = dial_greeted(), b = dial_greeted();
+
+    atomic_store(&job_go, false);
+    say(a, "{\"command\":\"job\",\"arguments\":{\"text\":\"one\"},\"id\":1}\n"
+           "{\"command\":\"echo\",\"arguments\":{\"text\":\"two\"},\"id\":2}\n");
+    say(b, "{\"command\":\"job\",\"arguments\":{}}\n");
+    assert_non_null(strstr(line(b), "EINVAL"));
+    say(b, "{\"command\":\"echo\",\"arguments\":{\"text\":\"here\"}}\n");
+    assert_non_null(strstr(line(b), "here"));
+    do
+        say(b, "{\"command\":\"job\",\"arguments\":{\"text\":\"b\"}}\n");
+    while (!strstr(line(b), "busy"));
+    atomic_store(&job_go, true);
+    assert_non_null(strstr(line(a), "one"));
+    assert_non_null(strstr(line(a), "two"));
+    atomic_store(&job_go, false);
+    say(a, "{\"command\":\"job\",\"arguments\":{\"text\":\"lost\"}}\n");
+    close(a);
+    while (!atomic_load(&jobs_lost))
+        usleep(1000);
+    say(b, "{\"command\":\"job\",\"arguments\":{\"text\":\"never\"}}\n");
+    say(b, "{\"command\":\"echo\",\"arguments\":{\"text\":\"x\"}}\n");
+    control_stop(control);
+    close(b);
+}
+
 /* A run directory whose path is too long for a socket. */
 static void long_path(void **state)
 {
@@ -509,6 +555,7 @@ int main(void)
         TEST(client),
         TEST(client_alone),
         TEST(long_path),
+        TEST(jobs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
