@@ -7,11 +7,18 @@ _lodge_guests()
     "${COMP_WORDS[0]}" ls --quiet 2>/dev/null
 }
 
+# Tags of the guest that the words before name.
+_lodge_tags()
+{
+    [[ -z ${COMP_WORDS[2]} || ${COMP_WORDS[2]} == -* ]] && return
+    "${COMP_WORDS[0]}" snapshots --quiet "${COMP_WORDS[2]}" 2>/dev/null
+}
+
 _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
-    local verbs="run create start stop restart kill pause resume balloon ls info port console logs rm recover prune rename edit validate exec shell image
+    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon ls info port console logs rm recover prune rename edit validate exec shell image
         doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
@@ -52,6 +59,18 @@ _lodge()
     stop:--timeout | stop:-t | restart:--timeout | restart:-t) words="10 60 300" ;;
     stop:* | restart:*) words="$(_lodge_guests) -t --timeout -q --quiet -h --help" ;;
     balloon:*) words="$(_lodge_guests) --json -h --help" ;;
+    snapshot:--format) words="text json" ;;
+    snapshots:--format) words="table json" ;;
+    snapshot:* | restore:*)
+        words="--rm --format -q --quiet -h --help"
+        [[ $verb == restore ]] && words="-q --quiet -h --help"
+        if [[ $COMP_CWORD -gt 2 && $prev != -* ]]; then
+            words="$(_lodge_tags) $words"
+        else
+            words="$(_lodge_guests) $words"
+        fi
+        ;;
+    snapshots:*) words="$(_lodge_guests) --format -q --quiet -h --help" ;;
     start:* | kill:* | pause:* | resume:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
     ls:--format) words="table json" ;;
     ls:*) words="--format -q --quiet -h --help" ;;

@@ -7,6 +7,12 @@ function __lodge_guests
     command $words[1] ls --quiet 2>/dev/null
 end
 
+# Tags of the guest that the words before name.
+function __lodge_tags
+    set -l words (commandline -opc)
+    test (count $words) -ge 3; and command $words[1] snapshots --quiet $words[3] 2>/dev/null
+end
+
 complete -c lodge -f
 complete -c lodge -n __fish_use_subcommand -a run -d 'Run a guest, in the foreground unless --detach'
 complete -c lodge -n __fish_use_subcommand -a create -d "Keep a guest's definition, to be started later"
@@ -16,6 +22,9 @@ complete -c lodge -n __fish_use_subcommand -a restart -d "Stop guests and start 
 complete -c lodge -n __fish_use_subcommand -a kill -d "End guests at once"
 complete -c lodge -n __fish_use_subcommand -a pause -d "Have guests stand still"
 complete -c lodge -n __fish_use_subcommand -a resume -d "Have paused guests go on"
+complete -c lodge -n __fish_use_subcommand -a snapshot -d "Keep a running guest as it is now"
+complete -c lodge -n __fish_use_subcommand -a snapshots -d "List a guest's snapshots"
+complete -c lodge -n __fish_use_subcommand -a restore -d "Have a guest go on from a snapshot"
 complete -c lodge -n __fish_use_subcommand -a balloon -d "Say how much memory a guest uses or is to keep"
 complete -c lodge -n '__fish_seen_subcommand_from balloon' -l json -d 'Print everything as JSON'
 complete -c lodge -n __fish_use_subcommand -a ls -d "List guests"
@@ -73,11 +82,16 @@ complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \
     -d 'How to print the findings'
-complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume balloon ls info port console logs rm recover prune rename edit validate image doctor help version'
+complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume snapshot snapshots restore balloon ls info port console logs rm recover prune rename edit validate image doctor help version'
 
-set -l named start stop restart kill pause resume balloon info port console logs rm recover rename edit
+set -l named start stop restart kill pause resume snapshot snapshots restore balloon info port console logs rm recover rename edit
 complete -c lodge -n "__fish_seen_subcommand_from $named; and not __fish_seen_subcommand_from image" \
     -a '(__lodge_guests)'
+complete -c lodge -n '__fish_seen_subcommand_from snapshot restore' -a '(__lodge_tags)'
+complete -c lodge -n '__fish_seen_subcommand_from snapshot' -l rm -d 'Remove that snapshot'
+complete -c lodge -n '__fish_seen_subcommand_from snapshot' -l format -x -a 'text json' -d 'How to print'
+complete -c lodge -n '__fish_seen_subcommand_from snapshots' -l format -x -a 'table json' -d 'How to print'
+complete -c lodge -n '__fish_seen_subcommand_from snapshot snapshots restore' -s q -l quiet -d 'Print less'
 complete -c lodge -n '__fish_seen_subcommand_from validate' -F
 complete -c lodge -n '__fish_seen_subcommand_from stop restart' -s t -l timeout -x -a '10 60 300' \
     -d 'How long a guest may take'

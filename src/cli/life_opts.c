@@ -99,3 +99,27 @@ const struct opt_desc logs_opts[] = {
 const struct opt_desc rm_opts[] = {FORCE("kill those that run"), QUIET, {NULL}};
 const struct opt_desc prune_opts[] = {FORCE("do not ask"), QUIET, {NULL}};
 const struct opt_desc define_opts[] = {QUIET, {NULL}};
+
+#undef QUIET
+#undef FIELD
+#define FIELD(f) .field = offsetof(struct snapshot_opts, f)
+#define FORMAT(text)                                                                               \
+    {                                                                                              \
+        .name = "format", .arg = text "|json", .parse = opt_choice, .choices = text "|json",       \
+        .def = text, FIELD(format), .help = "how to print"                                         \
+    }
+#define QUIET(text)                                                                                \
+    {                                                                                              \
+        .name = "quiet", .letter = 'q', .parse = opt_flag, FIELD(quiet), .help = text              \
+    }
+
+const struct opt_desc snapshot_opts[] = {
+    {.name = "rm", .parse = opt_flag, FIELD(rm), .help = "remove that snapshot instead"},
+    FORMAT("text"),
+    QUIET("print nothing"),
+    {NULL},
+};
+
+const struct opt_desc snapshots_opts[] = {FORMAT("table"), QUIET("print nothing but tags"), {NULL}};
+
+const struct opt_desc restore_opts[] = {QUIET("do not print the guest's name"), {NULL}};

@@ -28,4 +28,10 @@ struct define_opts {
     bool force, quiet;
 };
 
+/* snapshot, snapshots, restore */
+struct snapshot_opts {
+    const char *format;
+    bool quiet, rm;
+};
+
 #endif

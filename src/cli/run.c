@@ -20,6 +20,7 @@
 #include "cli/engines.h"
 #include "cli/guest_image.h"
 #include "cli/host.h"
+#include "cli/origin.h"
 #include "cli/registry.h"
 #include "cli/size.h"
 #include "cli/state.h"
@@ -360,6 +361,7 @@ static int run_vm(struct session *s, struct err *err)
     };
     struct err map_err = {0};
     enum vm_end end = VM_END_FAILED;
+    struct origin origin;
     struct vm *vm;
     char *stats = NULL, vsock[sizeof(s->reg.dir) + sizeof(REGISTRY_VSOCK)];
     int r;
@@ -373,16 +375,22 @@ static int run_vm(struct session *s, struct err *err)
     } else if (strcmp(o->vsock, "off")) {
         cfg.vsock = o->vsock;
     }
-    r = vm_new(&vm, &cfg, err);
-    if (r)
+    r = origin_open(&origin, o->restore, &cfg, err);
+    if (!r)
+        r = vm_new(&vm, &cfg, err);
+    if (r) {
+        origin_close(&origin, err);
         return r;
+    }
     r = start_control(s, vm, err);
     if (!r)
         r = say_reach(s, vm, err);
     if (r) {
+        origin_close(&origin, err);
         vm_free(vm);
         return r;
     }
+    origin_watch(&origin, vm);
     say_start(s);
     say_ports(s, vm);
     if (s->detach)
@@ -392,6 +400,8 @@ static int run_vm(struct session *s, struct err *err)
     r = vm_run(vm, &end, err);
     s->status = (int)atomic_load(&vm->exit_status);
     session_set_vm(s, NULL);
+    if (origin_close(&origin, err))
+        r = err->code;
     control_stop(s->control);
     s->wall = seconds_now() - s->start;
     if (o->stats)

@@ -24,9 +24,10 @@ struct run_opts {
     const char *image; /* of a system; NULL: kernel says what is run */
     const char *user, *ssh_key, *user_data;
     const char *kernel, *initrd, *append;
-    unsigned cpus;   /* 0: not given */
-    uint64_t memory; /* 0: not given */
-    int escape;      /* control byte, -1: none */
+    const char *restore; /* the folder of a snapshot to go on from; NULL: boot */
+    unsigned cpus;       /* 0: not given */
+    uint64_t memory;     /* 0: not given */
+    int escape;          /* control byte, -1: none */
     struct run_disks disks;
     struct run_ports ports;
     struct run_nets nets;

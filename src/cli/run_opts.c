@@ -100,6 +100,7 @@ void run_opts_take_once(struct run_opts *o, const struct run_opts *from)
     o->name = from->name;
     o->file = from->file;
     o->detach = from->detach;
+    o->restore = from->restore;
     o->rm = from->rm;
     o->stats = from->stats;
     o->perf_map = from->perf_map;

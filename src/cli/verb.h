@@ -65,6 +65,9 @@ int verb_kill(const struct verb *verb, int argc, char **argv);
 int verb_pause(const struct verb *verb, int argc, char **argv);
 int verb_resume(const struct verb *verb, int argc, char **argv);
 int verb_balloon(const struct verb *verb, int argc, char **argv);
+int verb_snapshot(const struct verb *verb, int argc, char **argv);
+int verb_snapshots(const struct verb *verb, int argc, char **argv);
+int verb_restore(const struct verb *verb, int argc, char **argv);
 int verb_ls(const struct verb *verb, int argc, char **argv);
 int verb_info(const struct verb *verb, int argc, char **argv);
 int verb_port(const struct verb *verb, int argc, char **argv);
@@ -79,6 +82,7 @@ int verb_validate(const struct verb *verb, int argc, char **argv);
 
 extern const struct opt_desc ls_opts[], info_opts[], console_opts[], logs_opts[];
 extern const struct opt_desc port_opts[], power_opts[], stop_opts[];
+extern const struct opt_desc snapshot_opts[], snapshots_opts[], restore_opts[];
 extern const struct opt_desc balloon_opts[];
 extern const struct opt_desc rm_opts[], prune_opts[], define_opts[];
 extern const struct opt_desc run_opts[];

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "control/commands_net.h"
+#include "control/commands_snapshot.h"
 #include "control/control.h"
 #include "core/machine.h"
 #include "core/vm.h"
@@ -36,7 +37,7 @@ static const char *state_name(const struct vm *vm)
 
 static int do_status(struct control_call *call, struct err *err)
 {
-    const struct vm *vm = call->cfg->vm;
+    struct vm *vm = call->cfg->vm;
     double uptime = (double)clock_now_ns(&vm->clock) / 1e9;
     struct timespec now;
     json_t *o;
@@ -51,6 +52,7 @@ static int do_status(struct control_call *call, struct err *err)
                   "uptime", uptime);
     r = o ? json_object_update(call->result, o) : -1;
     json_decref(o);
+    control_copying(call->cfg->vm, call->result);
     return r ? err_set(err, -ENOMEM, "no memory for the answer") : 0;
 }
 
@@ -196,5 +198,6 @@ const struct control_command control_commands[] = {
     {"ports", NULL, control_ports},
     {"publish", control_publish_args, control_publish},
     {"unpublish", control_publish_args, control_unpublish},
+    {"snapshot", control_snapshot_args, .job = control_snapshot},
     {NULL},
 };

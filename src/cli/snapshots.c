@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "cli/snapshots.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/registry.h"
+#include "control/commands_snapshot.h"
+
+static int check_tag(const char *tag, struct err *err)
+{
+    if (!registry_check_name(tag, NULL))
+        return 0;
+    err_set(err, -EINVAL, "'%.80s' is no tag for a snapshot", tag);
+    return err_next(err, "Use letters, digits, '.', '_' and '-', like before-upgrade.");
+}
+
+int snapshot_path(char buf[STATE_PATH], const char *name, const char *tag, const char *file,
+                  struct err *err)
+{
+    char in[200];
+    int r = registry_check_name(name, err);
+
+    if (!r)
+        r = check_tag(tag, err);
+    if (r)
+        return r;
+    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/%s%s%s", tag, file ? "/" : "", file ? file : "");
+    return state_path(buf, name, in, err);
+}
+
+int snapshots_make_dir(const char *name, struct err *err)
+{
+    char path[STATE_PATH];
+    int r = state_path(path, name, SNAPSHOTS_DIR, err);
+
+    if (!r && mkdir(path, 0700) && errno != EEXIST)
+        r = err_set(err, -errno, "cannot make the folder %s: %s", path, strerror(errno));
+    return r;
+}
+
+int snapshots_list(const char *name, struct state_names *tags, struct err *err)
+{
+    char path[STATE_PATH];
+    struct dirent *e;
+    DIR *d;
+    int r = registry_check_name(name, err);
+
+    *tags = (struct state_names){0};
+    if (!r)
+        r = state_path(path, name, SNAPSHOTS_DIR, err);
+    if (!r && !state_exists(name)) {
+        err_set(err, -ENOENT, "there is no guest named %s", name);
+        r = err_next(err, "lodge ls shows those that there are.");
+    }
+    if (r)
+        return r;
+    d = opendir(path);
+    if (!d)
+        return errno == ENOENT ? 0
+                               : err_set(err, -errno, "cannot read %s: %s", path, strerror(errno));
+    while (!r && (e = readdir(d)))
+        if (!registry_check_name(e->d_name, NULL) && !state_names_add(tags, e->d_name))
+            r = err_set(err, -ENOMEM, "no memory for the list of snapshots");
+    closedir(d);
+    if (r)
+        state_names_free(tags);
+    return r;
+}
+
+static uint64_t size_on_disk(const char *dir)
+{
+    char path[STATE_PATH + 300];
+    uint64_t size = 0;
+    struct dirent *e;
+    struct stat st;
+    DIR *d = opendir(dir);
+
+    while (d && (e = readdir(d))) {
+        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+        if (!lstat(path, &st) && S_ISREG(st.st_mode))
+            size += (uint64_t)st.st_blocks * 512;
+    }
+    if (d)
+        closedir(d);
+    return size;
+}
+
+json_t *snapshot_facts(const char *name, const char *tag)
+{
+    char dir[STATE_PATH], path[STATE_PATH];
+    json_t *meta;
+
+    if (snapshot_path(dir, name, tag, NULL, NULL) ||
+        snapshot_path(path, name, tag, CONTROL_META, NULL))
+        return NULL;
+    meta = json_load_file(path, 0, NULL);
+    if (!json_is_object(meta)) {
+        json_decref(meta);
+        return NULL;
+    }
+    json_object_set_new(meta, "tag", json_string(tag));
+    json_object_set_new(meta, "size", json_integer((json_int_t)size_on_disk(dir)));
+    return meta;
+}
+
+int snapshot_definition(const char *name, const char *tag, struct definition *def, struct err *err)
+{
+    char path[STATE_PATH];
+    int r = snapshot_path(path, name, tag, CONTROL_DEFINITION, err);
+
+    definition_init(def);
+    if (r)
+        return r;
+    if (!access(path, F_OK))
+        return definition_read(def, path, err);
+    err_set(err, -ENOENT, "the guest %s has no snapshot %s", name, tag);
+    return err_next(err, "lodge snapshots %s shows those that it has.", name);
+}
+
+/* A flat folder of files. */
+static int delete_all(const char *dir)
+{
+    struct dirent *e;
+    DIR *d = opendir(dir);
+
+    while (d && (e = readdir(d)))
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
+            unlinkat(dirfd(d), e->d_name, 0);
+    if (d)
+        closedir(d);
+    return rmdir(dir) ? -errno : 0;
+}
+
+int snapshot_remove(const char *name, const char *tag, struct err *err)
+{
+    char path[STATE_PATH], hidden[STATE_PATH], in[200];
+    int r = snapshot_path(path, name, tag, NULL, err);
+
+    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/.%d.%.100s", (int)getpid(), tag);
+    if (!r)
+        r = state_path(hidden, name, in, err);
+    if (r)
+        return r;
+    if (rename(path, hidden)) {
+        if (errno != ENOENT)
+            return err_set(err, -errno, "cannot remove %s: %s", path, strerror(errno));
+        err_set(err, -ENOENT, "the guest %s has no snapshot %s", name, tag);
+        return err_next(err, "lodge snapshots %s shows those that it has.", name);
+    }
+    r = delete_all(hidden);
+    return r ? err_set(err, r, "cannot remove all of %s: %s", hidden, strerror(-r)) : 0;
+}
+
+void snapshots_sweep(const char *name)
+{
+    char dir[STATE_PATH], path[STATE_PATH + 300];
+    struct dirent *e;
+    DIR *d;
+
+    if (state_path(dir, name, SNAPSHOTS_DIR, NULL))
+        return;
+    d = opendir(dir);
+    while (d && (e = readdir(d))) {
+        if (e->d_name[0] != '.' || !e->d_name[1] || !strcmp(e->d_name, ".."))
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+        delete_all(path);
+    }
+    if (d)
+        closedir(d);
+}

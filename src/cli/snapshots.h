@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The snapshots that are kept of a guest, a folder each in guests/NAME/snapshots: what core/snapshot_take.h writes, the
+ * guest's definition at that time, and
+ *
+ *     meta.json    {"lodge": version, "taken": seconds since the epoch, "engine", "cpus", "memory", "disks": [path, ...]}
+ *
+ * with the image that holds each disk as it was, which stays as it is as long as somebody needs it. One whose name begins
+ * with a dot is on its way in or out.
+ */
+#ifndef LODGE_CLI_SNAPSHOTS_H
+#define LODGE_CLI_SNAPSHOTS_H
+
+#include "cli/definition.h"
+#include "cli/state.h"
+
+#define SNAPSHOTS_DIR "snapshots"
+
+/* A tag is written like a guest's name. The path of that snapshot, or of `file` in it. */
+int snapshot_path(char buf[STATE_PATH], const char *name, const char *tag, const char *file,
+                  struct err *err);
+
+/* The folder that they are in, made if it is not there. */
+int snapshots_make_dir(const char *name, struct err *err);
+
+/* All tags of a guest, sorted; free with state_names_free. */
+int snapshots_list(const char *name, struct state_names *tags, struct err *err);
+
+/* What is known of one: its meta.json with "tag", and "size", the bytes that it takes on disk. NULL: it is damaged. */
+json_t *snapshot_facts(const char *name, const char *tag);
+
+/* The definition that the guest had; -ENOENT when there is no such snapshot. definition_fini in any case. */
+int snapshot_definition(const char *name, const char *tag, struct definition *def, struct err *err);
+
+/* Away in one step, then deleted. -ENOENT when there is none. */
+int snapshot_remove(const char *name, const char *tag, struct err *err);
+
+/* Delete what crashes left. The guest does not run. */
+void snapshots_sweep(const char *name);
+
+#endif
