@@ -94,14 +94,14 @@ static inline bool mem_from_base(const struct mem *mem, uint64_t offset)
 {
     uint64_t n = offset >> mem->base.shift;
 
-    return (atomic_load_explicit(&mem->guard, memory_order_relaxed) & MEM_GUARD_BASE) &&
+    return (atomic_load_explicit(&mem->guard, memory_order_acquire) & MEM_GUARD_BASE) &&
            !(atomic_load(&mem->base.own[n / 64]) >> n % 64 & 1);
 }
 
 /* May the page at an offset be written without mem_own? Any thread; it stays so while the machine is not paused. */
 static inline bool mem_is_own(const struct mem *mem, uint64_t offset)
 {
-    unsigned guard = atomic_load_explicit(&mem->guard, memory_order_relaxed);
+    unsigned guard = atomic_load_explicit(&mem->guard, memory_order_acquire);
     uint64_t cluster = offset >> mem->base.shift, page = offset >> PAGE_SHIFT;
 
     return likely(!guard) || ((!(guard & MEM_GUARD_BASE) ||
@@ -120,7 +120,7 @@ void mem_own_slow(struct mem *mem, const void *host, uint64_t len);
  */
 static inline void mem_own(struct mem *mem, const void *host, uint64_t len)
 {
-    if (unlikely(atomic_load_explicit(&mem->guard, memory_order_relaxed)))
+    if (unlikely(atomic_load_explicit(&mem->guard, memory_order_acquire)))
         mem_own_slow(mem, host, len);
 }
 

@@ -234,10 +234,10 @@ static void copy_group(struct memcopy *m, uint64_t first, uint64_t n, uint8_t *b
 
         if (!todo(m, first + i))
             continue;
-        todo_clear(m, first + i);
         got[i] = m->again || !is_zero(data);
         if (got[i])
             memcpy(buf + i * PAGE_SIZE, data, PAGE_SIZE);
+        todo_clear(m, first + i); /* from here on it is written */
     }
     pthread_mutex_unlock(group_lock(m, first));
     for (uint64_t i = 0, k; i < n; i += k) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * copy KERNEL INITRD APPEND CPUS MIB [rebase]: run a guest whose memory is copied again and again while it works, and
+ * copy KERNEL INITRD APPEND CPUS MIB [rebase|time]: run a guest whose memory is copied again and again while it works, and
  * hold each copy against one that was made while it stood still. With "rebase" (and no disk) the guest stands still
- * until every third copy is complete, and goes on with new memory that has it as its base. Passes its console on;
- * status 0 when all copies were right and it powered off. With COPY_DISK=FILE it has a disk.
+ * until every third copy is complete, and goes on with new memory that has it as its base. With "time" nothing is
+ * compared, and how long it stood still and a copy took is printed. Passes its console on; status 0 when all copies
+ * were right and it powered off. With COPY_DISK=FILE it has a disk.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,8 +22,9 @@
 
 struct copier {
     struct vm *vm;
-    bool rebase;
-    uint8_t *reference; /* memory at the stop, made there */
+    bool rebase, timed;
+    double asked, stood; /* when the stop was asked for, and how long it was until it could go on */
+    uint8_t *reference;  /* memory at the stop, made there */
     struct memcopy *copy;
     int fd;
     double start_ms; /* of memcopy_start, the longest */
@@ -86,14 +89,16 @@ static void at_stop(struct vm *vm, void *opaque)
 
     c->fd = memfd_create("copy", MFD_CLOEXEC);
     cfg.fd = c->fd;
-    make_reference(c);
+    if (!c->timed)
+        make_reference(c);
     begin = now_ms();
     if (memcopy_new(&c->copy, vm, &cfg, &err) || memcopy_start(c->copy, &err))
         bad(c, &err);
     begin = now_ms() - begin;
-    c->start_ms = begin > c->start_ms ? begin : c->start_ms;
+    c->start_ms = begin > c->start_ms || c->timed ? begin : c->start_ms;
     if (c->rebase && c->copy && c->copies % 3 == 2 && !memcopy_wait(c->copy, &err))
         begin_anew(c, &err);
+    c->stood = now_ms() - c->asked;
     pthread_mutex_lock(&c->lock);
     c->called = true;
     pthread_cond_signal(&c->change);
@@ -120,6 +125,15 @@ static void compare(struct copier *c)
     c->bad += pages != 0;
 }
 
+static void report(const struct copier *c)
+{
+    struct stat st = {0};
+
+    fstat(c->fd, &st);
+    printf("COPY stood %.1f ms, of that %.1f to start; %.0f ms for %" PRIu64 " MiB\n", c->stood,
+           c->start_ms, now_ms() - c->asked, (uint64_t)st.st_blocks / 2048);
+}
+
 static bool stopped(struct copier *c)
 {
     bool called;
@@ -140,13 +154,17 @@ static void *copy_on(void *opaque)
     for (;;) {
         struct err err = {0};
 
-        usleep(50000);
+        usleep(c->timed ? 2000000 : 50000);
+        c->asked = now_ms();
         vm_request_call(c->vm, at_stop, c);
         if (!stopped(c))
             return NULL;
         if (c->copy && memcopy_wait(c->copy, &err))
             bad(c, &err);
-        compare(c);
+        if (c->timed)
+            report(c);
+        else
+            compare(c);
         memcopy_free(c->copy);
         close(c->fd);
         c->copies++;
@@ -203,7 +221,7 @@ int main(int argc, char **argv)
     struct err err = {0};
 
     if (argc < 6) {
-        fprintf(stderr, "usage: copy KERNEL INITRD APPEND CPUS MIB [rebase]\n");
+        fprintf(stderr, "usage: copy KERNEL INITRD APPEND CPUS MIB [rebase|time]\n");
         return 2;
     }
     cfg.kernel = argv[1];
@@ -212,7 +230,8 @@ int main(int argc, char **argv)
     cfg.cpus = (unsigned)atoi(argv[4]);
     cfg.memory = MIB((unsigned)atoi(argv[5]));
     cfg.engine = &engine_soft;
-    c.rebase = argc > 6;
+    c.rebase = argc > 6 && !strcmp(argv[6], "rebase");
+    c.timed = argc > 6 && !strcmp(argv[6], "time");
     cfg.disk[0].image.path = c.rebase ? NULL : getenv("COPY_DISK");
     cfg.disks = cfg.disk[0].image.path != NULL;
     if (run(&c, &cfg, &err)) {
