@@ -193,7 +193,7 @@ static void page_add(struct cache *k, struct block *b)
 
 static void block_publish(struct cache *k, struct block *b)
 {
-    size_t h = cache_hash(b->phys);
+    size_t h = cache_hash(b->phys, b->key);
 
     page_add(k, b);
     if (b->tail)
@@ -315,7 +315,7 @@ static void block_kill(struct cache *k, struct block *b)
     struct block *_Atomic *link;
 
     b = b->of ? b->of : b;
-    link = &k->hash[cache_hash(b->phys)];
+    link = &k->hash[cache_hash(b->phys, b->key)];
     for (struct block *at = atomic_load(link); at; link = &at->hash_next, at = atomic_load(link))
         if (at == b) {
             atomic_store_explicit(link, atomic_load(&b->hash_next), memory_order_release);

@@ -174,9 +174,10 @@ static inline uint64_t cache_granules(unsigned off, unsigned len)
     return (~0ull >> (63 - last)) & (~0ull << first);
 }
 
-static inline size_t cache_hash(uint64_t phys)
+/* With the key, since processes that run the same program have blocks of their own for the same place. */
+static inline size_t cache_hash(uint64_t phys, block_key key)
 {
-    return (phys * 0x9e3779b97f4a7c15ull) >> (64 - CACHE_HASH_BITS);
+    return ((phys ^ (uint64_t)key << 40) * 0x9e3779b97f4a7c15ull) >> (64 - CACHE_HASH_BITS);
 }
 
 /*
@@ -185,7 +186,7 @@ static inline size_t cache_hash(uint64_t phys)
  */
 static inline struct block *cache_find(struct cache *k, uint64_t phys, block_key key)
 {
-    struct block *b = atomic_load_explicit(&k->hash[cache_hash(phys)], memory_order_acquire);
+    struct block *b = atomic_load_explicit(&k->hash[cache_hash(phys, key)], memory_order_acquire);
 
     while (b && (b->phys != phys || b->key != key))
         b = atomic_load_explicit(&b->hash_next, memory_order_acquire);
