@@ -229,11 +229,18 @@ static void interp_one(struct soft_cpu *c)
 /* The instruction lies in the translation cache, which may be flushed as soon as in_code is off. */
 static const struct insn *keep_insn(struct soft_cpu *c, const struct insn *in)
 {
-    void *to = &c->inline_insn;
-    size_t n = sizeof(*in) / 8;
+    typedef uint64_t __attribute__((may_alias)) quadword;
+    const quadword *from = (const quadword *)in;
+    quadword *to = (quadword *)&c->inline_insn;
 
     _Static_assert(sizeof(*in) % 8 == 0, "copied by quadwords");
-    __asm__ volatile("rep movsq" : "+D"(to), "+S"(in), "+c"(n) : : "memory");
+    for (size_t i = 0; i < sizeof(*in) / 8; i++) {
+        quadword v = from[i];
+
+        __asm__ volatile("mov %1, %0"
+                         : "=m"(to[i])
+                         : "r"(v)); /* a call of memcpy is not allowed here */
+    }
     return &c->inline_insn;
 }
 
