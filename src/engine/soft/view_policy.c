@@ -10,7 +10,7 @@
 /* In milliseconds of the vCPU thread's time, as counted by interrupts that find it in user code. */
 #ifndef TIME_ON         /* tests have views come sooner and stay longer */
 #define TIME_ON    20   /* that long, and an address space gets a view */
-#define TIME_OWN   200  /* and that long, and OWN_WORTH, blocks of its own */
+#define TIME_OWN   60   /* and that long, and OWN_WORTH, blocks of its own */
 #define TIME_AGAIN -300 /* after a view was lost */
 #define EVENTS_LIMIT                                                                               \
     800 /* four times the faults in a tick of 4 ms that cost more than a view gains */
@@ -18,7 +18,7 @@
 #define TICK_MAX 10 /* what one interrupt may count for */
 
 /* They must have taken that many times as long as to make blocks of its own for what has been found would take. */
-#define OWN_WORTH     15
+#define OWN_WORTH     2
 #define BLOCKS_PER_MS 250
 
 /* Blocks of its own are given up if to make them takes more than 20 ms and a third of the time they have been used. */
