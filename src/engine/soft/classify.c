@@ -7,7 +7,7 @@
 
 #define M(x) ZYDIS_MNEMONIC_##x
 
-enum { TAKE_NO, TAKE_COPY, TAKE_NOP, TAKE_SPECIAL };
+enum { TAKE_NO, TAKE_COPY, TAKE_NOP, TAKE_SPECIAL, TAKE_SYSTEM };
 
 /* Integer instructions that behave in translated code as they do in the guest, memory operand or not. */
 static const uint8_t take[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
@@ -57,7 +57,8 @@ static const uint8_t take[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     [M(JNL)] = TAKE_SPECIAL,     [M(JNLE)] = TAKE_SPECIAL,   [M(JNO)] = TAKE_SPECIAL,
     [M(JNP)] = TAKE_SPECIAL,     [M(JNS)] = TAKE_SPECIAL,    [M(JNZ)] = TAKE_SPECIAL,
     [M(JO)] = TAKE_SPECIAL,      [M(JP)] = TAKE_SPECIAL,     [M(JS)] = TAKE_SPECIAL,
-    [M(JZ)] = TAKE_SPECIAL,
+    [M(JZ)] = TAKE_SPECIAL,      [M(SWAPGS)] = TAKE_SYSTEM,  [M(CLI)] = TAKE_SYSTEM,
+    [M(STI)] = TAKE_SYSTEM,
 };
 
 /* Native instructions with effects the copy would not have: faults by element, state the engine keeps an eye on. */
@@ -115,6 +116,14 @@ static unsigned temps_used(const struct insn *in)
     return n;
 }
 
+/* An operand relative to RIP whose distance from the page's beginning does not fit into a displacement. */
+static bool far_from_page(const struct insn *in, unsigned off)
+{
+    int64_t disp = in->mem_disp + off + in->len;
+
+    return in->mem_base == INSN_RIP && (int32_t)disp != disp;
+}
+
 static enum insn_class classify_copy(const struct insn *in, unsigned off, enum decline *why)
 {
     bool bit_string =
@@ -130,13 +139,14 @@ static enum insn_class classify_copy(const struct insn *in, unsigned off, enum d
         return CLASS_DECLINED;
     *why = DECLINE_HIGH_BYTE;
     if (has_kind(in, OPND_GPRH))
-        return CLASS_DECLINED;
+        return in->op == M(MOV) && in->opnd[0].kind == OPND_MEM && !far_from_page(in, off)
+                   ? CLASS_STORE_HIGH
+                   : CLASS_DECLINED;
     *why = DECLINE_R10_R11;
     if (temps_used(in) == 3)
         return CLASS_DECLINED;
     *why = DECLINE_FORM;
-    if (in->mem_base == INSN_RIP &&
-        (int32_t)(in->mem_disp + off + in->len) != in->mem_disp + off + in->len)
+    if (far_from_page(in, off))
         return CLASS_DECLINED;
     return CLASS_MEM;
 }
@@ -148,8 +158,7 @@ static enum insn_class classify_special(const struct insn *in, unsigned off, enu
         return CLASS_DECLINED;
     if (in->op != M(LEA) && (!plain_operands(in) || in->op_size != 8))
         return CLASS_DECLINED;
-    if ((in->flags & INSN_HAS_MEM) && in->mem_base == INSN_RIP &&
-        (int32_t)(in->mem_disp + off + in->len) != in->mem_disp + off + in->len)
+    if ((in->flags & INSN_HAS_MEM) && far_from_page(in, off))
         return CLASS_DECLINED;
     switch (in->op) {
     case M(LEA):
@@ -159,8 +168,7 @@ static enum insn_class classify_special(const struct insn *in, unsigned off, enu
     case M(PUSH):
         return CLASS_PUSH;
     case M(POP):
-        return in->opnd[0].kind == OPND_GPR && in->opnd[0].reg != X86_RSP ? CLASS_POP
-                                                                          : CLASS_DECLINED;
+        return in->opnd[0].kind == OPND_GPR ? CLASS_POP : CLASS_DECLINED;
     case M(LEAVE):
         return CLASS_LEAVE;
     case M(JMP):
@@ -190,6 +198,8 @@ enum insn_class classify(const struct insn *in, unsigned off, enum decline *why)
         return classify_copy(in, off, why);
     case TAKE_SPECIAL:
         return classify_special(in, off, why);
+    case TAKE_SYSTEM:
+        return in->op == M(SWAPGS) ? CLASS_SWAPGS : in->op == M(CLI) ? CLASS_CLI : CLASS_STI;
     default:
         *why = in->flags & (INSN_REP | INSN_REPNE) ? DECLINE_STRING : DECLINE_SYSTEM;
         return CLASS_DECLINED;

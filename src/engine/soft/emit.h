@@ -222,6 +222,17 @@ static inline const uint8_t *emit_entry(struct emit *e, unsigned bytes)
     return entry;
 }
 
+/* rorx reg, src, by */
+static inline void emit_rorx(struct emit *e, unsigned reg, unsigned src, unsigned by)
+{
+    emit_8(e, 0xc4);
+    emit_8(e, (reg >= 8 ? 0 : 0x80) | 0x40 | (src >= 8 ? 0 : 0x20) | 3);
+    emit_8(e, 0xfb);
+    emit_8(e, 0xf0);
+    emit_8(e, 0xc0 | (reg & 7) << 3 | (src & 7));
+    emit_8(e, by);
+}
+
 /* Guest flags from EFLAGS to lazy_flags; T0 is lost. EFLAGS keep their value. */
 static inline void emit_flags_save(struct emit *e)
 {

@@ -89,6 +89,17 @@ static void emit_copy_mem(struct translation *t)
     flags_after(t);
 }
 
+/* With a REX prefix there is no AH: its value is brought to T0. */
+static void emit_store_high(struct translation *t)
+{
+    const struct insn *in = &t->in[t->cur];
+    struct ea ea = ea_of(t, in);
+    struct loc at = emit_locate(t, &ea, 1, ACC_WRITE, 1u << T0, false);
+
+    emit_rorx(&t->e, T0, in->opnd[1].reg, 8);
+    emit_rm(&t->e, false, 0x88, T0, at.base, at.index, 1, at.disp);
+}
+
 static void emit_lea_rip(struct translation *t)
 {
     const struct insn *in = &t->in[t->cur];
@@ -163,6 +174,8 @@ static void emit_pop(struct translation *t)
     struct loc at = emit_stack_slot(t, X86_RSP, 0, ACC_READ, 0);
 
     emit_mov_at(t, 0x8b, reg, &at);
+    if (reg == X86_RSP)
+        return;
     if (reg == T0 || reg == T1)
         emit_store(&t->e, GPR_OFF(reg), reg);
     emit_lea(&t->e, X86_RSP, X86_RSP, INSN_NOREG, 1, 8);
@@ -207,6 +220,50 @@ void emit_interp(struct translation *t, bool last)
     t->simd_checked = false; /* the interpreter may have parked the vector state */
 }
 
+/* ---- The kernel's ---------------------------------------------------------------------- */
+
+/* Leave to the interpreter unless the byte at `off` of soft_cpu is zero. */
+static void emit_require_zero(struct translation *t, int32_t off)
+{
+    emit_gs(&t->e, false, 0x80, 7, off); /* cmp byte gs:off, 0 */
+    emit_8(&t->e, 0);
+    stub_add(t, STUB_EXIT, emit_jcc_fwd(&t->e, 5),
+             (uint32_t)EXIT_INTERP << EXIT_KIND_SHIFT | t->off[t->cur]);
+}
+
+static void emit_swapgs(struct translation *t)
+{
+    const int32_t base = CPU_OFF(st.seg) + X86_GS * (int32_t)sizeof(struct x86_seg) +
+                         (int32_t)offsetof(struct x86_seg, base);
+
+    emit_load(&t->e, T0, base);
+    emit_load(&t->e, T1, CPU_OFF(st.kernel_gs_base));
+    emit_store(&t->e, base, T1);
+    emit_store(&t->e, CPU_OFF(st.kernel_gs_base), T0);
+    t->t1_slot = -1;
+}
+
+/*
+ * STI with an interrupt that may be waiting is the interpreter's. Without one, an interrupt that comes is not seen
+ * before the next branch or exit, so the instruction behind is done first.
+ */
+static void emit_system(struct translation *t, enum insn_class k)
+{
+    flags_keep(t);
+    emit_require_zero(t, CPU_OFF(st.cpl));
+    if (k == CLASS_SWAPGS) {
+        emit_swapgs(t);
+    } else if (k == CLASS_CLI) {
+        emit_gs(&t->e, false, 0x81, 4, CPU_OFF(st.rflags)); /* and dword gs:rflags, ~IF */
+        emit_32(&t->e, ~(uint32_t)X86_IF);
+    } else {
+        emit_require_zero(t, CPU_OFF(intr_waiting));
+        emit_require_zero(t, CPU_OFF(exit_request));        /* 0 or 1 */
+        emit_gs(&t->e, false, 0x81, 1, CPU_OFF(st.rflags)); /* or dword gs:rflags, IF */
+        emit_32(&t->e, X86_IF);
+    }
+}
+
 void emit_insn(struct translation *t, enum insn_class k)
 {
     switch (k) {
@@ -230,6 +287,14 @@ void emit_insn(struct translation *t, enum insn_class k)
         break;
     case CLASS_LEAVE:
         emit_leave(t);
+        break;
+    case CLASS_STORE_HIGH:
+        emit_store_high(t);
+        break;
+    case CLASS_SWAPGS:
+    case CLASS_CLI:
+    case CLASS_STI:
+        emit_system(t, k);
         break;
     case CLASS_INTERP:
         emit_interp(t, false);

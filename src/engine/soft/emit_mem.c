@@ -119,17 +119,6 @@ struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from,
     return s;
 }
 
-/* rorx reg, src, by */
-static void emit_rorx(struct emit *e, unsigned reg, unsigned src, unsigned by)
-{
-    emit_8(e, 0xc4);
-    emit_8(e, (reg >= 8 ? 0 : 0x80) | 0x40 | (src >= 8 ? 0 : 0x20) | 3);
-    emit_8(e, 0xfb);
-    emit_8(e, 0xf0);
-    emit_8(e, 0xc0 | (reg & 7) << 3 | (src & 7));
-    emit_8(e, by);
-}
-
 /* into = what leads from a guest address in the region of `addr` to its place in the view. EFLAGS are kept. */
 static void emit_region(struct translation *t, unsigned into, unsigned addr)
 {

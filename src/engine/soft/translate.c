@@ -39,7 +39,7 @@ static uint16_t peek_live(struct translation *t, int64_t off)
         t->peeked |= 1ull << (off >> CACHE_GRANULE_SHIFT) |
                      1ull << ((off + (in.len ? in.len - 1 : 0)) >> CACHE_GRANULE_SHIFT);
         k = classify(&in, (unsigned)off, &why);
-        if (k == CLASS_DECLINED)
+        if (k == CLASS_DECLINED || class_is_system(k))
             break;
         live |= in.fl_read & (uint16_t)~killed;
         killed |= in.fl_write;
@@ -136,13 +136,15 @@ static enum insn_class decode_line(struct translation *t, struct soft_vm *svm)
             k = interp_class(in);
             mark_interp(t, k);
         } else {
+            if (class_is_system(k))
+                in->fl_read = X86_ARITH;
             t->klass[t->ninsn++] = (uint8_t)k;
         }
         if (class_ends_block(k))
             return k;
     }
     /* Behind STI nothing may be let in before the next instruction, so that one must be in the same block. */
-    if (t->ninsn && t->klass[t->ninsn - 1] == CLASS_INTERP)
+    if (t->ninsn && (t->klass[t->ninsn - 1] == CLASS_INTERP || t->klass[t->ninsn - 1] == CLASS_STI))
         return (enum insn_class)(t->klass[t->ninsn - 1] = CLASS_INTERP_END);
     return CLASS_NOP;
 }
@@ -247,7 +249,7 @@ static bool reads_flags(const struct translation *t)
     for (unsigned i = 0; i < t->ninsn && killed != X86_ARITH; i++) {
         bool interp = t->klass[i] == CLASS_INTERP || t->klass[i] == CLASS_INTERP_END;
 
-        if (!interp && (t->in[i].fl_read & ~killed))
+        if (!interp && !class_is_system(t->klass[i]) && (t->in[i].fl_read & ~killed))
             return true;
         killed |= t->in[i].fl_write;
     }

@@ -89,6 +89,10 @@ enum insn_class {
     CLASS_PUSH,
     CLASS_POP,
     CLASS_LEAVE,
+    CLASS_STORE_HIGH, /* MOV of AH, BH, CH or DH to memory */
+    CLASS_SWAPGS,     /* these three in the kernel; elsewhere by the interpreter */
+    CLASS_CLI,
+    CLASS_STI,
     CLASS_INTERP, /* by the interpreter, called from the block */
     CLASS_JCC,
     CLASS_INTERP_END, /* the same, and the line ends */
@@ -101,6 +105,12 @@ enum insn_class {
 };
 
 enum insn_class classify(const struct insn *in, unsigned off, enum decline *why);
+
+/* For the kernel: checked first, and the interpreter, which may get it, is to see all flags. */
+static inline bool class_is_system(enum insn_class k)
+{
+    return k == CLASS_SWAPGS || k == CLASS_CLI || k == CLASS_STI;
+}
 
 /* Does the class end a block? */
 static inline bool class_ends_block(enum insn_class k)

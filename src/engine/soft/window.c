@@ -175,6 +175,7 @@ static void find_access(const struct translation *t, unsigned i, const struct va
         access_set(a, v, X86_RBP, 0, 8, ACC_READ);
         break;
     case CLASS_MEM:
+    case CLASS_STORE_HIGH:
         if (in->mem_index == INSN_NOREG && in->addr_size == 8 && in->mem_seg != X86_FS &&
             in->mem_seg != X86_GS)
             access_set(a, v, in->mem_base, in->mem_disp, in->mem_size, mem_access_of(in));

@@ -501,6 +501,33 @@ static void timer_deadline(void)
     timer_end();
 }
 
+/* ---- SWAPGS ------------------------------------------------------------------------------ */
+
+#define MSR_GS_BASE        0xc0000101u
+#define MSR_KERNEL_GS_BASE 0xc0000102u
+
+static void swapgs(void)
+{
+    uint64_t own = rdmsr(MSR_GS_BASE);
+
+    for (uint64_t i = 0; i < 200; i++) {
+        uint64_t other = i << 32 | 0x123, gs, kernel;
+        uint8_t carry, overflow;
+
+        wrmsr(MSR_KERNEL_GS_BASE, other);
+        __asm__ volatile("swapgs" : : : "memory");
+        gs = rdmsr(MSR_GS_BASE);
+        kernel = rdmsr(MSR_KERNEL_GS_BASE);
+        __asm__ volatile("mov $0x7f, %%al; add $1, %%al; stc; swapgs; cli; setc %0; seto %1"
+                         : "=&r"(carry), "=&r"(overflow)
+                         :
+                         : "rax", "cc", "memory");
+        EXPECT(gs == other && kernel == own, "GS %lx, the other %lx", gs, kernel);
+        EXPECT(rdmsr(MSR_GS_BASE) == own && rdmsr(MSR_KERNEL_GS_BASE) == other, "not back");
+        EXPECT(carry == 1 && overflow == 1, "flags");
+    }
+}
+
 const struct test irq_tests[] = {
     {"irq-shadow", sti_shadow},
     {"irq-shadow-race", shadow_race, 2},
@@ -513,5 +540,6 @@ const struct test irq_tests[] = {
     {"irq-timer-once", timer_once},
     {"irq-timer-periodic", timer_periodic},
     {"irq-timer-deadline", timer_deadline},
+    {"irq-swapgs", swapgs},
     {NULL},
 };
