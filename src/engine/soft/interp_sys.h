@@ -344,10 +344,10 @@ bool vme_int(struct soft_cpu *c, unsigned vector);
 /* The rights of protection keys have changed in the bits `changed`; `known` are those of that kind in the TLB. */
 void soft_keys_changed(struct soft_cpu *c, uint16_t *known, uint32_t changed);
 
-/* IF may have been opened: have the run loop look. */
+/* If IF has been opened to an interrupt that it kept out, have the run loop look. */
 static inline void flags_written(struct soft_cpu *c, uint64_t old)
 {
-    if (c->st.rflags & ~old & X86_IF)
+    if (c->intr_waiting && (c->st.rflags & ~old & X86_IF))
         soft_look_up(c);
 }
 
