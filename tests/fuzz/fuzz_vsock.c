@@ -48,6 +48,7 @@ struct box {
     uint32_t given; /* receive buffers that the device has, as bits */
     bool
         spoiled; /* the rings were written to, or one buffer is there twice: what they say may be anything */
+    bool forgot; /* what was said before; the device may still answer to it */
 };
 
 /* Made once: a mapping and sockets for each input would take most of the time. */
@@ -126,7 +127,7 @@ static void set_up(struct box *b)
     memset(b->avail, 0, sizeof(b->avail));
     memset(b->half, 0, sizeof(b->half));
     b->used = 0;
-    b->spoiled = false;
+    b->spoiled = b->forgot = false;
     b->given = 0;
     driver_start(dev, 0, 2, SIZE);
     fuzz_check(atomic_load(&dev->running));
@@ -159,7 +160,7 @@ static struct half *half_of(struct box *b, uint32_t guest_port, uint32_t host_po
         if (!h->known)
             unknown = h;
     }
-    *first = unknown != NULL;
+    *first = unknown && !b->forgot;
     if (unknown)
         *unknown = (struct half){.host_port = host_port, .known = true, .wild = true};
     return unknown;
@@ -242,6 +243,7 @@ static void send_packet(struct box *b, const struct fuzz_op *op, bool sane)
 
         *byte ^= (uint8_t)(op->val >> 12);
         memset(b->half, 0, sizeof(b->half));
+        b->forgot = true;
         h = NULL;
     } else if (h) {
         p.fwd_cnt = h->received;
