@@ -242,6 +242,7 @@ const struct field snap_virtio_fields[] = {
     FIELD_EACH_BOOL(S, dev.queue, enabled),
     FIELD_EACH_BOOL(S, dev.queue, ready),
     FIELD_BOOL(S, dev.own.link_up),
+    FIELD(S, dev.own.pairs),
     FIELD_EACH_BOOL(S, dev.own.port, guest_open),
     FIELD_EACH_BOOL(S, dev.own.port, connected),
     FIELD_EACH(S, dev.own.port, pending),

@@ -532,6 +532,28 @@ static void answers_come_by_their_pair(void **state)
     assert_int_equal(answer(f, 1001), 0);
 }
 
+/* Saved and loaded it uses as many pairs; no other number than the queues allow is taken. */
+static void keeps_its_pairs(void **state)
+{
+    struct virtio_state *saved = calloc(1, sizeof(*saved));
+    struct fixture *f = *state;
+
+    set_up_pairs(f, 2);
+    virtio_pause(&f->vn.dev);
+    virtio_save(&f->vn.dev, saved);
+    virtio_reset(&f->vn.dev);
+    assert_int_equal(f->vn.active, 1);
+    assert_int_equal(virtio_load(&f->vn.dev, saved, NULL), 0);
+    assert_int_equal(f->vn.active, 2);
+    virtio_reset(&f->vn.dev);
+    saved->own.pairs = PAIRS + 1;
+    assert_true(virtio_load(&f->vn.dev, saved, NULL) < 0);
+    saved->own.pairs = 0;
+    assert_true(virtio_load(&f->vn.dev, saved, NULL) < 0);
+    virtio_resume(&f->vn.dev);
+    free(saved);
+}
+
 /* ---- Limits ---------------------------------------------------------------------------------- */
 
 static uint64_t ms_now(void)
@@ -630,6 +652,7 @@ int main(void)
         CASE(sets_pairs),
         CASE(control_without_pairs),
         CASE(answers_come_by_their_pair),
+        CASE(keeps_its_pairs),
         SLOW(keeps_to_its_rate),
         SLOW(pairs_take_turns),
     };

@@ -323,16 +323,23 @@ static void process_rx(struct virtio_net *vn, unsigned pair)
 
 /* ---- Control (5.1.6.5) ----------------------------------------------------------------------- */
 
+static bool pairs_are_usable(const struct virtio_net *vn, unsigned pairs)
+{
+    if (!virtio_has(&vn->dev, F_MQ) || !pairs || pairs > vn->pairs)
+        return false;
+    for (unsigned pair = 0; pair < pairs; pair++)
+        if (!vn->dev.queue[QUEUE_RX(pair)].ready || !vn->dev.queue[QUEUE_TX(pair)].ready)
+            return false;
+    return true;
+}
+
 static bool control(struct virtio_net *vn, const uint8_t *command, size_t len)
 {
     unsigned pairs = len < 4 ? 0 : (unsigned)(command[2] | command[3] << 8);
 
     if (len < 2 || command[0] != CTRL_MQ || command[1] != CTRL_MQ_PAIRS ||
-        !virtio_has(&vn->dev, F_MQ) || !pairs || pairs > vn->pairs)
+        !pairs_are_usable(vn, pairs))
         return false;
-    for (unsigned pair = 0; pair < pairs; pair++)
-        if (!vn->dev.queue[QUEUE_RX(pair)].ready || !vn->dev.queue[QUEUE_TX(pair)].ready)
-            return false;
     set_pairs(vn, pairs);
     /* What waits for a queue may now go by another. */
     if (vn->net->ops->ready)
@@ -416,12 +423,20 @@ static void reset(struct virtio_device *dev)
 
 static void save(struct virtio_device *dev, struct virtio_own *s)
 {
-    s->link_up = atomic_load(&container_of(dev, struct virtio_net, dev)->link_up);
+    struct virtio_net *vn = container_of(dev, struct virtio_net, dev);
+
+    s->link_up = atomic_load(&vn->link_up);
+    s->pairs = (uint8_t)atomic_load(&vn->active);
 }
 
 static int load(struct virtio_device *dev, const struct virtio_own *s)
 {
-    atomic_store(&container_of(dev, struct virtio_net, dev)->link_up, s->link_up);
+    struct virtio_net *vn = container_of(dev, struct virtio_net, dev);
+
+    if (!pairs_are_usable(vn, s->pairs) && s->pairs != 1)
+        return -EINVAL;
+    set_pairs(vn, s->pairs);
+    atomic_store(&vn->link_up, s->link_up);
     return 0;
 }
 

@@ -42,6 +42,7 @@ struct virtio_device;
 /* What a kind of device has beyond what all have; each uses its own part. */
 struct virtio_own {
     bool link_up; /* net */
+    uint8_t pairs;
     struct {
         bool guest_open, connected;
         uint8_t pending;
