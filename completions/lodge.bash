@@ -42,7 +42,7 @@ _lodge()
     run:--engine) words="auto soft kvm" ;;
     run:--cpu) words="host x86-64-v1 x86-64-v2 x86-64-v3 max" ;;
     run:--rng | run:--balloon) words="on off" ;;
-    run:--console) words="stdio none" ;;
+    run:--console) words="stdio virtio none" ;;
     run:--escape) words="^] ctrl-a none" ;;
     run:--cpus | run:-c) words="1 2 4 8" ;;
     run:--memory | run:-m) words="256M 512M 1G 2G 4G" ;;

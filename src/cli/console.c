@@ -30,7 +30,7 @@ struct console {
     size_t npending;
 };
 
-static const int watched[] = {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGUSR1};
+static const int watched[] = {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGUSR1, SIGWINCH};
 
 static bool ignored(int sig)
 {
@@ -98,6 +98,10 @@ static void take_signal(struct console *c)
     case SIGUSR1:
         if (c->cfg.report)
             c->cfg.report(c->cfg.opaque);
+        break;
+    case SIGWINCH:
+        if (c->cfg.resize)
+            c->cfg.resize(c->cfg.opaque);
         break;
     default:
         c->cfg.leave(c->cfg.opaque, (int)si.ssi_signo);

@@ -18,6 +18,7 @@ struct console_config {
     /* On the console's thread. signal: its number, or 0 when the escape key was pressed. May come more than once. */
     void (*leave)(void *opaque, int signal);
     void (*report)(void *opaque); /* the same for SIGUSR1; NULL: nothing to report */
+    void (*resize)(void *opaque); /* the terminal has another size; NULL: no matter */
     void *opaque;
 };
 

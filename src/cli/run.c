@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -256,6 +257,26 @@ static void write_perf_map(struct session *s, struct vm *vm, struct err *err)
     s->map_failed = true;
 }
 
+static struct winsize terminal_size(const struct session *s)
+{
+    struct winsize size = {0};
+
+    if (s->console_tty && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0)
+        size = (struct winsize){0};
+    return size;
+}
+
+static void session_resize(void *opaque)
+{
+    struct session *s = opaque;
+    struct winsize size = terminal_size(s);
+
+    pthread_mutex_lock(&s->lock);
+    if (s->vm)
+        machine_console_resize(s->vm, size.ws_col, size.ws_row);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* SIGUSR1: the statistics so far. The counters are read while the vCPUs run, so each is right but they are not of one moment. */
 static void session_report(void *opaque)
 {
@@ -335,7 +356,8 @@ static void session_loaded(struct vm *vm, void *opaque)
 static int run_vm(struct session *s, struct err *err)
 {
     const struct run_opts *o = s->opts;
-    bool stdio = !strcmp(o->console, "stdio");
+    bool stdio = strcmp(o->console, "none") != 0;
+    struct winsize size = terminal_size(s);
     struct vm_config cfg = {
         .name = o->name,
         .cpu = cpu_model(o->cpu),
@@ -349,6 +371,9 @@ static int run_vm(struct session *s, struct err *err)
         .serial_out = stdio && !s->detach ? STDOUT_FILENO : -1,
         .serial_tap = stdio ? conlog_append : NULL,
         .serial_tap_opaque = &s->log,
+        .hvc = !strcmp(o->console, "virtio"),
+        .console_cols = size.ws_col,
+        .console_rows = size.ws_row,
         .disks = o->disks.count,
         .ports = o->ports.count,
         .nets = o->nets.count,
@@ -427,13 +452,14 @@ static int run_vm(struct session *s, struct err *err)
 static int run_with_console(struct session *s, struct err *err)
 {
     const struct run_opts *o = s->opts;
-    bool stdio = !strcmp(o->console, "stdio");
+    bool stdio = strcmp(o->console, "none") != 0;
     struct console_config console = {
         .in = stdio && !s->detach ? STDIN_FILENO : -1,
         .typed = stdio,
         .escape = o->escape,
         .leave = session_leave,
         .report = session_report,
+        .resize = session_resize,
         .opaque = s,
     };
     char path[STATE_PATH];

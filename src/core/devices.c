@@ -12,6 +12,7 @@
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
+#include "dev/virtio/console_line.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/rng.h"
@@ -25,8 +26,9 @@
 #define SLOT_VSOCK   5
 #define SLOT_NETS    6
 #define SLOT_DISKS   10
+#define SLOT_HVC     26
 
-#define MAX_DEVICES     (VM_MAX_DISKS + VM_MAX_NETS + 4)
+#define MAX_DEVICES     (VM_MAX_DISKS + VM_MAX_NETS + 5)
 #define MAX_DISK_QUEUES 8
 #define VSOCK_BACKLOG   128
 
@@ -45,7 +47,8 @@ struct devices {
     struct pci_bus *bus;
     struct virtio_device rng;
     struct virtio_balloon balloon;
-    struct virtio_console console;
+    struct virtio_console console, hvc;
+    struct console_line *line; /* of hvc */
     int port_fd[VM_MAX_PORTS]; /* listening */
     unsigned port_fds;
     struct virtio_vsock vsock;
@@ -101,6 +104,22 @@ static int add_console(struct devices *d, struct err *err)
     }
     code = virtio_console_init(&d->console, &d->memory, &cfg, err);
     return code ? code : plug(d, &d->console.dev, SLOT_CONSOLE, err);
+}
+
+static int add_hvc(struct devices *d, struct err *err)
+{
+    const struct vm_config *vm = d->cfg;
+    const struct serial_ends ends = {.in = vm->serial_in,
+                                     .out = vm->serial_out,
+                                     .tap = vm->serial_tap,
+                                     .opaque = vm->serial_tap_opaque};
+    struct virtio_console_config cfg = {
+        .console = true, .cols = vm->console_cols, .rows = vm->console_rows};
+    int code = console_line_new(&d->line, &ends, &cfg.fd, err);
+
+    if (!code)
+        code = virtio_console_init(&d->hvc, &d->memory, &cfg, err);
+    return code ? code : plug(d, &d->hvc.dev, SLOT_HVC, err);
 }
 
 static int add_vsock(struct devices *d, struct err *err)
@@ -206,6 +225,8 @@ int devices_new(struct devices **out, struct vm *vm, struct pci_bus *bus, struct
         code = add_balloon(d, err);
     if (!code && vm->cfg.ports)
         code = add_console(d, err);
+    if (!code && vm->cfg.hvc)
+        code = add_hvc(d, err);
     for (unsigned n = 0; !code && n < vm->cfg.nets; n++)
         code = add_card(d, n, err);
     if (!code && vm->cfg.vsock)
@@ -229,6 +250,8 @@ void devices_free(struct devices *d)
     virtio_fini(&d->rng);
     virtio_balloon_fini(&d->balloon);
     virtio_console_fini(&d->console);
+    virtio_console_fini(&d->hvc);
+    console_line_free(d->line);
     virtio_vsock_fini(&d->vsock);
     if (d->vsock_fd >= 0) {
         unlink(d->cfg->vsock);
@@ -280,6 +303,12 @@ int devices_disk_overlay(struct devices *d, unsigned n, const struct block_confi
 int devices_disk_sync(struct devices *d, unsigned n)
 {
     return block_sync(d->disk[n].block);
+}
+
+void devices_console_resize(struct devices *d, uint16_t cols, uint16_t rows)
+{
+    if (d->line)
+        virtio_console_resize(&d->hvc, cols, rows);
 }
 
 void devices_print_stats(struct devices *d, FILE *out)

@@ -30,6 +30,9 @@ struct virtio_pci *devices_virtio(struct devices *devices, unsigned n);
 /* What is in the n-th disk's place; NULL: there is none. */
 struct block *devices_disk(struct devices *devices, unsigned n);
 
+/* See machine_console_resize. */
+void devices_console_resize(struct devices *devices, uint16_t cols, uint16_t rows);
+
 /* No vCPU runs during these. */
 void devices_reset(struct devices *devices);
 void devices_pause(struct devices *devices); /* see machine_pause */

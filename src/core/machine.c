@@ -290,7 +290,7 @@ static void part_acpipm_reset(struct machine *m)
 static int part_com1_init(struct machine *m, struct err *err)
 {
     const struct vm_config *cfg = &m->vm->cfg;
-    struct serial_ends ends = {.in = cfg->serial_in,
+    struct serial_ends ends = {.in = cfg->hvc ? -1 : cfg->serial_in,
                                .out = cfg->serial_out,
                                .tap = cfg->serial_tap,
                                .opaque = cfg->serial_tap_opaque};
@@ -553,6 +553,11 @@ struct net *machine_net(struct vm *vm, unsigned n)
 struct virtio_balloon *machine_balloon(struct vm *vm)
 {
     return devices_balloon(vm->machine->devices);
+}
+
+void machine_console_resize(struct vm *vm, uint16_t cols, uint16_t rows)
+{
+    devices_console_resize(vm->machine->devices, cols, rows);
 }
 
 int machine_disk_overlay(struct vm *vm, unsigned n, const struct block_config *image,

@@ -30,6 +30,9 @@ int machine_disk_overlay(struct vm *vm, unsigned n, const struct block_config *i
                          struct err *err);
 int machine_disk_sync(struct vm *vm, unsigned n);
 
+/* The terminal at the virtio console has another size; nothing without such a console. Any thread. */
+void machine_console_resize(struct vm *vm, uint16_t cols, uint16_t rows);
+
 /* Hardware reset of every part; no vCPU runs. */
 void machine_reset(struct vm *vm);
 

@@ -71,6 +71,8 @@ struct vm_config {
     const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
     const struct engine_ops *engine;
     int serial_in, serial_out; /* file descriptors of the first serial port, -1: none */
+    bool hvc;                  /* they are the ends of a virtio console, and the port only sends */
+    uint16_t console_cols, console_rows; /* of the terminal there, 0: not known */
     /* Told what that port has sent, on its thread; NULL: nobody. */
     void (*serial_tap)(void *opaque, const uint8_t *data, size_t len);
     void *serial_tap_opaque;

@@ -5,11 +5,13 @@ import os
 import pty
 import re
 import select
+import struct
 import subprocess
 import termios
 import time
 
-from guest import PROGRAM, Case, Place, Skip, Timeout, check, initramfs, kernel, lodge_command
+from guest import (PROGRAM, Case, Place, Skip, Timeout, check, initramfs, initramfs_with_modules,
+                   kernel, lodge_command)
 
 PROMPT = r"lodge:\S*# "
 
@@ -125,6 +127,28 @@ def no_console():
         check(not place.left(), f"left behind: {place.left()}")
 
 
+def virtio():
+    """What is typed goes to hvc0, which knows the terminal's size and hears when it changes."""
+    command = lodge_command(kernel("cloud"), initramfs_with_modules("cloud"), "lodge.test=hvc",
+                            extra=["--console", "virtio"])
+
+    def size(rows, cols):
+        fcntl.ioctl(term.far, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    with Place() as place, Terminal(place, command) as term:
+        term.expect("LODGE-TEST hvc ready")
+        size(43, 132)
+        term.expect("size 43 132")
+        term.type("say something\n")
+        term.expect("SAY SOMETHING")
+        size(25, 80)
+        term.expect("size 25 80")
+        term.type("end\n")
+        check(term.wait_exit(60) == 0, f"exit status {term.process.returncode}")
+        check(term.restored(), "the terminal was not restored")
+        check(not place.left(), f"left behind: {place.left()}")
+
+
 def says(words, *arguments):
     done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False,
                           stdin=subprocess.DEVNULL, timeout=60)
@@ -138,6 +162,7 @@ CASES = [
     Case("Ctrl-] leaves", leave),
     Case("SIGTERM restores the terminal", killed),
     Case("--console none", no_console),
+    Case("--console virtio", virtio),
     Case("lodge --help", says, ["run", "doctor"], "--help"),
     Case("lodge --version", says, [r"lodge \d+\.\d+"], "--version"),
     Case("lodge run --help", says,

@@ -132,12 +132,50 @@ static void sends_all_of_it(void **state)
     close(pair[1]);
 }
 
+/* A console has a size, which changes, and no control queues; what comes and goes is a stream. */
+static void is_a_console(void **state)
+{
+    struct fixture *f = *state;
+    struct virtio_console_config cfg = {.console = true, .cols = 80, .rows = 25};
+    struct virtio_device *dev = &f->con.dev;
+    uint16_t size[2];
+    uint32_t ports;
+    uint8_t generation;
+    int pair[2];
+
+    virtio_console_fini(&f->con);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    cfg.fd = pair[0];
+    assert_int_equal(virtio_console_init(&f->con, &f->memory, &cfg, NULL), 0);
+    virtio_pause(dev);
+    assert_int_equal(dev->nqueues, 2);
+    assert_int_equal(dev->features & 3, 1);
+    driver_start(dev, 1, 2, SIZE);
+    generation = dev->generation;
+    dev->ops->config_read(dev, 0, size, sizeof(size));
+    dev->ops->config_read(dev, 4, &ports, sizeof(ports));
+    assert_true(size[0] == 80 && size[1] == 25 && !ports);
+    virtio_console_resize(&f->con, 132, 43);
+    virtio_console_resize(&f->con, 132, 43);
+    dev->ops->config_read(dev, 0, size, sizeof(size));
+    assert_true(size[0] == 132 && size[1] == 43);
+    assert_int_equal(dev->generation, (uint8_t)(generation + 1));
+    /* The other end goes: there are no queues to say so in. */
+    close(pair[1]);
+    dev->ops->process(dev, 0);
+    dev->ops->process(dev, 1);
+    for (unsigned i = 0; i < 200; i++)
+        usleep(1000);
+    assert_false(dev->status & VIRTIO_NEEDS_RESET);
+}
+
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(sends_in_parts),
         CASE(sends_all_of_it),
+        CASE(is_a_console),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define F_SIZE      (1ull << 0)
 #define F_MULTIPORT (1ull << 1)
 
 #define QUEUE_CONTROL_RX 2
@@ -120,7 +121,7 @@ static void flush_control_locked(struct virtio_console *con)
 {
     static const uint8_t order[] = {PORT_ADD, PORT_NAME, PORT_OPEN};
 
-    for (unsigned id = 0; id < con->count; id++)
+    for (unsigned id = 0; id < con->count && !con->console; id++)
         for (unsigned i = 0; i < ARRAY_SIZE(order); i++) {
             unsigned bit = PENDING(order[i]);
 
@@ -441,10 +442,22 @@ static int load(struct virtio_device *dev, const struct virtio_own *s)
 
 static void config_read(struct virtio_device *dev, unsigned off, void *buf, unsigned len)
 {
-    const struct console_config cfg = {.max_nr_ports = console_of(dev)->count};
+    const struct virtio_console *con = console_of(dev);
+    uint32_t size = atomic_load(&con->size);
+    const struct console_config cfg = {.cols = (uint16_t)size,
+                                       .rows = (uint16_t)(size >> 16),
+                                       .max_nr_ports = con->console ? 0 : con->count};
 
     if (off < sizeof(cfg))
         memcpy(buf, (const uint8_t *)&cfg + off, len < sizeof(cfg) - off ? len : sizeof(cfg) - off);
+}
+
+void virtio_console_resize(struct virtio_console *con, uint16_t cols, uint16_t rows)
+{
+    uint32_t size = cols | (uint32_t)rows << 16;
+
+    if (atomic_exchange(&con->size, size) != size)
+        virtio_config_changed(&con->dev);
 }
 
 static const struct virtio_device_ops console_ops = {
@@ -481,15 +494,19 @@ int virtio_console_init(struct virtio_console *con, const struct virtio_memory *
         .ops = &console_ops,
         .type = VIRTIO_CONSOLE,
         .memory = *memory,
-        .features = F_MULTIPORT,
-        .queues = rx_queue(cfg->ports),
+        .features = cfg->console ? F_SIZE : F_MULTIPORT,
+        .queues = cfg->console ? 2 : rx_queue(cfg->ports),
         .queue_size = QUEUE_SIZE,
     };
     int code;
 
     memset(con, 0, sizeof(*con));
-    con->count = cfg->ports;
-    for (unsigned id = 0; id < cfg->ports; id++) {
+    con->console = cfg->console;
+    con->size = cfg->cols | (uint32_t)cfg->rows << 16;
+    con->count = cfg->console ? 1 : cfg->ports;
+    if (cfg->console)
+        con->port[0] = (struct virtio_console_port){.listen_fd = -1, .fd = cfg->fd};
+    for (unsigned id = 0; !cfg->console && id < cfg->ports; id++) {
         con->port[id] =
             (struct virtio_console_port){.listen_fd = cfg->port[id].listen_fd, .fd = -1};
         strncpy(con->port[id].name, cfg->port[id].name, VIRTIO_CONSOLE_NAME - 1);

@@ -2,6 +2,7 @@
 /*
  * virtio-console (virtio 1.2, 5.3) as a set of named ports: what is written to
  * one in the guest goes to whoever is connected to its socket here, and back.
+ * Or as a console (hvc0 in Linux): one port, connected for good, with a size.
  */
 #ifndef LODGE_DEV_VIRTIO_CONSOLE_H
 #define LODGE_DEV_VIRTIO_CONSOLE_H
@@ -26,6 +27,8 @@ struct virtio_console_port {
 struct virtio_console {
     struct virtio_device dev;
     unsigned count;
+    bool console;          /* its one port is connected for good, and there are no control queues */
+    _Atomic uint32_t size; /* of the console: columns, and rows << 16 */
     struct virtio_console_port port[VIRTIO_CONSOLE_PORTS];
     pthread_mutex_t lock;      /* ports, and every queue but the transmitting ones */
     bool open;                 /* queues may be touched */
@@ -37,7 +40,10 @@ struct virtio_console {
 };
 
 struct virtio_console_config {
-    unsigned ports; /* 1 to VIRTIO_CONSOLE_PORTS */
+    bool console; /* what follows but fd, cols and rows is not looked at then */
+    int fd;       /* a stream socket, not blocking; the device's, also when it cannot be made */
+    uint16_t cols, rows; /* 0: not known */
+    unsigned ports;      /* 1 to VIRTIO_CONSOLE_PORTS */
     struct {
         const char *name; /* shorter than VIRTIO_CONSOLE_NAME */
         int listen_fd;    /* a listening stream socket, not blocking; the caller's */
@@ -46,6 +52,9 @@ struct virtio_console_config {
 
 int virtio_console_init(struct virtio_console *con, const struct virtio_memory *memory,
                         const struct virtio_console_config *cfg, struct err *err);
+/* A console's terminal has another size. Any thread. */
+void virtio_console_resize(struct virtio_console *con, uint16_t cols, uint16_t rows);
+
 void virtio_console_fini(struct virtio_console *con); /* idempotent on a zeroed structure */
 
 #endif
