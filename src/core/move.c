@@ -60,8 +60,11 @@ int vm_move(struct vm *vm, const struct engine_ops *to, struct err *err)
         ioevents_pause(vm);
         memcopy_finish(vm);
         vm_dirty_leave(vm);
-        /* The next one may not announce writes, or want what is private shared. */
-        rc = mem_make_whole(&vm->mem, err);
+        /* The next engine may not announce writes, or the last one has not. */
+        if (vm->mem.base.private == !to->arm)
+            rc = 0;
+        else
+            rc = mem_make_whole(&vm->mem, err);
         if (!rc)
             rc = move_out(vm, s, err);
         if (!rc) {

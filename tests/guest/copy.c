@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * copy KERNEL INITRD APPEND CPUS MIB [rebase|time]: run a guest whose memory is copied again and again while it works, and
+ * copy KERNEL INITRD APPEND CPUS MIB ENGINE [rebase|time]: run a guest whose memory is copied again and again while it works, and
  * hold each copy against one that was made while it stood still. With "rebase" (and no disk) the guest stands still
  * until every third copy is complete, and goes on with new memory that has it as its base. With "time" nothing is
  * compared, and how long it stood still and a copy took is printed. Passes its console on; status 0 when all copies
@@ -69,7 +69,7 @@ static void begin_anew(struct copier *c, struct err *err)
     double begin = now_ms();
 
     mem_fini(&c->vm->mem);
-    if (mem_init_base(&c->vm->mem, size, &base, false, err) < 0) {
+    if (mem_init_base(&c->vm->mem, size, &base, !c->vm->engine->arm, err) < 0) {
         err_report(err);
         abort();
     }
@@ -220,8 +220,8 @@ int main(int argc, char **argv)
     struct copier c = {.lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER};
     struct err err = {0};
 
-    if (argc < 6) {
-        fprintf(stderr, "usage: copy KERNEL INITRD APPEND CPUS MIB [rebase|time]\n");
+    if (argc < 7) {
+        fprintf(stderr, "usage: copy KERNEL INITRD APPEND CPUS MIB ENGINE [rebase|time]\n");
         return 2;
     }
     cfg.kernel = argv[1];
@@ -229,9 +229,9 @@ int main(int argc, char **argv)
     cfg.cmdline = argv[3];
     cfg.cpus = (unsigned)atoi(argv[4]);
     cfg.memory = MIB((unsigned)atoi(argv[5]));
-    cfg.engine = &engine_soft;
-    c.rebase = argc > 6 && !strcmp(argv[6], "rebase");
-    c.timed = argc > 6 && !strcmp(argv[6], "time");
+    cfg.engine = strcmp(argv[6], "kvm") ? &engine_soft : &engine_kvm;
+    c.rebase = argc > 7 && !strcmp(argv[7], "rebase");
+    c.timed = argc > 7 && !strcmp(argv[7], "time");
     cfg.disk[0].image.path = c.rebase ? NULL : getenv("COPY_DISK");
     cfg.disks = cfg.disk[0].image.path != NULL;
     if (run(&c, &cfg, &err)) {

@@ -192,6 +192,43 @@ def dirty_nested(*engines):
         looked(run.stdout())
 
 
+def copier():
+    return str(Path(PROGRAM[0]).parent / "tests" / "guest" / "copy")
+
+
+def copied(run, rebased=False):
+    """All copies were what memory was at their start."""
+    check(run.wait_exit(240) == 0, run.describe())
+    found = re.search(r"COPY copies=(\d+) rebased=(\d+) bad=(\d+)", run.stdout())
+    check(found and int(found[1]) >= 3 and found[3] == "0", f"copies: {run.stdout()}")
+    check((int(found[2]) > 0) == rebased, f"memory anew: {run.stdout()}")
+    check("LODGE-TEST done" in run.stdout(), "the guest did not end by itself")
+
+
+def copies_here(*how):
+    """While user code changes its address space and writes code it runs: two CPUs, page tables, views."""
+    with Place() as place, place.run([copier(), kernel("cloud"), initramfs(),
+                                      "console=ttyS0 quiet lodge.test=addresses", "2", "256",
+                                      "soft", *how]) as run:
+        copied(run, "rebase" in how)
+        check(len(re.findall("rounds, 0 errors", run.stdout())) == 2, run.stdout())
+
+
+def copies_with_disk():
+    """What a disk reads into memory is in the copy or not, as it was at the start."""
+    with Place() as place:
+        image = place.path / "image"
+        with open(image, "wb") as file:
+            file.write(os.urandom(40 << 20))
+        env = dict(os.environ, COPY_DISK=str(image))
+        with Run([copier(), kernel("cloud"), initramfs_with_modules("cloud"),
+                  "console=ttyS0 quiet lodge.test=disk", "2", "256", "soft"], env=env) as run:
+            copied(run)
+            after = re.search(r"LODGE-TEST disk after (\w{32})", run.stdout())
+            check(after and after[1] == hashlib.md5(image.read_bytes()).hexdigest(),
+                  f"not what the guest wrote: {run.stdout()}")
+
+
 @emulated
 def refused_nested():
     """What cannot be had is told, with the next step, and nothing is started."""
@@ -270,6 +307,9 @@ CASES = [
     Case("disk under KVM nested, 2 CPUs, without MSI-X", disk_nested, 2, "pci=nomsi", "IO-APIC"),
     Case("doorbells and interrupts of eventfds, nested", doorbells_nested),
     Case("KVM refused, nested", refused_nested),
+    Case("copies of memory while it is written", copies_here),
+    Case("copies of memory that disks write", copies_with_disk),
+    Case("memory begins as a copy", copies_here, "rebase"),
     Case("log of written pages", dirty_here, "soft"),
     Case("log of written pages, moving", dirty_here, "soft", "soft"),
     Case("log of written pages, nested", dirty_nested, "kvm"),
