@@ -41,7 +41,7 @@ _lodge()
         ;;
     run:--engine) words="auto soft kvm" ;;
     run:--cpu) words="host x86-64-v1 x86-64-v2 x86-64-v3 max" ;;
-    run:--rng | run:--balloon) words="on off" ;;
+    run:--rng | run:--balloon | run:--sandbox) words="on off" ;;
     run:--console) words="stdio virtio none" ;;
     run:--escape) words="^] ctrl-a none" ;;
     run:--cpus | run:-c) words="1 2 4 8" ;;
@@ -50,7 +50,7 @@ _lodge()
     run:--net) words="user none switch= tap= bridge=" ;;
     run:*)
         words="--name -f --file -d --detach --rm --image --user --ssh-key --user-data --engine --cpu -c --cpus -m --memory --kernel --initrd --append
-            --disk --port --net -p --publish --vsock --rng --balloon
+            --disk --port --net -p --publish --vsock --rng --balloon --sandbox
             --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
         [[ $cur == -* ]] || words=$(lodge image ls 2>/dev/null | awk 'NR > 1 { print $1 }')
         ;;

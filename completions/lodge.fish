@@ -72,6 +72,7 @@ complete -c lodge $run -s p -l publish -x -d 'Port of the host that leads to the
 complete -c lodge $run -l vsock -r -F -d 'Sockets between guest and host'
 complete -c lodge $run -l rng -x -a 'on off' -d 'Source of random numbers'
 complete -c lodge $run -l balloon -x -a 'on off' -d 'Memory goes back to the host'
+complete -c lodge $run -l sandbox -x -a 'on off' -d 'Confine the process'
 complete -c lodge $run -l console -x -a 'stdio virtio none' -d 'Where the first serial port goes'
 complete -c lodge $run -l escape -x -a '^] ctrl-a none' -d 'Key that leaves the console'
 complete -c lodge $run -l no-reboot -d 'End the run when the guest resets'

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "block/limiter.h"
 #include "block/throttle.h"
 #include "block/uring.h"
@@ -63,6 +64,7 @@ static void *worker_thread(void *opaque)
     struct block *b = opaque;
     struct block_workers *w = b->workers;
 
+    thread_name("block");
     pthread_mutex_lock(&w->lock);
     for (;;) {
         struct block_req *req;
@@ -92,13 +94,12 @@ static bool worker_start_locked(struct block *b)
 
     if (w->threads == WORKERS_MAX)
         return true;
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&w->thread[w->threads], NULL, worker_thread, b);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return w->threads > 0;
-    pthread_setname_np(w->thread[w->threads], "block");
     w->threads++;
     return true;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/thread.h"
 #include "block/throttle.h"
 
 #define NANOSECONDS 1000000000ull
@@ -85,6 +86,7 @@ static void *limiter_thread(void *opaque)
 {
     struct block_limiter *l = opaque;
 
+    thread_name("block limits");
     pthread_mutex_lock(&l->lock);
     while (!l->stop) {
         uint64_t now = now_ns(), wait;
@@ -158,12 +160,11 @@ int limiter_new(struct block_limiter **out, struct block *b, const uint64_t limi
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&l->changed, &attr);
     pthread_condattr_destroy(&attr);
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&l->thread, NULL, limiter_thread, l);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (!rc) {
-        pthread_setname_np(l->thread, "block limits");
         *out = l;
         return 0;
     }

@@ -247,7 +247,9 @@ void guest_image_close(struct guest_image *g, bool failed)
         store_remove_tree(g->dir);
     } else if (g->fresh && failed) {
         lock = store_lock(&g->store, NULL);
-        store_drop_locked(g->store.guests, g->dir, NULL);
+        /* A confined process may not rename it: then where it is. */
+        if (store_drop_locked(g->store.guests, g->dir, NULL))
+            store_remove_tree(g->dir);
         if (lock >= 0)
             close(lock);
     }

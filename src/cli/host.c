@@ -14,6 +14,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "sandbox/sandbox.h"
+
 uint64_t host_memory_total(void)
 {
     struct sysinfo si;
@@ -100,4 +102,6 @@ void host_read(struct host *host)
     read_kvm(host);
     if (!uname(&u))
         snprintf(host->kernel, sizeof(host->kernel), "%s %s", u.release, u.machine);
+    host->landlock = sandbox_landlock_version();
+    host->seccomp = sandbox_has_seccomp();
 }

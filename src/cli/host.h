@@ -14,6 +14,8 @@ struct host {
     bool vmx, svm;                           /* the CPU shows hardware virtualization */
     bool hypervisor;                         /* the host is itself a guest */
     char kvm[160];                           /* /dev/kvm in words */
+    unsigned landlock;                       /* version of its interface, 0: none */
+    bool seccomp;
 };
 
 /* What can't be found out stays empty or zero. */

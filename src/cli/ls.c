@@ -19,8 +19,8 @@ static json_t *facts(const struct guest *g)
 {
     json_t *o =
         json_pack("{s:s, s:s, s:b}", "name", g->name, "state", guest_state(g), "kept", g->kept);
-    static const char *const now[] = {"pid",     "engine", "cpus",   "memory",
-                                      "started", "uptime", "version"};
+    static const char *const now[] = {"pid",     "engine", "cpus",    "memory",
+                                      "started", "uptime", "version", "sandbox"};
     static const char *const then[] = {"began", "ended", "how", "status", "why"};
     struct run_opts opts;
 
@@ -165,7 +165,7 @@ static void print_time(const char *label, const json_t *o, const char *key)
 
 static void print_text(const struct guest *g, const json_t *o)
 {
-    static const char *const shown[] = {"engine", "why", "broken"};
+    static const char *const shown[] = {"engine", "sandbox", "why", "broken"};
     char size[SIZE_TEXT], up[32];
 
     printf("%-12s%s\n", "name", g->name);

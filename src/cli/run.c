@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "cli/confine.h"
 #include "cli/console.h"
 #include "cli/definition.h"
 #include "cli/detach.h"
@@ -58,6 +59,8 @@ struct session {
     enum vm_end end;
     struct guest_image image; /* with --image */
     bool map_failed;          /* --perf-map could not be written, and this was said */
+    struct sandbox sandbox;   /* without --sandbox off */
+    char confined[SANDBOX_TEXT];
 };
 
 static double seconds_now(void)
@@ -340,6 +343,7 @@ static int start_control(struct session *s, struct vm *vm, struct err *err)
         .console_in = has ? console_typed(s->console) : -1,
         .quit = session_quit,
         .opaque = s,
+        .sandbox = s->confined,
     };
 
     return control_new(&s->control, &cfg, err);
@@ -351,6 +355,37 @@ static void session_loaded(struct vm *vm, void *opaque)
     struct session *s = opaque;
 
     detach_ready(s->detach, s->opts->name);
+}
+
+static bool is_confined(const struct session *s)
+{
+    return !strcmp(s->opts->sandbox, "on");
+}
+
+/* Before there is another thread. */
+static int confine(struct session *s, struct err *err)
+{
+    const struct confine_config cfg = {.opts = s->opts,
+                                       .reg = &s->reg,
+                                       .image = &s->image,
+                                       .kept = s->detach,
+                                       .kvm = !strcmp(s->engine->name, "kvm")};
+
+    if (is_confined(s))
+        return confine_enter(&s->sandbox, &cfg, err);
+    if (!s->opts->quiet)
+        fprintf(stderr, "lodge: --sandbox off: whoever takes over the guest's process has all "
+                        "rights of this user\n");
+    return 0;
+}
+
+/* All that a running guest does not need has been done. */
+static int seal(struct session *s, struct err *err)
+{
+    int r = is_confined(s) ? sandbox_seal(&s->sandbox, err) : 0;
+
+    sandbox_text(&s->sandbox, s->confined);
+    return r;
 }
 
 static int run_vm(struct session *s, struct err *err)
@@ -410,12 +445,16 @@ static int run_vm(struct session *s, struct err *err)
     r = start_control(s, vm, err);
     if (!r)
         r = say_reach(s, vm, err);
+    if (!r) {
+        origin_watch(&origin, vm);
+        r = seal(s, err);
+    }
     if (r) {
         origin_close(&origin, err);
+        control_free(s->control);
         vm_free(vm);
         return r;
     }
-    origin_watch(&origin, vm);
     say_start(s);
     say_ports(s, vm);
     if (s->detach)
@@ -465,6 +504,8 @@ static int run_with_console(struct session *s, struct err *err)
     char path[STATE_PATH];
     int r = s->detach ? state_path(path, o->name, STATE_CONSOLE, err) : 0;
 
+    if (!r)
+        r = confine(s, err);
     if (!r)
         r = conlog_init(&s->log, s->detach && stdio ? path : NULL, LOG_LIMIT, err);
     if (!r)
@@ -591,6 +632,7 @@ int run_guest(const struct run_opts *opts, struct detach *detach)
                         .detach = detach,
                         .reg.fd = -1,
                         .image.hold = -1,
+                        .sandbox.ruleset = -1,
                         .lock = PTHREAD_MUTEX_INITIALIZER};
     struct err err = {0};
     int r;

@@ -44,12 +44,12 @@ static int do_status(struct control_call *call, struct err *err)
     int r;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:I, s:I, s:f}", "name", vm->cfg.name, "pid",
-                  (int)getpid(), "version", LODGE_VERSION, "state", state_name(vm), "engine",
+    o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:s?}", "name", vm->cfg.name,
+                  "pid", (int)getpid(), "version", LODGE_VERSION, "state", state_name(vm), "engine",
                   vm->engine->name, "cpus", (int)vm->cfg.cpus, "memory", (json_int_t)vm->cfg.memory,
                   "started",
                   (json_int_t)((double)now.tv_sec + (double)now.tv_nsec / 1e9 - uptime + 0.5),
-                  "uptime", uptime);
+                  "uptime", uptime, "sandbox", call->cfg->sandbox);
     r = o ? json_object_update(call->result, o) : -1;
     json_decref(o);
     control_copying(call->cfg->vm, call->result);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/listen.h"
+#include "base/thread.h"
 #include "control/conlog.h"
 #include "core/vm.h"
 
@@ -175,23 +176,22 @@ static void *job_main(void *opaque)
     struct job *job = opaque;
     uint64_t one = 1;
 
+    thread_name("job");
     job->result = job->call.command->job(&job->call, &job->err);
     while (write(job->done_fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
     return NULL;
 }
 
-static int start_thread(pthread_t *thread, void *(*fn)(void *), void *opaque, const char *name)
+static int start_thread(pthread_t *thread, void *(*fn)(void *), void *opaque)
 {
     sigset_t all, old;
     int r;
 
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     r = pthread_create(thread, NULL, fn, opaque);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (!r)
-        pthread_setname_np(*thread, name);
     return -r;
 }
 
@@ -211,7 +211,7 @@ static int job_start(struct control *c, struct client *cl, struct proto_request 
     job->req = *req;
     job->call = *call;
     job->err = (struct err){0};
-    r = start_thread(&job->thread, job_main, job, "job");
+    r = start_thread(&job->thread, job_main, job);
     if (r)
         return err_set(err, r, "cannot start a thread for '%s': %s", call->command->name,
                        strerror(-r));
@@ -417,6 +417,7 @@ static void *control_main(void *opaque)
     struct pollfd p[P_CLIENTS + MAX_CLIENTS];
     unsigned n;
 
+    thread_name("control");
     for (;;) {
         n = c->count;
         p[P_WAKE] = (struct pollfd){.fd = c->wake, .events = POLLIN};
@@ -484,7 +485,7 @@ int control_new(struct control **out, const struct control_config *cfg, struct e
         r = c->listen < 0 ? c->listen : 0;
     }
     if (!r) {
-        r = start_thread(&c->thread, control_main, c, "control");
+        r = start_thread(&c->thread, control_main, c);
         c->started = !r;
         if (r)
             err_set(err, r, "cannot start the control socket's thread: %s", strerror(-r));

@@ -24,6 +24,7 @@ struct control_config {
     /* End the guest as if its power was cut. On the control thread. */
     void (*quit)(void *opaque);
     void *opaque;
+    const char *sandbox; /* what confines this process, in words */
 };
 
 #define CONTROL_SOCKET "control"

@@ -10,6 +10,7 @@
 #include <x86intrin.h>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 #define NSEC_PER_SEC   1000000000ull
 #define HV_BASE        0x40000000u
@@ -146,6 +147,7 @@ static void *clock_thread(void *opaque)
 {
     struct clock *clock = opaque;
 
+    thread_name("clock");
     /* The default slack of 50 us would be added to every timer. */
     prctl(PR_SET_TIMERSLACK, 1);
     pthread_mutex_lock(&clock->lock);
@@ -170,7 +172,7 @@ static void clock_start_locked(struct clock *clock)
 
     if (clock->started)
         return;
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&clock->thread, NULL, clock_thread, clock);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -179,7 +181,6 @@ static void clock_start_locked(struct clock *clock)
         return;
     }
     clock->started = true;
-    pthread_setname_np(clock->thread, "clock");
 }
 
 /* ---- Interface ---------------------------------------------------------- */

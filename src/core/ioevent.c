@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "core/machine.h"
 #include "engine/engine.h"
 
@@ -223,6 +224,7 @@ static void *irq_thread(void *opaque)
     struct epoll_event ready[MAX_READY];
     struct ioevents *io = opaque;
 
+    thread_name("irqevent");
     for (;;) {
         int n = epoll_wait(io->epoll, ready, MAX_READY, -1);
 
@@ -263,13 +265,12 @@ static int thread_start_locked(struct ioevents *io)
         return -errno;
     if (epoll_ctl(io->epoll, EPOLL_CTL_ADD, io->stop, &e) < 0 && errno != EEXIST)
         return -errno;
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&io->thread, NULL, irq_thread, io);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return -rc;
-    pthread_setname_np(io->thread, "irqevent");
     io->started = true;
     return 0;
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/thread.h"
 #include "core/dirty.h"
 #include "core/ioevent.h"
 #include "core/machine.h"
@@ -272,7 +273,10 @@ static void *vcpu_thread(void *opaque)
 {
     const struct vcpu_start *start = opaque;
     struct vcpu *vcpu = start->vcpu;
+    char name[16];
 
+    snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
+    thread_name(name);
     while (!(atomic_load(&vcpu->events) & VCPU_EV_STOP)) {
         switch (vcpu->vm->engine->run(vcpu)) {
         case VCPU_EXIT_HALT:
@@ -295,7 +299,7 @@ static void *vcpu_thread(void *opaque)
  */
 static void vcpu_block_signals(sigset_t *old)
 {
-    static const int caused[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    static const int caused[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
     sigset_t set;
 
     sigfillset(&set);
@@ -307,7 +311,6 @@ static void vcpu_block_signals(sigset_t *old)
 static int vcpu_start(struct vm_session *s, struct vcpu *vcpu, struct err *err)
 {
     struct vcpu_start *start = &s->starts[vcpu->id];
-    char name[16];
     int rc;
 
     *start = (struct vcpu_start){s, vcpu};
@@ -317,8 +320,6 @@ static int vcpu_start(struct vm_session *s, struct vcpu *vcpu, struct err *err)
         return err_next(err, "Give the guest fewer CPUs, or raise the limit on processes "
                              "(ulimit -u, or TasksMax of the service).");
     }
-    snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
-    pthread_setname_np(vcpu->thread, name);
     return 0;
 }
 

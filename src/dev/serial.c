@@ -8,6 +8,8 @@
  */
 #include "dev/serial.h"
 
+#include "base/thread.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -695,7 +697,7 @@ static int thread_start(pthread_t *thread, void *(*fn)(void *), struct serial *s
     sigset_t all, old;
     int ret;
 
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     pthread_mutex_lock(&s->lock);
     ret = pthread_create(thread, NULL, fn, s);

@@ -18,6 +18,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "net/switch_wire.h"
 
 #define MAX_MEMBERS  64
@@ -306,6 +307,7 @@ static void *lan_thread(void *opaque)
     struct pollfd fds[2 + MAX_MEMBERS];
     uint64_t count;
 
+    thread_name("net switch");
     while (!atomic_load(&l->stop)) {
         poll(fds, fill_fds(l, fds), -1);
         /* The card's `ready` wakes us after it has made room. */
@@ -357,13 +359,12 @@ static int lan_start(struct net *net, struct err *err)
     sigset_t all, old;
     int rc;
 
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&l->thread, NULL, lan_thread, l);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return err_set(err, -rc, "cannot start a thread for a network: %s", strerror(rc));
-    pthread_setname_np(l->thread, "net switch");
     l->started = true;
     return 0;
 }

@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "net/switch_wire.h"
 
 #define BATCH 64
@@ -95,6 +96,7 @@ static void *tap_thread(void *opaque)
     struct tap *t = opaque;
     uint64_t count;
 
+    thread_name("net tap");
     while (!atomic_load(&t->stop)) {
         struct pollfd fds[2] = {{.fd = t->wake_fd, .events = POLLIN},
                                 {.fd = atomic_load(&t->full) ? -1 : t->fd, .events = POLLIN}};
@@ -145,13 +147,12 @@ static int tap_start(struct net *net, struct err *err)
     sigset_t all, old;
     int rc;
 
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&t->thread, NULL, tap_thread, t);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return err_set(err, -rc, "cannot start a thread for a network: %s", strerror(rc));
-    pthread_setname_np(t->thread, "net tap");
     t->started = true;
     return 0;
 }

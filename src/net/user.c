@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "net/frame.h"
 
 #define LARGE_MTU    65521      /* the most libslirp takes */
@@ -412,6 +413,7 @@ static void *user_thread(void *opaque)
 {
     struct user *u = opaque;
 
+    thread_name("net user");
     pthread_mutex_lock(&slirp_lock);
     while (!u->stop)
         turn(u);
@@ -665,13 +667,12 @@ static int user_start(struct net *net, struct err *err)
     sigset_t all, old;
     int rc;
 
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&u->thread, NULL, user_thread, u);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return err_set(err, -rc, "cannot start a thread for a network: %s", strerror(rc));
-    pthread_setname_np(u->thread, "net user");
     u->started = true;
     return 0;
 }

@@ -6,6 +6,8 @@
  */
 #include "dev/virtio/console.h"
 
+#include "base/thread.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -261,6 +263,7 @@ static void *socket_thread(void *opaque)
     struct pollfd p[VIRTIO_CONSOLE_PORTS + 1];
     uint64_t count;
 
+    thread_name("ports");
     while (!atomic_load(&con->stop)) {
         pthread_mutex_lock(&con->lock);
         poll_describe_locked(con, p);
@@ -476,13 +479,12 @@ static int socket_thread_start(struct virtio_console *con, struct err *err)
     sigset_t all, old;
     int rc;
 
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&con->thread, NULL, socket_thread, con);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return err_set(err, -rc, "cannot start a thread for ports: %s", strerror(rc));
-    pthread_setname_np(con->thread, "ports");
     con->thread_started = true;
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 /* ---- The thread --------------------------------------------------------------------- */
 
@@ -46,6 +47,7 @@ static void *device_thread(void *opaque)
     uint64_t count;
     bool more;
 
+    thread_name(dev->ops->name);
     while (!atomic_load(&dev->stop)) {
         if (poll(fds, ARRAY_SIZE(fds), -1) < 0)
             continue;
@@ -367,14 +369,13 @@ static int thread_start(struct virtio_device *dev, struct err *err)
     sigset_t all, old;
     int rc;
 
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&dev->thread, NULL, device_thread, dev);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return err_set(err, -rc, "cannot start a thread for a %s device: %s", dev->ops->name,
                        strerror(rc));
-    pthread_setname_np(dev->thread, dev->ops->name);
     dev->thread_started = true;
     return 0;
 }

@@ -17,6 +17,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "dev/virtio/vsock_int.h"
 
 #define F_STREAM (1ull << 0)
@@ -277,6 +278,7 @@ static void *socket_thread(void *opaque)
 {
     struct virtio_vsock *vs = opaque;
 
+    thread_name("vsock");
     while (!atomic_load(&vs->stop))
         virtio_vsock_turn(vs, -1);
     return NULL;
@@ -389,13 +391,12 @@ static int socket_thread_start(struct virtio_vsock *vs, struct err *err)
     sigset_t all, old;
     int rc;
 
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&vs->thread, NULL, socket_thread, vs);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return err_set(err, -rc, "cannot start a thread for vsock: %s", strerror(rc));
-    pthread_setname_np(vs->thread, "vsock");
     vs->thread_started = true;
     return 0;
 }
