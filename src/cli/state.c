@@ -188,7 +188,8 @@ int state_write_last(const char *name, const json_t *last, struct err *err)
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
-    return remove(path) && errno != ENOENT;
+    /* Not remove(3), which tries the wrong one first and may not be told so. */
+    return (type == FTW_DP ? rmdir(path) : unlink(path)) && errno != ENOENT;
 }
 
 static int remove_tree(const char *path)
