@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "core/dirty.h"
 #include "engine/engine.h"
 
@@ -335,6 +336,7 @@ static void *prepare_thread(void *opaque)
     struct memcopy *m = opaque;
     uint8_t *buf = aligned_alloc(PAGE_SIZE, GROUP * PAGE_SIZE);
 
+    thread_name("memcopy");
     if (!buf) {
         fail(m, -ENOMEM);
     } else {
@@ -354,6 +356,7 @@ static void *copy_thread(void *opaque)
     struct memcopy *m = opaque;
     uint8_t *buf = aligned_alloc(PAGE_SIZE, GROUP * PAGE_SIZE);
 
+    thread_name("memcopy");
     if (buf)
         copy_all(m, &never, buf);
     else
@@ -365,18 +368,18 @@ static void *copy_thread(void *opaque)
 
 static void *finish_thread(void *opaque)
 {
+    thread_name("memcopy");
     finish(opaque);
     return NULL;
 }
 
-static int thread_start(struct memcopy *m, void *(*fn)(void *), struct err *err)
+static int start_thread(struct memcopy *m, void *(*fn)(void *), struct err *err)
 {
     int rc = pthread_create(&m->thread, NULL, fn, m);
 
     if (rc)
         return err_set(err, -rc, "cannot start a thread to copy the guest's memory: %s",
                        strerror(rc));
-    pthread_setname_np(m->thread, "memcopy");
     m->threaded = true;
     return 0;
 }
@@ -505,7 +508,7 @@ int memcopy_prepare(struct memcopy *m, struct err *err)
     m->logging = true;
     todo_set_all(m);
     state_set(m, MEMCOPY_PREPARING);
-    rc = thread_start(m, prepare_thread, err);
+    rc = start_thread(m, prepare_thread, err);
     if (rc)
         state_set(m, MEMCOPY_FAILED);
     return rc;
@@ -554,7 +557,7 @@ static int start_armed(struct memcopy *m, struct err *err)
     atomic_fetch_or(&mem->guard, MEM_GUARD_COPY);
     m->vm->engine->arm(m->vm);
     state_set(m, MEMCOPY_COPYING);
-    rc = thread_start(m, copy_thread, err);
+    rc = start_thread(m, copy_thread, err);
     if (rc) {
         atomic_fetch_and(&mem->guard, ~MEM_GUARD_COPY);
         state_set(m, MEMCOPY_FAILED);
@@ -588,7 +591,7 @@ static int start_now(struct memcopy *m, struct err *err)
     free(buf);
     log_end(m);
     state_set(m, MEMCOPY_COPYING);
-    rc = atomic_load(&m->cancel) ? why(m, err) : thread_start(m, finish_thread, err);
+    rc = atomic_load(&m->cancel) ? why(m, err) : start_thread(m, finish_thread, err);
     if (rc)
         state_set(m, MEMCOPY_FAILED);
     return rc;
