@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "cli/state.h"
 #include "core/snapshot_take.h"
 
@@ -46,7 +46,8 @@ static void *watch_main(void *opaque)
 {
     struct origin *o = opaque;
 
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOW_PRIORITY);
+    thread_name("verify");
+    setpriority(PRIO_PROCESS, 0, LOW_PRIORITY); /* this thread; no other may be named */
     if (!snapshot_verify(o->base.fd, o->sums_fd, &o->cancel, &o->err) ||
         o->err.code == -ECANCELED) {
         o->err.code = 0;
@@ -64,12 +65,10 @@ void origin_watch(struct origin *o, struct vm *vm)
     if (!o->used)
         return;
     o->of = vm;
-    sigfillset(&all);
+    thread_signals(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     o->started = !pthread_create(&o->thread, NULL, watch_main, o);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (o->started)
-        pthread_setname_np(o->thread, "verify");
 }
 
 static void close_file(int *fd)

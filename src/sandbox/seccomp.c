@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <termios.h>
@@ -328,6 +329,15 @@ static void process_calls(struct program *p)
         end_of(p, at);
     }
 
+    at = begin_of(p, __NR_setpriority);
+    load(p, ARG_LOW(0));
+    emit(p, BPF_JMP | BPF_JEQ | BPF_K, PRIO_PROCESS, 1, 0);
+    ret(p, DENY);
+    load(p, ARG_LOW(1));
+    ret_if(p, 0, ALLOW); /* the calling thread */
+    ret(p, DENY);
+    end_of(p, at);
+
     at = begin_of(p, __NR_prctl);
     load(p, ARG_LOW(0));
     ret_if(p, PR_SET_NAME, ALLOW);
@@ -420,9 +430,9 @@ int seccomp_enter(const struct sandbox_needs *needs)
 
 bool seccomp_allows(unsigned nr)
 {
-    static const uint16_t others[] = {__NR_ioctl,     __NR_mmap,        __NR_mprotect, __NR_socket,
-                                      __NR_clone,     __NR_kill,        __NR_tgkill,   __NR_prctl,
-                                      __NR_prlimit64, __NR_rt_sigaction};
+    static const uint16_t others[] = {
+        __NR_ioctl,  __NR_mmap,  __NR_mprotect,  __NR_socket,      __NR_clone,       __NR_kill,
+        __NR_tgkill, __NR_prctl, __NR_prlimit64, __NR_setpriority, __NR_rt_sigaction};
 
     for (unsigned i = 0; i < ARRAY_SIZE(plain); i++)
         if (plain[i] == nr)
