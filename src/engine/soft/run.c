@@ -141,6 +141,7 @@ static void nmis_arrived(struct soft_cpu *c)
 /* Interrupts and NMIs, if the CPU takes them now. */
 static void take_interrupt(struct soft_cpu *c)
 {
+    c->intr_waiting = 1;
     if (c->nmi_pending && !c->st.nmi_blocked && !c->st.intr_shadow && c->st.run <= X86_HALTED) {
         c->nmi_pending--;
         c->st.run = X86_RUNNING;
@@ -148,7 +149,6 @@ static void take_interrupt(struct soft_cpu *c)
         interp_deliver(c, X86_NMI, INT_EXT, false, 0);
         return;
     }
-    c->intr_waiting = 1;
     if (!(c->st.rflags & X86_IF) || c->st.intr_shadow || c->st.run > X86_HALTED)
         return;
     soft_fpu_park(c);

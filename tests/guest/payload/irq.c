@@ -288,6 +288,42 @@ static void nmi_pair(void)
     trap_set(2, NULL);
 }
 
+/* An NMI and an interrupt at once: the interrupt follows when the NMI's handler returns, whatever else happens. */
+static void both_sender(unsigned id)
+{
+    while (!pair_stop)
+        if (pair_asked > pair_sent) {
+            ipi(0, ICR_NMI);
+            ipi(0, VEC_LOW);
+            pair_sent++;
+        }
+}
+
+static void nmi_and_irq(void)
+{
+    begin(VEC_LOW, irq_note);
+    trap_set(2, nmi_count);
+    pair_asked = pair_sent = 0;
+    pair_stop = false;
+    cpu_start(1, both_sender);
+    irq_on();
+    for (uint64_t n = 1; more(n, 20000); n++) {
+        nmis = 0;
+        count = 0;
+        pair_asked = n;
+        for (uint64_t t = rdtsc(); (nmis < 1 || count < 1) && rdtsc() - t < 5000 * tsc_per_ms;)
+            pause();
+        EXPECT(nmis == 1 && count == 1, "%u NMIs and %lu interrupts in round %lu", nmis, count, n);
+        while (pair_sent != n)
+            pause();
+    }
+    irq_off();
+    pair_stop = true;
+    cpu_wait(1);
+    trap_set(2, NULL);
+    trap_set(VEC_LOW, NULL);
+}
+
 /* An NMI wakes a CPU that halts with interrupts off. */
 static volatile bool halted, awake;
 
@@ -535,6 +571,7 @@ const struct test irq_tests[] = {
     {"irq-hlt", hlt_wakes},
     {"irq-nmi-blocked", nmi_blocked},
     {"irq-nmi-pair", nmi_pair, 2},
+    {"irq-nmi-and-irq", nmi_and_irq, 2},
     {"irq-nmi-wakes", nmi_wakes, 2},
     {"irq-priorities", priorities},
     {"irq-timer-once", timer_once},
