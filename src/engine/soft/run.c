@@ -473,8 +473,11 @@ enum vcpu_exit_reason soft_run_loop(struct soft_cpu *c)
     if (_setjmp(c->exc_jmp)) {
         c->chain_site = NULL;
         deliver_exception(c);
+        if (c->intr_waiting || c->nmi_pending)
+            soft_look_up(c);
+    } else {
+        soft_look_up(c);
     }
-    soft_look_up(c);
     for (;;) {
         if (atomic_load_explicit(&c->exit_request, memory_order_acquire) ||
             c->st.run != X86_RUNNING) {
