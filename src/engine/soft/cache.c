@@ -300,6 +300,22 @@ void cache_link_twin(struct soft_vm *svm, uint32_t record, struct block *to, uin
     pthread_mutex_unlock(&k->lock);
 }
 
+/* The last block whose code does not begin behind pc. */
+static const struct block *block_up_to(const struct cache *k, const uint8_t *pc)
+{
+    size_t lo = 0, hi = atomic_load_explicit(&k->nblocks, memory_order_acquire);
+
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+
+        if (k->blocks[mid].code <= pc)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo ? &k->blocks[lo - 1] : NULL;
+}
+
 /* ---- Invalidation ---------------------------------------------------------- */
 
 static void entry_redirect(struct cache *k, const uint8_t *entry, const uint8_t *to)
@@ -308,6 +324,22 @@ static void entry_redirect(struct cache *k, const uint8_t *entry, const uint8_t 
     uint64_t jmp = 0xe9 | (uint64_t)(uint32_t)(to - (entry + 5)) << 8;
 
     __atomic_store_n(w, (v & ~0xffffffffffull) | jmp, __ATOMIC_RELEASE);
+}
+
+void cache_replace(struct soft_vm *svm, const uint8_t *code, struct block *to, uint32_t gen)
+{
+    struct cache *k = &svm->cache;
+    const struct block *b;
+
+    pthread_mutex_lock(&k->lock);
+    b = atomic_load(&k->gen) == gen ? block_up_to(k, code) : NULL;
+    if (b && b->code == code && !b->valid && to->valid && b->phys == to->phys &&
+        b->key == to->key) {
+        entry_redirect(k, b->entry_mem, to->entry_mem);
+        if (b->entry_host != b->entry_mem)
+            entry_redirect(k, b->entry_host, to->entry_host);
+    }
+    pthread_mutex_unlock(&k->lock);
 }
 
 static void block_kill(struct cache *k, struct block *b)
@@ -390,22 +422,10 @@ void cache_flush_all(struct soft_cpu *c)
 const struct block *cache_block_at(const struct cache *k, const uint8_t *pc,
                                    const struct recover **rec)
 {
-    size_t lo = 0, hi = atomic_load_explicit(&k->nblocks, memory_order_acquire);
+    const struct block *b = block_up_to(k, pc);
+    uint32_t off = b ? (uint32_t)(pc - b->code) : 0;
 
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-
-        if (k->blocks[mid].code <= pc)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    if (lo == 0)
-        return NULL;
-    const struct block *b = &k->blocks[lo - 1];
-    uint32_t off = (uint32_t)(pc - b->code);
-
-    if (off >= b->code_len)
+    if (!b || off >= b->code_len)
         return NULL;
     *rec = NULL;
     for (unsigned i = 0; i < b->ninsn && b->recover[i].host_off <= off; i++)

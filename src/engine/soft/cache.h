@@ -87,7 +87,7 @@ struct exit_record {
         const uint8_t *_Atomic twin; /* CAREFUL: where to go on in the careful twin, or NULL */
     };
     _Atomic uint32_t
-        at; /* offset in the cache. CHAIN: what to link. A soft TLB miss: where to try again */
+        at; /* offset in the cache. CHAIN: what to link. KILLED: the block. A soft TLB miss: where to try again */
     _Atomic uint32_t arg; /* for soft_cpu.exit_arg */
 };
 #define EXIT_SAME_PAGE (~0ull)
@@ -106,6 +106,7 @@ enum exit_kind {
     EXIT_THUNK,   /* a thunk finished */
     EXIT_DONE,    /* the interpreter ran inside the block and st is complete */
     EXIT_FAULT,   /* a thunk took a host signal (soft_cpu.fault_signal) */
+    EXIT_KILLED,  /* go on at the offset: exit_site is the code of a block that has been killed */
     EXIT_RECORD,  /* as cache.exits[soft_cpu.exit_record] says */
 };
 #define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
@@ -205,6 +206,9 @@ void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct
 
 /* The same for a careful twin: an exit_record with EXIT_CAREFUL leads there from now on. */
 void cache_link_twin(struct soft_vm *svm, uint32_t record, struct block *to, uint32_t gen);
+
+/* The killed block whose code is at `code` has been made anew: from now on its entries lead to `to`. */
+void cache_replace(struct soft_vm *svm, const uint8_t *code, struct block *to, uint32_t gen);
 
 /* For the translator, before it reads the first bytes of a further page: they will be part of a block. */
 void cache_hold_page(struct soft_cpu *c, const uint8_t *page);

@@ -388,6 +388,9 @@ static void after_code(struct soft_cpu *c)
         c->chain_site = c->exit_site;
         c->chain_mem = (arg & EXIT_SITE_MEM) != 0;
         break;
+    case EXIT_KILLED:
+        c->killed_code = c->exit_site;
+        break;
     case EXIT_RIP:
         c->counters.jc_miss++;
         if (unlikely((uint64_t)((int64_t)(c->st.rip << 16) >> 16) != c->st.rip) &&
@@ -428,11 +431,11 @@ static void jc_enter(struct tlb_set *s, uint64_t va, const uint8_t *code)
 /* One step of a CPU in 64-bit mode: the block at RIP, made if need be. */
 static void step_code(struct soft_cpu *c)
 {
-    const uint8_t *site = c->chain_site, *page;
+    const uint8_t *site = c->chain_site, *killed = c->killed_code, *page;
     struct block *b;
     block_key key = c->careful ? BLOCK_CAREFUL : c->set->code;
 
-    c->chain_site = NULL;
+    c->chain_site = c->killed_code = NULL;
     c->careful = false;
     if (unlikely(atomic_load(&c->svm->cache.gen) != c->cache_gen)) {
         tlb_flush_jc(c);
@@ -455,6 +458,10 @@ static void step_code(struct soft_cpu *c)
     if (!b->ninsn) {
         interp_one(c);
         return;
+    }
+    if (killed) {
+        soft_fpu_park(c);
+        cache_replace(c->svm, killed, b, c->cache_gen);
     }
     if (key == BLOCK_CAREFUL) {
         soft_fpu_park(c); /* the lock below is libc's */

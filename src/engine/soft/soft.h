@@ -152,6 +152,7 @@ struct soft_cpu {
     const struct jc_entry *jc_empty; /* matches nothing */
     uint32_t cache_gen;              /* cache.gen that jump caches and code addresses belong to */
     const uint8_t *chain_site;       /* branch to link to the next block found, or NULL */
+    const uint8_t *killed_code;      /* block killed that the next one may replace, or NULL */
     bool careful;                    /* the next block is to be the careful twin, */
     uint32_t careful_record;         /* and this exit_record to be linked to it */
     bool chain_mem;                  /* it leaves flags in lazy_flags */

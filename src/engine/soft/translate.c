@@ -383,7 +383,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.e.p = k->rw + k->cold_used;
     for (unsigned i = 0; i < t.nstubs; i++)
         emit_stub(&t, k, &t.stubs[i]);
-    killed = record_add(&t, (uint32_t)EXIT_NEXT << EXIT_KIND_SHIFT | t.start, NULL, 0);
+    killed = record_add(&t, (uint32_t)EXIT_KILLED << EXIT_KIND_SHIFT | t.start, b->code, 0);
     b->stub_mem = emit_block_stub(&t, killed, k->glue.record_mem);
     b->stub_host = emit_block_stub(&t, killed, k->glue.record_host);
     k->cold_used = ALIGN_UP((size_t)(t.e.p - k->rw), 16);
