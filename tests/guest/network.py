@@ -282,6 +282,29 @@ def lookup():
             ends(run, place)
 
 
+def host():
+    """A bridge and a TAP device, in a network namespace of their own."""
+    inside = ["unshare", "-n"] + ([] if os.geteuid() == 0 else ["-r"])
+    script = [*inside, sys.executable, str(ROOT / "tests" / "guest" / "hostnet.py")]
+    tried = subprocess.run([*script, "probe"], capture_output=True, text=True, check=False)
+    if tried.returncode and "unshare" in tried.stderr:
+        raise Skip(f"no network namespace can be made here: {tried.stderr.strip()}")
+    check(tried.returncode == 0, tried.stderr)
+    if tried.stdout:
+        raise Skip(tried.stdout.strip())
+    with Place() as place:
+        words = command("net-host", ["--net", "bridge=br0", "--net", "tap=lt0"])
+        with place.run([*script, "run", *words]) as run:
+            run.wait_line("LODGE-TEST net serving")
+            seen = run.stdout()
+            for peer in ("10.9.0.254", "10.10.0.254"):
+                check(f"net tcp {peer} room=0 same" in seen, seen)
+                for size in (1, 1472, 9000):
+                    check(f"net udp {peer} size={size} back=20" in seen, seen)
+            run.wait_line(DONE)
+            ends(run, place)
+
+
 def switch():
     """Two guests on a named network; one is killed and comes again."""
     name = f"t{os.getpid()}"
@@ -317,5 +340,6 @@ CASES = [
     Case("network of the user", user, 1),
     Case("network queues and rate", queues, 2),
     Case("network's name server", lookup),
+    Case("network of the host", host),
     Case("network with a name", switch),
 ]
