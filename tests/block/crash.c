@@ -25,13 +25,15 @@ struct shared {
     struct sector sector[SECTORS];
     _Atomic uint32_t ready, next_state;
     _Atomic uint64_t flushes, writes;
+    _Atomic uint64_t uring, direct; /* times a disk was open that way */
 };
 
 struct run {
     struct test *t;
     struct shape shape;
     struct qcow2_config cfg;
-    bool as_disk, direct; /* direct: the file system can */
+    bool as_disk, raw;
+    bool direct; /* the file system can */
     enum block_cache cache;
     enum block_aio aio;
     char path[256], base[256];
@@ -187,14 +189,20 @@ static void *writer(void *opaque)
 static void child(struct run *run)
 {
     struct writer w[WRITERS];
-    const struct block_config disk = {
-        .path = run->path, .format = "qcow2", .cache = run->cache, .aio = run->aio};
+    const struct block_config disk = {.path = run->path,
+                                      .format = run->raw ? "raw" : "qcow2",
+                                      .cache = run->cache,
+                                      .aio = run->aio};
     struct err err = {0};
     struct qcow2 *q = NULL;
     struct block *b = NULL;
 
     if (run->as_disk ? block_open(&b, &disk, &err) : qcow2_open(&q, &run->cfg, &err))
         bad("%s cannot be opened: %s", run->path, err.what);
+    if (b) {
+        atomic_fetch_add(&run->m->uring, b->uring != NULL);
+        atomic_fetch_add(&run->m->direct, block_cache_is_direct(run->cache));
+    }
     atomic_store(&run->m->ready, 1);
     for (unsigned i = 0; i < WRITERS; i++) {
         w[i] = (struct writer){.run = run, .t = *run->t, .q = q, .b = b, .n = i};
@@ -207,6 +215,11 @@ static void child(struct run *run)
 }
 
 /* ---- Afterwards ------------------------------------------------------------------------------- */
+
+static const char *run_text(const struct run *run)
+{
+    return run->raw ? "raw" : shape_text(&run->shape);
+}
 
 static void verify_sector(struct run *run, const uint8_t *buf, uint32_t i)
 {
@@ -224,8 +237,22 @@ static void verify_sector(struct run *run, const uint8_t *buf, uint32_t i)
         atomic_store(&s->safe, 1);
         return;
     }
-    bad("%s: sector %u is in state %#x, not one of the %u from %#x to %#x", shape_text(&run->shape),
-        i, state, n - from, s->state[from % STATES], s->state[(n - 1) % STATES]);
+    bad("%s: sector %u is in state %#x, not one of the %u from %#x to %#x", run_text(run), i, state,
+        n - from, s->state[from % STATES], s->state[(n - 1) % STATES]);
+}
+
+static void verify_raw(struct run *run)
+{
+    int fd = open(run->path, O_RDONLY | O_CLOEXEC);
+    uint8_t buf[64 * 512];
+
+    for (uint32_t i = 0; i < run->sectors; i += 64) {
+        if (pread(fd, buf, sizeof(buf), i * 512ll) != sizeof(buf))
+            bad("%s: cannot read sector %u", run->path, i);
+        for (uint32_t k = 0; k < 64; k++)
+            verify_sector(run, buf + k * 512, i + k);
+    }
+    close(fd);
 }
 
 static void verify(struct run *run)
@@ -254,6 +281,15 @@ static void verify(struct run *run)
         must_be_clean(&run->cfg, false, shape_text(&run->shape));
 }
 
+static void make_raw(struct run *run)
+{
+    int fd = open(run->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    if (fd < 0 || ftruncate(fd, run->sectors * 512ll))
+        bad("cannot make %s", run->path);
+    close(fd);
+}
+
 static void make_images(struct run *run)
 {
     struct qcow2_create c = {.path = run->path, .replace = true};
@@ -264,6 +300,17 @@ static void make_images(struct run *run)
     run->as_disk = below(run->t, 2);
     run->cache = run->direct && below(run->t, 2) ? BLOCK_NONE : BLOCK_WRITEBACK;
     run->aio = below(run->t, 4) ? BLOCK_AIO_AUTO : BLOCK_AIO_THREADS;
+    run->raw = !below(run->t, 4);
+    if (run->t->disk) {
+        run->raw = !strcmp(run->t->disk, "raw");
+        run->as_disk = true;
+        run->cache = BLOCK_NONE;
+        run->aio = BLOCK_AIO_URING;
+    }
+    if (run->raw) {
+        run->as_disk = true;
+        run->shape.backing = BACKING_NONE;
+    }
     if (run->shape.backing == BACKING_QCOW2)
         run->shape.backing = BACKING_RAW;
     run->sectors = run->shape.cluster_bits < 12 ? SECTORS / 8 : SECTORS;
@@ -272,6 +319,10 @@ static void make_images(struct run *run)
         run->m->sector[i].state[0] = run->shape.backing ? 1 : 0;
     }
     atomic_store(&run->m->next_state, 2);
+    if (run->raw) {
+        make_raw(run);
+        return;
+    }
     if (run->shape.backing) {
         FILE *f = fopen(run->base, "w");
 
@@ -295,16 +346,20 @@ static void make_images(struct run *run)
 /* The kernel ends a dead process's io_uring on its own time. */
 static void await_lock(struct run *run)
 {
-    const struct qcow2_config cfg = {.path = run->path, .inspect = true, .no_backing = true};
-    struct qcow2 *q;
+    const struct block_config cfg = {.path = run->path, .format = "raw", .read_only = true};
+    const struct qcow2_config inspect = {.path = run->path, .inspect = true, .no_backing = true};
+    struct block *b = NULL;
+    struct qcow2 *q = NULL;
     struct err err;
     int r = -EBUSY;
 
     for (unsigned i = 0; r == -EBUSY && i < 200; i++)
-        r = qcow2_open(&q, &cfg, &err);
+        r = run->raw ? block_open(&b, &cfg, &err) : qcow2_open(&q, &inspect, &err);
     if (r)
         bad("%s cannot be opened after a kill: %s", run->path, err.what);
-    qcow2_abandon(q);
+    if (q)
+        qcow2_abandon(q);
+    block_close(b);
 }
 
 static void kill_one(struct run *run)
@@ -327,7 +382,10 @@ static void kill_one(struct run *run)
         bad("cannot kill the writer");
     await_lock(run);
     rnd(run->t);
-    verify(run);
+    if (run->raw)
+        verify_raw(run);
+    else
+        verify(run);
 }
 
 static bool can_direct(const char *path)
@@ -351,16 +409,20 @@ int test_kill(struct test *t)
     snprintf(run.base, sizeof(run.base), "%s/base", t->dir);
     run.cfg.path = run.path;
     run.direct = can_direct(run.path);
+    if (t->disk && !run.direct)
+        bad("%s is on a file system that does not let its cache be passed by", t->dir);
     for (uint64_t i = 0; i < t->count; i++) {
         if (i % 10 == 0)
             make_images(&run);
         kill_one(&run);
         if (t->verbose)
-            printf("%llu %s\n", (unsigned long long)i, shape_text(&run.shape));
+            printf("%llu %s\n", (unsigned long long)i, run_text(&run));
     }
-    printf("killed %llu times after %llu writes and %llu flushes, nothing flushed was lost\n",
+    printf("killed %llu times after %llu writes and %llu flushes, nothing flushed was lost; "
+           "%llu times with io_uring, %llu past the host's cache\n",
            (unsigned long long)t->count, (unsigned long long)run.m->writes,
-           (unsigned long long)run.m->flushes);
+           (unsigned long long)run.m->flushes, (unsigned long long)run.m->uring,
+           (unsigned long long)run.m->direct);
     munmap(run.m, sizeof(*run.m));
     return 0;
 }

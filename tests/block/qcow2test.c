@@ -4,7 +4,8 @@
  *
  *   random   operations compared with a raw twin (--count operations)
  *   threads  the same by several threads at once
- *   kill     a writing process is killed, nothing flushed may be lost (--count times)
+ *   kill     a writing process is killed, nothing flushed may be lost (--count times; --disk qcow2|raw:
+ *            always as a guest's disk with io_uring and past the host's cache, which --dir must allow)
  *   power    every crash between two writes, with any of the unflushed sectors lost
  *            (--count workloads)
  *   pattern  makes pattern.raw in the --dir, the disk of an --image for power
@@ -137,18 +138,23 @@ static int usage(void)
         stderr,
         "usage: qcow2test random|threads|kill|power|on|pattern [--count N] [--seed N] [--dir DIR]\n"
         "    [--cluster-bits N] [--version N] [--backing 0|1|2] [--lazy 0|1] [--image FILE] "
-        "[-v]\n");
+        "[--disk qcow2|raw] [-v]\n");
     return 2;
 }
 
 static int parse(struct test *t, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"count", 1, NULL, 'c'},   {"seed", 1, NULL, 's'},
-        {"dir", 1, NULL, 'd'},     {"cluster-bits", 1, NULL, 'b'},
-        {"version", 1, NULL, 'V'}, {"backing", 1, NULL, 'B'},
-        {"lazy", 1, NULL, 'l'},    {"verbose", 0, NULL, 'v'},
-        {"image", 1, NULL, 'i'},   {NULL}};
+    static const struct option options[] = {{"count", 1, NULL, 'c'},
+                                            {"seed", 1, NULL, 's'},
+                                            {"dir", 1, NULL, 'd'},
+                                            {"cluster-bits", 1, NULL, 'b'},
+                                            {"version", 1, NULL, 'V'},
+                                            {"backing", 1, NULL, 'B'},
+                                            {"lazy", 1, NULL, 'l'},
+                                            {"verbose", 0, NULL, 'v'},
+                                            {"image", 1, NULL, 'i'},
+                                            {"disk", 1, NULL, 'D'},
+                                            {NULL}};
     int opt;
 
     while ((opt = getopt_long(argc, argv, "v", options, NULL)) >= 0) {
@@ -176,6 +182,9 @@ static int parse(struct test *t, int argc, char **argv)
             break;
         case 'i':
             t->image = optarg;
+            break;
+        case 'D':
+            t->disk = optarg;
             break;
         case 'v':
             t->verbose = true;

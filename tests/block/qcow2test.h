@@ -11,8 +11,9 @@
 
 struct test {
     uint64_t count, seed, random;
-    const char *dir;                          /* for files */
-    const char *image;                        /* to work on, NULL: make one */
+    const char *dir;   /* for files */
+    const char *image; /* to work on, NULL: make one */
+    const char *disk;  /* kill: only as a disk of this format, past the cache */
     int cluster_bits, version, backing, lazy; /* -1: at random */
     bool verbose;
 };
