@@ -86,24 +86,40 @@ int block_lock_check_frozen(int fd, const char *path, struct err *err)
     return -EROFS;
 }
 
+/* A writer has all of these, a reader the first. */
+static const uint8_t all_has[] = {PERM_READ, PERM_WRITE, PERM_RESIZE};
+static const uint8_t refused[] = {PERM_WRITE, PERM_RESIZE};
+
+static unsigned count_has(bool writable)
+{
+    return writable ? ARRAY_SIZE(all_has) : 1;
+}
+
+static int lock_bytes(int fd, bool writable)
+{
+    int code = 0;
+
+    for (unsigned i = 0; !code && i < count_has(writable); i++)
+        code = lock_byte(fd, BYTE_HAVE + all_has[i]);
+    for (unsigned i = 0; !code && i < ARRAY_SIZE(refused); i++)
+        code = lock_byte(fd, BYTE_REFUSE + refused[i]);
+    return code;
+}
+
+void block_lock_also(int fd, bool writable)
+{
+    lock_bytes(fd, writable);
+}
+
 /* 0, -EBUSY, or why there are no locks here. */
 static int lock_once(int fd, bool writable)
 {
-    static const uint8_t reader_has[] = {PERM_READ};
-    static const uint8_t writer_has[] = {PERM_READ, PERM_WRITE, PERM_RESIZE};
-    static const uint8_t refused[] = {PERM_WRITE, PERM_RESIZE};
-    const uint8_t *has = writable ? writer_has : reader_has;
-    unsigned count = writable ? ARRAY_SIZE(writer_has) : ARRAY_SIZE(reader_has);
-    bool held = false;
-    int code = 0;
-
     /* First lock, then look: of two that come at once at least one sees the other. */
-    for (unsigned i = 0; !code && i < count; i++)
-        code = lock_byte(fd, BYTE_HAVE + has[i]);
-    for (unsigned i = 0; !code && i < ARRAY_SIZE(refused); i++)
-        code = lock_byte(fd, BYTE_REFUSE + refused[i]);
-    for (unsigned i = 0; !code && i < count; i++)
-        held |= byte_is_held(fd, BYTE_REFUSE + has[i]);
+    int code = lock_bytes(fd, writable);
+    bool held = false;
+
+    for (unsigned i = 0; !code && i < count_has(writable); i++)
+        held |= byte_is_held(fd, BYTE_REFUSE + all_has[i]);
     for (unsigned i = 0; !code && i < ARRAY_SIZE(refused); i++)
         held |= byte_is_held(fd, BYTE_HAVE + refused[i]);
     return held || code == -EAGAIN ? -EBUSY : code;

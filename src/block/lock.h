@@ -15,8 +15,14 @@
 int block_lock(int fd, bool writable, const char *path, struct err *err);
 
 /*
+ * The same for another descriptor of a file that the caller has: what is under way through it may outlive the first one, in
+ * io_uring, when the process is killed. -1: there is none.
+ */
+void block_lock_also(int fd, bool writable);
+
+/*
  * The writer of an image becomes a reader of it, with no moment between in which somebody else could become its writer;
- * and back, which asks nobody: who read it meanwhile is not protected any more.
+ * and back, which asks nobody: who read it meanwhile is not protected any more. fd -1: nothing to do.
  */
 void block_lock_to_reader(int fd);
 void block_lock_to_writer(int fd);

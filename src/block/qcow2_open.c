@@ -217,6 +217,8 @@ int qcow2_freeze(struct qcow2 *q)
     q->read_only = true;
     if (q->file.fd >= 0)
         block_lock_to_reader(q->file.fd);
+    if (q->file.direct)
+        block_lock_to_reader(q->file.direct->direct_fd);
     return 0;
 }
 
@@ -225,6 +227,8 @@ void qcow2_thaw(struct qcow2 *q)
     q->read_only = false;
     if (q->file.fd >= 0)
         block_lock_to_writer(q->file.fd);
+    if (q->file.direct)
+        block_lock_to_writer(q->file.direct->direct_fd);
 }
 
 /* ---- Opening --------------------------------------------------------------------------------- */
@@ -345,6 +349,8 @@ static int open_image(struct qcow2 **out, const struct qcow2_config *cfg, const 
     }
     if (!r && cfg->direct && !above)
         r = go_direct(q, err);
+    if (!r && q->file.direct && !cfg->no_lock)
+        block_lock_also(q->file.direct->direct_fd, !cfg->read_only);
     if (!r)
         r = image_load(q, cfg, err);
     if (!r && q->backing_name)

@@ -303,14 +303,19 @@ static int raw_freeze(struct block *b)
 
     if (!b->info.read_only && r->cache != BLOCK_UNSAFE && fdatasync(r->file.fd) < 0)
         return -errno;
-    if (!b->info.read_only)
+    if (!b->info.read_only) {
         block_lock_to_reader(r->file.fd);
+        block_lock_to_reader(r->file.direct_fd);
+    }
     return 0;
 }
 
 static void raw_thaw(struct block *b)
 {
-    block_lock_to_writer(((const struct raw *)b->priv)->file.fd);
+    const struct raw *r = b->priv;
+
+    block_lock_to_writer(r->file.fd);
+    block_lock_to_writer(r->file.direct_fd);
 }
 
 static int raw_open(struct block *b, const struct block_config *cfg, struct err *err)
@@ -338,6 +343,8 @@ static int raw_open(struct block *b, const struct block_config *cfg, struct err 
         code = block_lock(r->file.fd, !cfg->read_only, cfg->path, err);
     if (!code && block_cache_is_direct(cfg->cache))
         code = direct_enable(&r->file, cfg->path, err);
+    if (!code)
+        block_lock_also(r->file.direct_fd, !cfg->read_only);
     if (code < 0)
         raw_close(b);
     return code;

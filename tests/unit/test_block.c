@@ -226,6 +226,49 @@ static void one_writer_or_many_readers(void **state)
     block_close(other);
 }
 
+/*
+ * What a killed process had under way past the cache holds no other descriptor than the one it goes through: that one has to
+ * keep the image locked, too.
+ */
+static void both_descriptors_hold_the_lock(void **state)
+{
+    struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+    struct image *i = *state;
+    struct block_config cfg = {.path = i->path, .format = "raw"};
+    struct block *other;
+    struct stat image, st;
+    struct err err;
+
+    if (mode.cache != BLOCK_NONE || mode.aio)
+        return;
+    for (unsigned format = 0; format < 2; format++) {
+        unsigned unlocked = 0;
+
+        cfg.cache = BLOCK_NONE;
+        assert_int_equal(block_open(&i->b, &cfg, &err), 0);
+        assert_int_equal(stat(i->path, &image), 0);
+        for (int fd = 3; fd < 200; fd++)
+            if (!fstat(fd, &st) && st.st_ino == image.st_ino && st.st_dev == image.st_dev &&
+                !(fcntl(fd, F_GETFL) & O_DIRECT))
+                unlocked += !fcntl(fd, F_OFD_SETLK, &all);
+        assert_int_equal(unlocked, 1);
+        cfg.cache = BLOCK_WRITEBACK;
+        assert_int_equal(block_open(&other, &cfg, &err), -EBUSY);
+        block_close(i->b);
+        i->b = NULL;
+        assert_int_equal(block_open(&other, &cfg, &err), 0);
+        block_close(other);
+        cfg.format = "qcow2";
+        assert_int_equal(qcow2_create(&(struct qcow2_create){.path = i->path,
+                                                             .size = SIZE,
+                                                             .version = 3,
+                                                             .cluster_bits = 16,
+                                                             .replace = true},
+                                      &err),
+                         0);
+    }
+}
+
 static void a_file_that_was_cut_reads_zero(void **state)
 {
     struct image *i = *state;
@@ -610,6 +653,7 @@ int main(void)
         CASE(refuses_what_cannot_be_right),
         CASE(a_reader_does_not_write),
         CASE(one_writer_or_many_readers),
+        CASE(both_descriptors_hold_the_lock),
         CASE(a_file_that_was_cut_reads_zero),
         CASE(says_why_it_does_not_open),
         CASE(closes_with_requests_under_way),
