@@ -66,9 +66,11 @@ const struct verb image_verbs[] = {
      .max_args = 1,
      .run = verb_image_info},
     {.name = "image check",
-     .args = "[OPTION]... FILE",
+     .args = "[OPTION]... FILE|IMAGE",
      .summary = "Look for damage in a qcow2 image, and repair it",
-     .about = "The exit status is 0 for an image that is as it should be (now), else 1. Leaked\n"
+     .about = "With the name of an image of a system (lodge image ls): see whether its files are\n"
+              "those that were made. The exit status is 0 for an image that is as it should be "
+              "(now), else 1. Leaked\n"
               "space, which a crash may leave behind, does no harm to what is on the disk.\n",
      .opts = image_check_opts,
      .max_args = 1,

@@ -100,6 +100,12 @@ const char *image_format_of(const char *path, const char *given, const char *opt
 int image_cluster_bits(uint64_t size, unsigned *bits, struct err *err);
 
 /*
+ * Compare the files of an image of the store with the sums in its manifest, and print the outcome. -ENOENT or -EINVAL when there
+ * is no such image or what is there is none.
+ */
+int image_check_stored(const char *name, bool as_json, bool *right, struct err *err);
+
+/*
  * May an image of this name be made? With `force` it may when there is one that
  * nobody stands on. -EEXIST, -EBUSY. The caller holds the store's lock.
  */

@@ -301,6 +301,17 @@ int verb_image_check(const struct verb *verb, int argc, char **argv)
         err_set(&err, -EINVAL, "no image was given");
         return verb_usage(verb, &err);
     }
+    /* No file: perhaps an image of the store. If that is none either, it is the file that is missing. */
+    if (access(argv[0], F_OK) && !opts.repair) {
+        bool right = false;
+
+        r = image_check_stored(argv[0], !strcmp(opts.format, "json"), &right, &err);
+        if (!r)
+            return cli_flush() || !right ? CLI_FAILED : CLI_OK;
+        if (r != -ENOENT && r != -EINVAL)
+            return image_failed(&err);
+        err = (struct err){0};
+    }
     f.list = strcmp(opts.format, "json") ? NULL : json_array();
     if (check_image(&opts, argv[0], &c, &f, &dirty, &err)) {
         json_decref(f.list);

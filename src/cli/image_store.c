@@ -204,6 +204,65 @@ int verb_image_discard(const struct verb *verb, int argc, char **argv)
     return status;
 }
 
+/* ---- check ------------------------------------------------------------------------------------- */
+
+/* Compare a file with what the manifest says of it. */
+static int check_file(const struct store *s, const struct store_image *image,
+                      const struct store_file *f, json_t *list, bool *right, struct err *err)
+{
+    char path[STORE_PATH], sum[SHA256_HEX];
+    bool same;
+    int r;
+
+    if (!f->name[0])
+        return 0;
+    store_image_path(s, image->name, f->name, path);
+    r = store_sum(path, sum, err);
+    if (r)
+        return r;
+    same = !strcmp(sum, f->sha256);
+    *right &= same;
+    if (list)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:b}", "file", f->name, "sha256",
+                                              sum, "expected", f->sha256, "right", same));
+    else
+        printf("%s: %s\n", f->name, same ? "as it was made" : "NOT what was made");
+    return 0;
+}
+
+int image_check_stored(const char *text, bool as_json, bool *right, struct err *err)
+{
+    struct store s;
+    struct store_image image;
+    char name[STORE_NAME_MAX + 1];
+    json_t *list = NULL;
+    int r = store_name(text, name, err);
+
+    if (!r)
+        r = store_open(&s, err);
+    if (!r)
+        r = store_find(&s, name, &image, err);
+    if (r)
+        return r;
+    list = as_json ? json_array() : NULL;
+    *right = true;
+    r = check_file(&s, &image, &image.disk, list, right, err);
+    if (!r)
+        r = check_file(&s, &image, &image.kernel, list, right, err);
+    if (!r)
+        r = check_file(&s, &image, &image.initrd, list, right, err);
+    if (!r && list) {
+        json_t *root =
+            json_pack("{s:s, s:b, s:O}", "image", image.name, "right", *right, "files", list);
+
+        json_dumpf(root, stdout, JSON_INDENT(2));
+        putchar('\n');
+        json_decref(root);
+    }
+    json_decref(list);
+    return r;
+}
+
 /* ---- import --------------------------------------------------------------------------------------- */
 
 struct import {

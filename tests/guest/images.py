@@ -64,6 +64,13 @@ def keeps_images():
         store.lodge("image", "import", "--force", disk, "my/disk")
         store.lodge("image", "import", place.path / "nothing", "my/other", status=1)
         check("up to" in store.lodge("image", "import", disk, "My Disk", status=1), "which names?")
+        check("as it was made" in store.lodge("image", "check", "my"), "an image is not as it was made")
+        with open(store.path / "images" / "my@disk" / "disk.qcow2", "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\xa5")
+        found = json.loads(store.lodge("image", "check", "my/disk", "--format", "json", status=1))
+        check(not found["right"] and not found["files"][0]["right"], f"a change was not found: {found}")
+        store.lodge("image", "check", "my/none", status=1)
         check("no kernel" in store.lodge("run", "my", status=1), "it ran without a kernel")
         check("Did you mean my/disk" in store.lodge("image", "rm", "my", status=1), "a short name")
         store.lodge("image", "rm", "my/disk")
