@@ -18,7 +18,7 @@ _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
-    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon ls info port console logs rm recover prune rename edit validate exec shell image
+    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename edit validate exec shell image
         doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
@@ -48,9 +48,15 @@ _lodge()
     run:--memory | run:-m) words="256M 512M 1G 2G 4G" ;;
     run:--name | run:--append | run:--port | run:--publish | run:-p) return ;;
     run:--net) words="user none switch= tap= bridge=" ;;
+    set:--cpu-weight | set:--io-weight | run:--cpu-weight | run:--io-weight) words="50 100 200 1000" ;;
+    set:--cpu-cap | run:--cpu-cap) words="0 20 50 100 200" ;;
+    set:--cpu-pin | run:--cpu-pin) words="all 0 0-1" ;;
+    set:--memory-max | run:--memory-max) words="0 512M 1G 2G 4G" ;;
+    set:*) words="$(_lodge_guests) --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight -q --quiet -h --help" ;;
     run:*)
         words="--name -f --file -d --detach --rm --image --user --ssh-key --user-data --engine --cpu -c --cpus -m --memory --kernel --initrd --append
             --disk --port --net -p --publish --vsock --rng --balloon --sandbox
+            --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight
             --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
         [[ $cur == -* ]] || words=$(lodge image ls 2>/dev/null | awk 'NR > 1 { print $1 }')
         ;;

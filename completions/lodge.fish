@@ -27,6 +27,7 @@ complete -c lodge -n __fish_use_subcommand -a snapshots -d "List a guest's snaps
 complete -c lodge -n __fish_use_subcommand -a restore -d "Have a guest go on from a snapshot"
 complete -c lodge -n __fish_use_subcommand -a balloon -d "Say how much memory a guest uses or is to keep"
 complete -c lodge -n '__fish_seen_subcommand_from balloon' -l json -d 'Print everything as JSON'
+complete -c lodge -n __fish_use_subcommand -a set -d "Change what guests may take of the host"
 complete -c lodge -n __fish_use_subcommand -a ls -d "List guests"
 complete -c lodge -n __fish_use_subcommand -a info -d "Tell all about guests"
 complete -c lodge -n __fish_use_subcommand -a port -d 'List, open and close ports that lead to a running guest'
@@ -47,6 +48,7 @@ complete -c lodge -n __fish_use_subcommand -a version -d 'Print the version'
 complete -c lodge -n __fish_use_subcommand -s V -l version -d 'Print the version'
 complete -c lodge -s h -l help -d 'Print help'
 
+set -l shares -n '__fish_seen_subcommand_from run create set'
 set -l run -n '__fish_seen_subcommand_from run create'
 complete -c lodge $run -s f -l file -r -F -d 'Definition to start from'
 complete -c lodge $run -s d -l detach -d 'Go on in the background'
@@ -72,6 +74,11 @@ complete -c lodge $run -s p -l publish -x -d 'Port of the host that leads to the
 complete -c lodge $run -l vsock -r -F -d 'Sockets between guest and host'
 complete -c lodge $run -l rng -x -a 'on off' -d 'Source of random numbers'
 complete -c lodge $run -l balloon -x -a 'on off' -d 'Memory goes back to the host'
+complete -c lodge $shares -l cpu-weight -x -a '50 100 200 1000' -d 'Share of CPU time'
+complete -c lodge $shares -l cpu-cap -x -a '20 50 100 200' -d 'Most CPU time, percent of one CPU'
+complete -c lodge $shares -l cpu-pin -x -a 'all 0 0-1' -d 'CPUs of the host'
+complete -c lodge $shares -l memory-max -x -a '512M 1G 2G 4G' -d 'Most memory of the host'
+complete -c lodge $shares -l io-weight -x -a '50 100 200 1000' -d 'Share of disk time'
 complete -c lodge $run -l sandbox -x -a 'on off' -d 'Confine the process'
 complete -c lodge $run -l console -x -a 'stdio virtio none' -d 'Where the first serial port goes'
 complete -c lodge $run -l escape -x -a '^] ctrl-a none' -d 'Key that leaves the console'
@@ -83,9 +90,9 @@ complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \
     -d 'How to print the findings'
-complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume snapshot snapshots restore balloon ls info port console logs rm recover prune rename edit validate image doctor help version'
+complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename edit validate image doctor help version'
 
-set -l named start stop restart kill pause resume snapshot snapshots restore balloon info port console logs rm recover rename edit
+set -l named start stop restart kill pause resume snapshot snapshots restore balloon set info port console logs rm recover rename edit
 complete -c lodge -n "__fish_seen_subcommand_from $named; and not __fish_seen_subcommand_from image" \
     -a '(__lodge_guests)'
 complete -c lodge -n '__fish_seen_subcommand_from snapshot restore' -a '(__lodge_tags)'

@@ -105,6 +105,7 @@ static void print_text(const struct host *h, const struct finding *found, size_t
     else
         printf("sandbox  no Landlock (guests' processes can open all files of their user), ");
     printf("%s\n", h->seccomp ? "seccomp" : "no seccomp filters");
+    printf("shares   %s\n", h->shares);
 }
 
 static json_t *engine_json(const struct finding *f)
@@ -128,12 +129,12 @@ static int print_json(const struct host *h, const struct finding *found, size_t 
     for (size_t i = 0; i < n; i++)
         json_array_append_new(list, engine_json(&found[i]));
     root = json_pack(
-        "{s:s, s:o, s:{s:s, s:s, s:I, s:I, s:b, s:b, s:b, s:I, s:I, s:I, s:s, s:i, s:b}}",
+        "{s:s, s:o, s:{s:s, s:s, s:I, s:I, s:b, s:b, s:b, s:I, s:I, s:I, s:s, s:i, s:b, s:s}}",
         "version", LODGE_VERSION, "engines", list, "host", "kernel", h->kernel, "cpu", h->cpu,
         "cpus_online", (json_int_t)h->cpus_online, "cpus_usable", (json_int_t)h->cpus_usable, "vmx",
         h->vmx, "svm", h->svm, "hypervisor", h->hypervisor, "memory", (json_int_t)h->memory,
         "memory_available", (json_int_t)h->memory_available, "swap", (json_int_t)h->swap, "dev_kvm",
-        h->kvm, "landlock", (int)h->landlock, "seccomp", h->seccomp);
+        h->kvm, "landlock", (int)h->landlock, "seccomp", h->seccomp, "shares", h->shares);
     if (root) {
         r = json_dumpf(root, stdout, JSON_INDENT(2));
         putchar('\n');

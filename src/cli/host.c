@@ -14,6 +14,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "cli/shares.h"
 #include "sandbox/sandbox.h"
 
 uint64_t host_memory_total(void)
@@ -104,4 +105,5 @@ void host_read(struct host *host)
         snprintf(host->kernel, sizeof(host->kernel), "%s %s", u.release, u.machine);
     host->landlock = sandbox_landlock_version();
     host->seccomp = sandbox_has_seccomp();
+    shares_describe(host->shares, sizeof(host->shares));
 }

@@ -16,6 +16,7 @@ struct host {
     char kvm[160];                           /* /dev/kvm in words */
     unsigned landlock;                       /* version of its interface, 0: none */
     bool seccomp;
+    char shares[160]; /* how they are enforced (cli/shares.h), in words */
 };
 
 /* What can't be found out stays empty or zero. */

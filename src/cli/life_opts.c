@@ -100,6 +100,16 @@ const struct opt_desc rm_opts[] = {FORCE("kill those that run"), QUIET, {NULL}};
 const struct opt_desc prune_opts[] = {FORCE("do not ask"), QUIET, {NULL}};
 const struct opt_desc define_opts[] = {QUIET, {NULL}};
 
+const struct opt_desc set_opts[] = {
+    SHARES_OPTIONS(offsetof(struct set_opts, shares)),
+    {.name = "quiet",
+     .letter = 'q',
+     .parse = opt_flag,
+     .field = offsetof(struct set_opts, quiet),
+     .help = "do not print the names of those it is done for, nor what\nhas no effect here"},
+    {NULL},
+};
+
 #undef QUIET
 #undef FIELD
 #define FIELD(f) .field = offsetof(struct snapshot_opts, f)

@@ -4,6 +4,7 @@
 #define LODGE_CLI_LIFE_OPTS_H
 
 #include "base/types.h"
+#include "cli/shares.h"
 
 /* ls and info */
 struct ls_opts {
@@ -26,6 +27,12 @@ struct attach_opts {
 /* rm, recover, prune, rename, edit, validate */
 struct define_opts {
     bool force, quiet;
+};
+
+/* set */
+struct set_opts {
+    bool quiet;
+    struct shares shares;
 };
 
 /* snapshot, snapshots, restore */

@@ -532,6 +532,8 @@ static int run_named(struct session *s, struct err *err)
     } else {
         r = 0;
     }
+    if (!r && shares_given(&s->opts->shares))
+        r = shares_apply(&s->opts->shares, name, getpid(), s->opts->quiet, err);
     return r ? r : run_with_console(s, err);
 }
 

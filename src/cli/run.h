@@ -7,6 +7,7 @@
 #include "base/types.h"
 #include "cli/disk_opts.h"
 #include "cli/net_opts.h"
+#include "cli/shares.h"
 #include "core/vm.h"
 
 /* --port, as often as it is given; the strings are in `text`, which run_opts_fini frees. */
@@ -32,6 +33,7 @@ struct run_opts {
     struct run_ports ports;
     struct run_nets nets;
     struct run_publishes publishes;
+    struct shares shares;
     const char *rng, *balloon, *vsock, *sandbox;
     bool no_reboot, test_devices, stats, perf_map, quiet;
     char name_buf[64]; /* for a name that was not given */

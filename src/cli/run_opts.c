@@ -261,6 +261,7 @@ const struct opt_desc run_opts[] = {
      .def = "on",
      FIELD(balloon),
      .help = "the guest gives memory that it does not use back to\nthe host"},
+    SHARES_OPTIONS(offsetof(struct run_opts, shares)),
     {.name = "sandbox",
      .arg = "on|off",
      .parse = opt_choice,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/life_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/disk_opts.c src/cli/net_opts.c src/net/publish.c
+/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/life_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/shares.c src/cli/cgroup.c src/cli/disk_opts.c src/cli/net_opts.c src/net/publish.c
  *       src/net/user_config.c src/net/switch.c src/net/switch_wire.c src/net/frame.c src/cli/store.c src/cli/registry.c
  *       src/base/err.c */
 #include <setjmp.h>
@@ -496,10 +496,10 @@ static const char *read_beside(const char *rel)
 }
 
 static const struct opt_desc *const tables[] = {
-    ls_opts,          info_opts,         power_opts,        stop_opts,         console_opts,
-    snapshot_opts,    snapshots_opts,    restore_opts,      logs_opts,         rm_opts,
-    prune_opts,       define_opts,       run_opts,          image_create_opts, image_info_opts,
-    image_check_opts, image_resize_opts, image_convert_opts};
+    ls_opts,         info_opts,        power_opts,        stop_opts,         console_opts,
+    snapshot_opts,   snapshots_opts,   restore_opts,      logs_opts,         rm_opts,
+    prune_opts,      define_opts,      set_opts,          run_opts,          image_create_opts,
+    image_info_opts, image_check_opts, image_resize_opts, image_convert_opts};
 
 /* The table is the truth: the manual and the completions have to know every option. */
 static void documents_are_complete(void **state)

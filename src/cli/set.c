@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* lodge set: change what a guest may take of the host. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/guests.h"
+#include "cli/life_opts.h"
+#include "cli/run.h"
+#include "cli/verb.h"
+
+struct change {
+    struct definition given; /* in terms of lodge run */
+    const struct set_opts *opts;
+};
+
+static int note_given(void *opaque, const struct opt_desc *opt, const char *val, struct err *err)
+{
+    const struct opt_desc *o = run_opts;
+
+    while (o->name && strcmp(o->name, opt->name) != 0)
+        o++;
+    return o->name ? definition_add(opaque, o, val, err) : 0;
+}
+
+/* Those that were given, over those that it has. */
+static struct shares merged(struct shares old, const struct change *c)
+{
+    const struct shares *new = &c->opts->shares;
+
+    if (definition_get(&c->given, "cpu-weight"))
+        old.cpu_weight = new->cpu_weight;
+    if (definition_get(&c->given, "cpu-cap"))
+        old.cpu_cap = new->cpu_cap;
+    if (definition_get(&c->given, "cpu-pin"))
+        old.cpu_pin = new->cpu_pin;
+    if (definition_get(&c->given, "memory-max"))
+        old.memory_max = new->memory_max;
+    if (definition_get(&c->given, "io-weight"))
+        old.io_weight = new->io_weight;
+    return old;
+}
+
+static int change_kept(struct guest *g, const struct change *c, struct shares *now, struct err *err)
+{
+    struct run_opts opts = {0};
+    int r = g->def_err.code;
+
+    if (r) {
+        *err = g->def_err;
+        return r;
+    }
+    r = definition_merge(&g->def, &c->given, err);
+    if (!r)
+        r = definition_apply(&g->def, &opts, sizeof(opts), err);
+    *now = opts.shares; /* what it points to is in g->def */
+    run_opts_fini(&opts);
+    return r ? r : state_write(g->name, &g->def, err);
+}
+
+static int set_one(const char *name, void *opaque, struct err *err)
+{
+    const struct change *c = opaque;
+    struct shares now = merged((struct shares){0}, c);
+    struct guest g;
+    int r = guest_init(&g, name, err);
+
+    if (!r && g.kept)
+        r = change_kept(&g, c, &now, err);
+    if (!r && g.held && g.pid)
+        r = shares_apply(&now, name, g.pid, c->opts->quiet, err);
+    guest_fini(&g);
+    return r;
+}
+
+int verb_set(const struct verb *verb, int argc, char **argv)
+{
+    struct set_opts opts;
+    struct change c = {.opts = &opts};
+    struct err err = {0};
+    int nargs, r;
+
+    definition_init(&c.given);
+    r = verb_parse_seen(verb, &opts, sizeof(opts), argc, argv, &nargs, note_given, &c.given);
+    if (r < 0 && !c.given.count) {
+        err_set(&err, -EINVAL, "nothing to set: no option says what");
+        err_next(&err, "One of --cpu-weight, --cpu-cap, --cpu-pin, --memory-max and --io-weight.");
+        r = verb_usage(verb, &err);
+    }
+    if (r < 0)
+        r = guests_each(verb, nargs, argv, opts.quiet, set_one, &c);
+    definition_fini(&c.given);
+    return r;
+}
