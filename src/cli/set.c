@@ -41,6 +41,7 @@ static struct shares merged(struct shares old, const struct change *c)
     return old;
 }
 
+/* The definition as it will be, in g->def; nothing is written. */
 static int change_kept(struct guest *g, const struct change *c, struct shares *now, struct err *err)
 {
     struct run_opts opts = {0};
@@ -55,7 +56,7 @@ static int change_kept(struct guest *g, const struct change *c, struct shares *n
         r = definition_apply(&g->def, &opts, sizeof(opts), err);
     *now = opts.shares; /* what it points to is in g->def */
     run_opts_fini(&opts);
-    return r ? r : state_write(g->name, &g->def, err);
+    return r;
 }
 
 static int set_one(const char *name, void *opaque, struct err *err)
@@ -69,6 +70,8 @@ static int set_one(const char *name, void *opaque, struct err *err)
         r = change_kept(&g, c, &now, err);
     if (!r && g.held && g.pid)
         r = shares_apply(&now, name, g.pid, c->opts->quiet, err);
+    if (!r && g.kept)
+        r = state_write(name, &g.def, err);
     guest_fini(&g);
     return r;
 }

@@ -18,6 +18,7 @@ import boot
 import console
 import devices
 import directed
+import host
 import images
 import life
 import nested
@@ -48,7 +49,8 @@ def main():
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
-                 devices.CASES + images.CASES + life.CASES + network.CASES + vsock.CASES + nested.CASES):
+                 devices.CASES + images.CASES + host.CASES + life.CASES + network.CASES +
+                 vsock.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:
