@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * copy KERNEL INITRD APPEND CPUS MIB ENGINE [rebase|time]: run a guest whose memory is copied again and again while it works, and
- * hold each copy against one that was made while it stood still. With "rebase" (and no disk) the guest stands still
- * until every third copy is complete, and goes on with new memory that has it as its base. With "time" nothing is
- * compared, and how long it stood still and a copy took is printed. Passes its console on; status 0 when all copies
- * were right and it powered off. With COPY_DISK=FILE it has a disk.
+ * copy KERNEL INITRD APPEND CPUS MIB ENGINE [rebase|time [TIMES]]: run a guest whose memory is copied again and again
+ * while it works, or so many times, and hold each copy against one that was made while it stood still. With "rebase"
+ * (and no disk) the guest stands still until every third copy is complete, and goes on with new memory that has it as
+ * its base. With "time" nothing is compared, and how long it stood still and a copy took is printed. Passes its console
+ * on; status 0 when all copies were right and it powered off. With COPY_DISK=FILE it has a disk.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -28,7 +28,7 @@ struct copier {
     struct memcopy *copy;
     int fd;
     double start_ms; /* of memcopy_start, the longest */
-    unsigned copies, rebased, bad;
+    unsigned times, copies, rebased, bad;
     pthread_mutex_t lock;
     pthread_cond_t change;
     bool called, over;
@@ -79,30 +79,43 @@ static void begin_anew(struct copier *c, struct err *err)
     c->rebased++;
 }
 
-/* With no vCPU running. */
-static void at_stop(struct vm *vm, void *opaque)
+static void called(struct copier *c)
 {
-    struct memcopy_config cfg = {0};
-    struct copier *c = opaque;
-    struct err err = {0};
-    double begin;
-
-    c->fd = memfd_create("copy", MFD_CLOEXEC);
-    cfg.fd = c->fd;
-    if (!c->timed)
-        make_reference(c);
-    begin = now_ms();
-    if (memcopy_new(&c->copy, vm, &cfg, &err) || memcopy_start(c->copy, &err))
-        bad(c, &err);
-    begin = now_ms() - begin;
-    c->start_ms = begin > c->start_ms || c->timed ? begin : c->start_ms;
-    if (c->rebase && c->copy && c->copies % 3 == 2 && !memcopy_wait(c->copy, &err))
-        begin_anew(c, &err);
     c->stood = now_ms() - c->asked;
     pthread_mutex_lock(&c->lock);
     c->called = true;
     pthread_cond_signal(&c->change);
     pthread_mutex_unlock(&c->lock);
+}
+
+/* With no vCPU running. */
+static void prepare(struct vm *vm, void *opaque)
+{
+    struct copier *c = opaque;
+    struct err err = {0};
+
+    if (memcopy_prepare(c->copy, &err))
+        bad(c, &err);
+    called(c);
+}
+
+/* With no vCPU running: the moment. */
+static void at_stop(struct vm *vm, void *opaque)
+{
+    struct copier *c = opaque;
+    struct err err = {0};
+    double begin;
+
+    if (!c->timed)
+        make_reference(c);
+    begin = now_ms();
+    if (memcopy_start(c->copy, &err))
+        bad(c, &err);
+    begin = now_ms() - begin;
+    c->start_ms = begin > c->start_ms || c->timed ? begin : c->start_ms;
+    if (c->rebase && c->copies % 3 == 2 && !memcopy_wait(c->copy, &err))
+        begin_anew(c, &err);
+    called(c);
 }
 
 /* Are they alike? */
@@ -147,28 +160,50 @@ static bool stopped(struct copier *c)
     return called;
 }
 
+/* False: the guest has ended. */
+static bool stop_for(struct copier *c, void (*fn)(struct vm *vm, void *opaque))
+{
+    c->asked = now_ms();
+    vm_request_call(c->vm, fn, c);
+    return stopped(c);
+}
+
+static bool copy_once(struct copier *c)
+{
+    struct memcopy_config cfg = {.fd = c->fd};
+    struct err err = {0};
+    bool goes_on;
+
+    if (memcopy_new(&c->copy, c->vm, &cfg, &err)) {
+        bad(c, &err);
+        return false;
+    }
+    goes_on = stop_for(c, prepare);
+    if (goes_on && memcopy_prepared(c->copy, 60000, &err))
+        bad(c, &err);
+    goes_on = goes_on && stop_for(c, at_stop);
+    if (goes_on && memcopy_wait(c->copy, &err))
+        bad(c, &err);
+    if (goes_on && c->timed)
+        report(c);
+    else if (goes_on)
+        compare(c);
+    memcopy_free(c->copy);
+    return goes_on;
+}
+
 static void *copy_on(void *opaque)
 {
     struct copier *c = opaque;
+    bool goes_on = true;
 
-    for (;;) {
-        struct err err = {0};
-
+    for (; goes_on && c->copies < c->times; c->copies += goes_on) {
         usleep(c->timed ? 2000000 : 50000);
-        c->asked = now_ms();
-        vm_request_call(c->vm, at_stop, c);
-        if (!stopped(c))
-            return NULL;
-        if (c->copy && memcopy_wait(c->copy, &err))
-            bad(c, &err);
-        if (c->timed)
-            report(c);
-        else
-            compare(c);
-        memcopy_free(c->copy);
+        c->fd = memfd_create("copy", MFD_CLOEXEC);
+        goes_on = copy_once(c);
         close(c->fd);
-        c->copies++;
     }
+    return NULL;
 }
 
 static void *pass_console(void *opaque)
@@ -220,8 +255,9 @@ int main(int argc, char **argv)
     struct copier c = {.lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER};
     struct err err = {0};
 
+    setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc < 7) {
-        fprintf(stderr, "usage: copy KERNEL INITRD APPEND CPUS MIB ENGINE [rebase|time]\n");
+        fprintf(stderr, "usage: copy KERNEL INITRD APPEND CPUS MIB ENGINE [rebase|time [TIMES]]\n");
         return 2;
     }
     cfg.kernel = argv[1];
@@ -231,6 +267,7 @@ int main(int argc, char **argv)
     cfg.memory = MIB((unsigned)atoi(argv[5]));
     cfg.engine = strcmp(argv[6], "kvm") ? &engine_soft : &engine_kvm;
     c.rebase = argc > 7 && !strcmp(argv[7], "rebase");
+    c.times = argc > 8 ? (unsigned)atoi(argv[8]) : ~0u;
     c.timed = argc > 7 && !strcmp(argv[7], "time");
     cfg.disk[0].image.path = c.rebase ? NULL : getenv("COPY_DISK");
     cfg.disks = cfg.disk[0].image.path != NULL;

@@ -198,7 +198,6 @@ def copier():
 
 def copied(run, rebased=False):
     """All copies were what memory was at their start."""
-    check(run.wait_exit(240) == 0, run.describe())
     found = re.search(r"COPY copies=(\d+) rebased=(\d+) bad=(\d+)", run.stdout())
     check(found and int(found[1]) >= 3 and found[3] == "0", f"copies: {run.stdout()}")
     check((int(found[2]) > 0) == rebased, f"memory anew: {run.stdout()}")
@@ -210,8 +209,19 @@ def copies_here(*how):
     with Place() as place, place.run([copier(), kernel("cloud"), initramfs(),
                                       "console=ttyS0 quiet lodge.test=addresses", "2", "256",
                                       "soft", *how]) as run:
+        check(run.wait_exit(240) == 0, run.describe())
         copied(run, "rebase" in how)
         check(len(re.findall("rounds, 0 errors", run.stdout())) == 2, run.stdout())
+
+
+@emulated
+def copies_nested():
+    """Under KVM: by its log of written pages, and with a base that the kernel copies from."""
+    command = nested_command("lodge.what=copy", programs=[copier()])
+    with Place() as place, place.run(command) as run:
+        run.wait_line(r"NESTED done", 400)
+        check(re.search(STATUS, run.stdout())[1] == "0", run.stdout())
+        copied(run, True)
 
 
 def copies_with_disk():
@@ -223,6 +233,7 @@ def copies_with_disk():
         env = dict(os.environ, COPY_DISK=str(image))
         with Run([copier(), kernel("cloud"), initramfs_with_modules("cloud"),
                   "console=ttyS0 quiet lodge.test=disk", "2", "256", "soft"], env=env) as run:
+            check(run.wait_exit(240) == 0, run.describe())
             copied(run)
             after = re.search(r"LODGE-TEST disk after (\w{32})", run.stdout())
             check(after and after[1] == hashlib.md5(image.read_bytes()).hexdigest(),
@@ -310,6 +321,7 @@ CASES = [
     Case("copies of memory while it is written", copies_here),
     Case("copies of memory that disks write", copies_with_disk),
     Case("memory begins as a copy", copies_here, "rebase"),
+    Case("copies of memory under KVM, nested", copies_nested),
     Case("log of written pages", dirty_here, "soft"),
     Case("log of written pages, moving", dirty_here, "soft", "soft"),
     Case("log of written pages, nested", dirty_nested, "kvm"),
