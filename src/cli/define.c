@@ -90,9 +90,9 @@ static int rm_one(const char *name, void *opaque, struct err *err)
     const struct define_opts *opts = opaque;
     char as[STATE_PATH];
     struct registry reg;
-    int r = 0;
+    int r = guest_check_protected(name, "removed", err);
 
-    if (opts->force && guest_is_held(name))
+    if (!r && opts->force && guest_is_held(name))
         r = guest_kill(name, err);
     /* It may have ended by itself, and with --rm be gone already. */
     if (r == -ESRCH)
@@ -313,6 +313,8 @@ static int edit_guest(const char *name, struct err *err)
         r = err_set(err, -ENOENT, "nothing is kept of a guest named %s", name);
         err_next(err, "lodge ls shows those that there are.");
     }
+    if (!r)
+        r = guest_check_protected(name, "edited", err);
     if (!r)
         r = state_path(path, name, STATE_DEFINITION, err);
     if (r)

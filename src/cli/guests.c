@@ -208,6 +208,24 @@ int guest_kill(const char *name, struct err *err)
     return err_set(err, -ETIMEDOUT, "process %d of the guest %s does not end", (int)pid, name);
 }
 
+int guest_check_protected(const char *name, const char *done, struct err *err)
+{
+    struct definition def;
+    const char *val = NULL;
+    int r = 0;
+
+    definition_init(&def);
+    /* What cannot be read protects nothing; who goes on says what is wrong with it. */
+    if (state_exists(name) && !state_read(name, &def, NULL))
+        val = definition_get(&def, "protected");
+    if (val && (!strcmp(val, "on") || !strcmp(val, "true"))) {
+        r = err_set(err, -EPERM, "the guest %s is protected and is not %s", name, done);
+        err_next(err, "If it is to be: lodge set %s --protected off.", name);
+    }
+    definition_fini(&def);
+    return r;
+}
+
 int guests_each(const struct verb *verb, int nargs, char **names, bool quiet,
                 int (*fn)(const char *name, void *opaque, struct err *err), void *opaque)
 {

@@ -48,6 +48,9 @@ int guest_connect(struct client_conn *conn, const char *name, struct err *err);
 /* Ask one thing of a running guest. *result may be NULL. */
 int guest_ask(const char *name, const char *command, json_t **result, struct err *err);
 
+/* -EPERM with the reason when its definition has protected: on; `done` is what is not to be done, like "removed". */
+int guest_check_protected(const char *name, const char *done, struct err *err);
+
 /* End its process: asked through its socket, and if it does not answer, by SIGKILL. */
 int guest_kill(const char *name, struct err *err);
 

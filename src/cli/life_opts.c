@@ -40,7 +40,21 @@ const struct opt_desc info_opts[] = {
 
 const struct opt_desc power_opts[] = {QUIET, {NULL}};
 
+const struct opt_desc start_opts[] = {
+    {.name = "autostart",
+     .parse = opt_flag,
+     .field = offsetof(struct power_opts, all),
+     .help = "all that have autostart and do not run"},
+    QUIET,
+    {NULL},
+};
+
 const struct opt_desc stop_opts[] = {
+    {.name = "all",
+     .letter = 'a',
+     .parse = opt_flag,
+     .field = offsetof(struct power_opts, all),
+     .help = "all that run"},
     {.name = "timeout",
      .letter = 't',
      .arg = "SECONDS",
@@ -102,6 +116,16 @@ const struct opt_desc define_opts[] = {QUIET, {NULL}};
 
 const struct opt_desc set_opts[] = {
     SHARES_OPTIONS(offsetof(struct set_opts, shares)),
+    {.name = "protected",
+     .arg = "on|off",
+     .parse = opt_switch,
+     .field = offsetof(struct set_opts, protected),
+     .help = "refuse to remove, kill and edit the guest"},
+    {.name = "autostart",
+     .arg = "on|off",
+     .parse = opt_switch,
+     .field = offsetof(struct set_opts, autostart),
+     .help = "start it with the host (lodge start --autostart)"},
     {.name = "quiet",
      .letter = 'q',
      .parse = opt_flag,

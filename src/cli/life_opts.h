@@ -16,6 +16,7 @@ struct ls_opts {
 struct power_opts {
     unsigned timeout;
     bool quiet;
+    bool all; /* start: those with autostart */
 };
 
 /* console and logs */
@@ -31,7 +32,7 @@ struct define_opts {
 
 /* set */
 struct set_opts {
-    bool quiet;
+    bool quiet, protected, autostart;
     struct shares shares;
 };
 

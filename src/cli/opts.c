@@ -61,6 +61,18 @@ int opt_uint(const struct opt_desc *opt, const char *val, void *field, struct er
     return -EINVAL;
 }
 
+int opt_switch(const struct opt_desc *opt, const char *val, void *field, struct err *err)
+{
+    bool on = !strcmp(val, "on") || !strcmp(val, "true");
+
+    if (!on && strcmp(val, "off") && strcmp(val, "false")) {
+        err_set(err, -EINVAL, "--%s takes on or off, not '%.80s'", opt->name, val);
+        return -EINVAL;
+    }
+    *(bool *)field = on;
+    return 0;
+}
+
 int opt_size(const struct opt_desc *opt, const char *val, void *field, struct err *err)
 {
     char limit[SIZE_TEXT];

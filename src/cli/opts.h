@@ -31,6 +31,8 @@ struct opt_desc {
 };
 
 /* Parsers, with the type of the field. */
+int opt_switch(const struct opt_desc *opt, const char *val, void *field,
+               struct err *err); /* bool: on or true, off or false */
 int opt_flag(const struct opt_desc *opt, const char *val, void *field, struct err *err); /* bool */
 int opt_string(const struct opt_desc *opt, const char *val, void *field,
                struct err *err); /* const char * */

@@ -117,6 +117,11 @@ static void stop_by_force(struct stop *s, const struct power_opts *opts)
 
     if (s->done || s->failed || !guest_is_held(s->name))
         return;
+    if (guest_check_protected(s->name, "killed, though it did not stop in time", &err)) {
+        err_report(&err);
+        s->failed = true;
+        return;
+    }
     if (opts->timeout)
         fprintf(stderr, "lodge: the guest %s did not stop within %u s and is killed\n", s->name,
                 opts->timeout);
@@ -147,6 +152,33 @@ static int stop_all(struct stop *s, int count, const struct power_opts *opts)
     return status;
 }
 
+/* Names in place of those that the command line has none of. *argv is to be freed with state_names_free. */
+static int all_names(struct state_names *found, bool (*wanted)(const char *name), struct err *err)
+{
+    struct state_names all = {0};
+    int r = guests_list(&all, err);
+
+    for (unsigned i = 0; !r && i < all.count; i++)
+        if (wanted(all.name[i]) && !state_names_add(found, all.name[i]))
+            r = err_set(err, -ENOMEM, "no memory for the list of guests");
+    state_names_free(&all);
+    return r;
+}
+
+static bool is_autostart(const char *name)
+{
+    struct run_opts opts = {0};
+    struct definition def;
+    bool on;
+
+    definition_init(&def);
+    on = !guest_is_held(name) && state_exists(name) && !state_read(name, &def, NULL) &&
+         !definition_apply(&def, &opts, sizeof(opts), NULL) && opts.autostart;
+    run_opts_fini(&opts);
+    definition_fini(&def);
+    return on;
+}
+
 static struct stop *stops_new(int nargs, char **names)
 {
     struct stop *s = calloc((size_t)nargs + 1, sizeof(*s));
@@ -166,37 +198,65 @@ static int need_names(const struct verb *verb, int nargs)
     return verb_usage(verb, &err);
 }
 
-/* Options and names, in argv from its start. The exit status when that is all, else -1 with *stops to be freed. */
-static int begin(const struct verb *verb, struct power_opts *opts, int argc, char **argv,
-                 struct stop **stops, int *nargs)
-{
-    int r = verb_parse(verb, opts, sizeof(*opts), argc, argv, nargs);
+struct begun {
+    struct power_opts opts;
+    struct state_names all; /* of --all */
+    int nargs;
+    char **names;
+    struct stop *stops;
+};
 
-    if (r < 0)
-        r = need_names(verb, *nargs);
+/* Options and names. The exit status when that is all, else -1; begun_fini in any case. */
+static int begin(const struct verb *verb, struct begun *b, int argc, char **argv)
+{
+    struct err err = {0};
+    int r;
+
+    *b = (struct begun){.names = argv};
+    r = verb_parse(verb, &b->opts, sizeof(b->opts), argc, argv, &b->nargs);
+    if (r < 0 && b->opts.all && b->nargs) {
+        err_set(&err, -EINVAL, "--all takes no names");
+        r = verb_usage(verb, &err);
+    } else if (r < 0 && b->opts.all) {
+        if (all_names(&b->all, guest_is_held, &err)) {
+            err_report(&err);
+            r = CLI_FAILED;
+        }
+        b->nargs = (int)b->all.count;
+        b->names = b->all.name;
+    } else if (r < 0) {
+        r = need_names(verb, b->nargs);
+    }
     if (r >= 0)
         return r;
-    *stops = stops_new(*nargs, argv);
-    if (*stops)
+    b->stops = stops_new(b->nargs, b->names);
+    if (b->stops)
         return -1;
     fputs("lodge: not enough memory\n", stderr);
     return CLI_FAILED;
 }
 
+static void begun_fini(struct begun *b)
+{
+    free(b->stops);
+    state_names_free(&b->all);
+}
+
 int verb_stop(const struct verb *verb, int argc, char **argv)
 {
-    struct power_opts opts;
-    struct stop *s;
-    int nargs, r = begin(verb, &opts, argc, argv, &s, &nargs);
+    struct begun b;
+    int r = begin(verb, &b, argc, argv);
 
-    if (r >= 0)
-        return r;
-    r = stop_all(s, nargs, &opts);
-    for (int i = 0; !opts.quiet && i < nargs; i++)
-        if (!s[i].failed)
-            printf("%s\n", s[i].name);
-    free(s);
-    return cli_flush() == CLI_OK ? r : CLI_FAILED;
+    if (r < 0) {
+        r = stop_all(b.stops, b.nargs, &b.opts);
+        for (int i = 0; !b.opts.quiet && i < b.nargs; i++)
+            if (!b.stops[i].failed)
+                printf("%s\n", b.stops[i].name);
+        if (cli_flush() != CLI_OK)
+            r = CLI_FAILED;
+    }
+    begun_fini(&b);
+    return r;
 }
 
 /* ---- restart -------------------------------------------------------------------- */
@@ -215,42 +275,53 @@ static int restartable(const char *name, struct err *err)
     return r;
 }
 
-int verb_restart(const struct verb *verb, int argc, char **argv)
+static int restart_all(const struct verb *verb, struct begun *b)
 {
-    struct power_opts opts;
-    struct stop *s;
-    int nargs, kept = 0, status = CLI_OK, r = begin(verb, &opts, argc, argv, &s, &nargs);
+    struct stop *s = b->stops;
+    int kept = 0, status = CLI_OK;
 
-    if (r >= 0)
-        return r;
-    for (int i = 0; i < nargs; i++) {
+    for (int i = 0; i < b->nargs; i++) {
+        char *name = b->names[i];
         struct err err = {0};
 
-        if (restartable(argv[i], &err)) {
+        if (restartable(name, &err)) {
             err_report(&err);
             status = CLI_FAILED;
             continue;
         }
-        s[kept] = (struct stop){.name = argv[i], .done = !guest_is_held(argv[i])};
-        kept++;
+        s[kept++] = (struct stop){.name = name, .done = !guest_is_held(name)};
     }
-    if (stop_all(s, kept, &opts) != CLI_OK)
+    if (stop_all(s, kept, &b->opts) != CLI_OK)
         status = CLI_FAILED;
-    r = 0;
-    for (int i = 0; i < kept; i++)
-        if (!s[i].failed)
-            argv[r++] = (char *)s[i].name;
-    free(s);
-    if (r && guests_each(verb, r, argv, opts.quiet, start_one, NULL) != CLI_OK)
-        status = CLI_FAILED;
+    for (int i = 0; i < kept; i++) {
+        char *name = (char *)s[i].name;
+
+        if (s[i].failed)
+            continue;
+        if (guests_each(verb, 1, &name, b->opts.quiet, start_one, NULL) != CLI_OK)
+            status = CLI_FAILED;
+    }
     return status;
+}
+
+int verb_restart(const struct verb *verb, int argc, char **argv)
+{
+    struct begun b;
+    int r = begin(verb, &b, argc, argv);
+
+    if (r < 0)
+        r = restart_all(verb, &b);
+    begun_fini(&b);
+    return r;
 }
 
 /* ---- kill, pause, resume ---------------------------------------------------------- */
 
 static int kill_one(const char *name, void *opaque, struct err *err)
 {
-    return guest_kill(name, err);
+    int r = guest_check_protected(name, "killed", err);
+
+    return r ? r : guest_kill(name, err);
 }
 
 /* Asked for, and then waited for. */
@@ -294,7 +365,29 @@ static int each(const struct verb *verb, int argc, char **argv,
 
 int verb_start(const struct verb *verb, int argc, char **argv)
 {
-    return each(verb, argc, argv, start_one, NULL);
+    struct state_names found = {0};
+    struct power_opts opts;
+    struct err err = {0};
+    int nargs, r = verb_parse(verb, &opts, sizeof(opts), argc, argv, &nargs);
+
+    if (r < 0 && opts.all && nargs) {
+        err_set(&err, -EINVAL, "--autostart takes no names");
+        return verb_usage(verb, &err);
+    }
+    if (r < 0 && opts.all) {
+        if (all_names(&found, is_autostart, &err)) {
+            err_report(&err);
+            r = CLI_FAILED;
+        } else {
+            nargs = (int)found.count;
+            argv = found.name;
+            r = nargs ? -1 : CLI_OK;
+        }
+    }
+    if (r < 0)
+        r = guests_each(verb, nargs, argv, opts.quiet, start_one, NULL);
+    state_names_free(&found);
+    return r;
 }
 
 int verb_kill(const struct verb *verb, int argc, char **argv)

@@ -34,6 +34,7 @@ struct run_opts {
     struct run_nets nets;
     struct run_publishes publishes;
     struct shares shares;
+    bool protected, autostart;
     const char *rng, *balloon, *vsock, *sandbox;
     bool no_reboot, test_devices, stats, perf_map, quiet;
     char name_buf[64]; /* for a name that was not given */

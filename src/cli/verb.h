@@ -82,7 +82,7 @@ int verb_edit(const struct verb *verb, int argc, char **argv);
 int verb_validate(const struct verb *verb, int argc, char **argv);
 
 extern const struct opt_desc ls_opts[], info_opts[], console_opts[], logs_opts[];
-extern const struct opt_desc port_opts[], power_opts[], stop_opts[];
+extern const struct opt_desc port_opts[], power_opts[], start_opts[], stop_opts[];
 extern const struct opt_desc snapshot_opts[], snapshots_opts[], restore_opts[];
 extern const struct opt_desc balloon_opts[], set_opts[];
 extern const struct opt_desc rm_opts[], prune_opts[], define_opts[];

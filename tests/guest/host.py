@@ -66,7 +66,36 @@ def shares():
         check(lodge.states() == {name: "running"}, f"{lodge.states()}")
 
 
+def protected():
+    """A protected guest is not removed, killed or edited before that is lifted."""
+    with Lodge() as lodge:
+        name, other = lodge.name(), lodge.name()
+        lodge.verb("create", "--name", name, "--protected", "on", *options("talk"))
+        lodge.refuses("is protected.*\n.*--protected off", "rm", name)
+        lodge.refuses("is protected", "edit", name)
+        check(lodge.states() == {name: "created"}, f"{lodge.states()}")
+        lodge.verb("start", name)
+        lodge.refuses("is protected", "kill", name)
+        lodge.refuses("is protected", "rm", "-f", name)
+        lodge.refuses("though it did not stop", "stop", "-t", "0", name)
+        check(lodge.states() == {name: "running"}, f"{lodge.states()}")
+        lodge.refuses("takes on or off", "set", name, "--protected", "maybe", status=2)
+        lodge.verb("set", name, "--protected", "off", "--autostart", "on")
+        lodge.verb("kill", name)
+        lodge.wait_state(name, "stopped")
+        # What is read back from its own YAML, also in the form of a YAML truth.
+        text = lodge.verb("info", "--format", "yaml", name).replace("protected: off", "protected: true")
+        lodge.verb("create", "--file", "-", "--name", other, stdin=text)
+        lodge.refuses("is protected", "rm", other)
+        lodge.verb("set", other, "--autostart", "off")
+        check(lodge.verb("start", "--autostart") == f"{name}\n", "not the one that has it")
+        check(lodge.verb("start", "--autostart") == "", "one that runs was started")
+        lodge.refuses("takes no names", "stop", "--all", name, status=2)
+        lodge.verb("kill", name)
+
+
 CASES = [
     Case("process is confined", confined),
     Case("shares of the host", shares),
+    Case("protected guests, and autostart", protected),
 ]
