@@ -38,12 +38,15 @@ static const char *state_name(const struct vm *vm)
 static int do_status(struct control_call *call, struct err *err)
 {
     struct vm *vm = call->cfg->vm;
-    double uptime = (double)clock_now_ns(&vm->clock) / 1e9;
-    struct timespec now;
+    struct timespec now, mono;
+    double uptime;
     json_t *o;
     int r;
 
     clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(CLOCK_MONOTONIC, &mono);
+    uptime =
+        (double)(mono.tv_sec - vm->made.tv_sec) + (double)(mono.tv_nsec - vm->made.tv_nsec) / 1e9;
     o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:s?}", "name", vm->cfg.name,
                   "pid", (int)getpid(), "version", LODGE_VERSION, "state", state_name(vm), "engine",
                   vm->engine->name, "cpus", (int)vm->cfg.cpus, "memory", (json_int_t)vm->cfg.memory,

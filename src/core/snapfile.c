@@ -173,6 +173,9 @@ static bool name_is_right(const char name[SNAPFILE_NAME])
 {
     size_t len = strnlen(name, SNAPFILE_NAME);
 
+    for (size_t i = len; i < SNAPFILE_NAME; i++)
+        if (name[i])
+            return false;
     return len && len < SNAPFILE_NAME &&
            strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == len;
 }

@@ -25,7 +25,7 @@
 #include "x86/rtc.h"
 #include "x86/state.h"
 
-#define EVENTS_SAVED (VCPU_EV_INTR | VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI)
+#define EVENTS_SAVED (VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI) /* the APIC posts its own again */
 #define NMIS_MAX     2u /* a CPU takes one and holds the next */
 
 /* All that a file holds, decoded; too large for a stack. */
@@ -441,9 +441,7 @@ int vm_restore(struct vm *vm, struct err *err)
     if (!code) {
         machine_reset(vm);
         machine_pause(vm);
-        ioevents_pause(vm);
         code = state_give(vm, s, err);
-        ioevents_resume(vm, true);
         machine_resume(vm);
     }
     state_free(s);

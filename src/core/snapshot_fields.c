@@ -51,7 +51,7 @@ const struct field snap_clock_fields[] = {
 
 #define S struct snap_events
 const struct field snap_events_fields[] = {
-    FIELD_MAX(S, events, VCPU_EV_INTR | VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI),
+    FIELD_MAX(S, events, VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI),
     FIELD_MAX(S, nmis, 2),
     FIELD_MAX(S, sipi_vector, UINT8_MAX),
     END,

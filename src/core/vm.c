@@ -14,6 +14,7 @@
 #include "core/memcopy.h"
 #include "core/move.h"
 #include "core/snapshot.h"
+#include "core/still.h"
 #include "engine/engine.h"
 #include "x86/boot.h"
 
@@ -172,6 +173,7 @@ int vm_new(struct vm **out, const struct vm_config *cfg, struct err *err)
     if (!vm)
         return err_set(err, -ENOMEM, "no memory for a virtual machine");
     vm->cfg = *cfg;
+    clock_gettime(CLOCK_MONOTONIC, &vm->made);
     vm->engine = cfg->engine;
     pthread_mutex_init(&vm->lock, NULL);
     pthread_cond_init(&vm->wake, NULL);
@@ -468,12 +470,15 @@ static uint32_t vm_wait(struct vm *vm, bool paused)
 /* vm_wait with nothing of the machine running. */
 static uint32_t vm_wait_paused(struct vm *vm)
 {
+    struct still *still;
     uint32_t req;
 
     machine_pause(vm);
+    still = still_begin(vm);
     atomic_store(&vm->paused, true);
     req = vm_wait(vm, true);
     atomic_store(&vm->paused, false);
+    still_end(vm, still);
     machine_resume(vm);
     return req;
 }

@@ -7,6 +7,8 @@
 #ifndef LODGE_CORE_VM_H
 #define LODGE_CORE_VM_H
 
+#include <time.h>
+
 #include "block/config.h"
 #include "core/bus.h"
 #include "core/clock.h"
@@ -112,7 +114,8 @@ struct vm {
     struct mem mem;
     struct bus pio, mmio;
     struct clock clock;
-    struct vcpu *vcpus; /* cfg.cpus of them */
+    struct vcpu *vcpus;   /* cfg.cpus of them */
+    struct timespec made; /* CLOCK_MONOTONIC: guest time may begin and go on otherwise */
     const struct engine_ops *engine;
     _Atomic(const struct engine_ops *) move_to; /* for VM_REQ_MOVE */
     void *engine_data;
@@ -161,7 +164,7 @@ void vm_request_call(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), voi
 int vm_call_wait(struct vm *vm, void (*fn)(struct vm *vm, void *opaque), void *opaque);
 
 /*
- * Have the vCPUs and devices stand still, or go on. Guest time runs on meanwhile. Any thread; returns at once, and
+ * Have the vCPUs and devices stand still, or go on. Guest time stands still, too. Any thread; returns at once, and
  * vm_is_paused tells when it is so. The guest can be told to end, to move and to call while it is paused.
  */
 void vm_pause(struct vm *vm, bool pause);

@@ -301,8 +301,10 @@ void testdev_load(struct testdev *t, const struct testdev_state *s)
     pthread_mutex_lock(&t->lock);
     memcpy(t->port, s->port, sizeof(s->port));
     memcpy(t->memory, s->memory, sizeof(s->memory));
+    /* Those that are low may be another device's. */
     for (unsigned i = 0; i < TESTDEV_IRQS; i++)
-        line_set_locked(t, i, s->irqs & 1u << i);
+        if (s->irqs & 1u << i)
+            line_set_locked(t, i, true);
     t->missed = s->missed;
     pthread_mutex_unlock(&t->lock);
     message_set(t, s->msi_data);

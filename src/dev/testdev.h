@@ -51,7 +51,7 @@ struct testdev_state {
     uint8_t memory[TESTDEV_MEMORY];
 };
 
-/* No vCPU runs. */
+/* No vCPU runs; load is for one as after a reset. */
 void testdev_save(struct testdev *t, struct testdev_state *s);
 void testdev_load(struct testdev *t, const struct testdev_state *s);
 

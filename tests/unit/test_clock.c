@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <errno.h>
 
 #include "core/clock.h"
 
@@ -297,6 +298,54 @@ static void fini_with_an_armed_timer(void **state)
     assert_int_equal(s.fired, 0);
 }
 
+static void nothing_happens_while_it_is_stopped(void **state)
+{
+    struct clock clock;
+    struct shot s = {.clock = &clock};
+    uint64_t ns, tsc;
+
+    assert_int_equal(clock_init(&clock, NULL), 0);
+    vtimer_init(&s.timer, &clock, fire, &s);
+    vtimer_arm(&s.timer, clock_now_ns(&clock) + 20 * MS);
+    clock_stop(&clock);
+    clock_stop(&clock);
+    ns = clock_now_ns(&clock);
+    tsc = clock_tsc(&clock);
+    nap(60 * MS);
+    clock_go(&clock);
+    assert_int_equal(clock_now_ns(&clock), ns);
+    assert_int_equal(clock_tsc(&clock), tsc);
+    assert_int_equal(s.fired, 0);
+    clock_go(&clock);
+    /* What was left of its time is left still. */
+    wait_fired(&s, 1);
+    assert_true(s.at_ns >= ns);
+    assert_true(clock_tsc(&clock) > tsc);
+    vtimer_fini(&s.timer);
+    clock_fini(&clock);
+}
+
+static void a_clock_is_put(void **state)
+{
+    struct clock clock;
+    uint64_t khz;
+
+    assert_int_equal(clock_init(&clock, NULL), 0);
+    khz = clock.tsc_khz;
+    clock_stop(&clock);
+    assert_int_equal(clock_put(&clock, 5000 * MS, 77, khz + khz / 500), -EINVAL);
+    assert_int_equal(clock_put(&clock, 5000 * MS, 77, khz - khz / 500), -EINVAL);
+    assert_int_equal(clock_put(&clock, UINT64_MAX, 77, khz), -EINVAL);
+    assert_int_equal(clock.tsc_khz, khz);
+    assert_int_equal(clock_put(&clock, 5000 * MS, 77, khz + 1), 0);
+    assert_int_equal(clock_now_ns(&clock), 5000 * MS);
+    assert_int_equal(clock_tsc(&clock), 77);
+    assert_int_equal(clock.tsc_khz, khz + 1);
+    clock_go(&clock);
+    assert_in_range(clock_now_ns(&clock), 5000 * MS, 5000 * MS + 3600000 * MS);
+    clock_fini(&clock);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +360,8 @@ int main(void)
         cmocka_unit_test(fini_waits_for_the_callback),
         cmocka_unit_test(threads_may_share_timers),
         cmocka_unit_test(fini_with_an_armed_timer),
+        cmocka_unit_test(nothing_happens_while_it_is_stopped),
+        cmocka_unit_test(a_clock_is_put),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
