@@ -23,6 +23,7 @@ import images
 import life
 import nested
 import network
+import snapshots
 import vsock
 
 
@@ -50,7 +51,7 @@ def main():
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
                  devices.CASES + images.CASES + host.CASES + life.CASES + network.CASES +
-                 vsock.CASES + nested.CASES):
+                 snapshots.CASES + vsock.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:
