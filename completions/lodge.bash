@@ -18,7 +18,7 @@ _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
-    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename edit validate exec shell image
+    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename clone edit validate exec shell image
         doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
@@ -90,6 +90,7 @@ _lodge()
     console:*) words="$(_lodge_guests) --escape --no-replay -q --quiet -h --help" ;;
     logs:*) words="$(_lodge_guests) -f --follow -h --help" ;;
     rm:*) words="$(_lodge_guests) -f --force -q --quiet -h --help" ;;
+    clone:*) words="$(_lodge_guests) --full -q --quiet -h --help" ;;
     recover:* | rename:* | edit:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
     prune:*) words="-f --force -q --quiet -h --help" ;;
     validate:*)

@@ -318,6 +318,14 @@ static const struct block_ops *format_choose(const struct block_config *cfg, str
     return NULL;
 }
 
+int block_format(const struct block_config *cfg, const char **name, struct err *err)
+{
+    const struct block_ops *ops = format_choose(cfg, err);
+
+    *name = ops ? ops->name : NULL;
+    return ops ? 0 : -EINVAL;
+}
+
 /* Opens with workers there. */
 static int open_format(struct block *b, const struct block_config *cfg, struct err *err)
 {

@@ -121,6 +121,9 @@ extern const struct block_ops block_vhost_user;
  */
 int block_open(struct block **b, const struct block_config *cfg, struct err *err);
 
+/* The name of the format that block_open would take it for; -EINVAL as there. */
+int block_format(const struct block_config *cfg, const char **name, struct err *err);
+
 /* Waits for requests under way. NULL is fine. */
 void block_close(struct block *b);
 

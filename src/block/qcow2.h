@@ -124,6 +124,9 @@ int qcow2_discard(struct qcow2 *q, uint64_t off, uint64_t len);
 /* Is it certain that the bytes from `off` on are zero? *len (up to `max`) is how many of them that is said of. */
 int qcow2_is_zero(struct qcow2 *q, uint64_t off, uint64_t max, bool *zero, uint64_t *len);
 
+/* Was nothing of the disk ever written to this image, so that all of it is what its backing file has? */
+bool qcow2_is_blank(struct qcow2 *q);
+
 /*
  * Change the size of the disk; new space reads as zero. Only with `shrink`
  * does it get smaller. -EBUSY for version 2 with snapshots, -EFBIG beyond what

@@ -193,3 +193,14 @@ int map_update_locked(struct qcow2 *q, uint64_t g, uint64_t count,
     }
     return 0;
 }
+
+bool qcow2_is_blank(struct qcow2 *q)
+{
+    bool blank = true;
+
+    pthread_mutex_lock(&q->lock);
+    for (uint32_t i = 0; blank && i < q->l1_size; i++)
+        blank = !q->l1[i];
+    pthread_mutex_unlock(&q->lock);
+    return blank;
+}

@@ -72,7 +72,7 @@ static int make_disk(const struct guest_image *g, struct err *err)
                              .backing_fmt = g->image.format};
     char full[STORE_PATH];
 
-    snprintf(path, sizeof(path), "%s/disk.qcow2", g->dir);
+    snprintf(path, sizeof(path), "%s/" GUEST_DISK, g->dir);
     store_image_path(&g->store, g->image.name, g->image.disk.name, full);
     /* Relative, so that the store as a whole can be moved. */
     snprintf(backing, sizeof(backing), "../..%s", full + strlen(g->store.root));
@@ -185,7 +185,7 @@ static void fill_paths(struct guest_image *g)
     store_image_path(&g->store, im->name, im->kernel.name, g->kernel);
     if (im->initrd.name[0])
         store_image_path(&g->store, im->name, im->initrd.name, g->initrd);
-    snprintf(g->disk, sizeof(g->disk), "%.*s/disk.qcow2", STORE_PATH - 16, g->dir);
+    snprintf(g->disk, sizeof(g->disk), "%.*s/" GUEST_DISK, STORE_PATH - 16, g->dir);
     snprintf(g->seed, sizeof(g->seed), "%.*s/seed.img", STORE_PATH - 16, g->dir);
     g->seeded = !access(g->seed, F_OK);
 }
@@ -255,6 +255,73 @@ void guest_image_close(struct guest_image *g, bool failed)
     }
     close(g->hold);
     g->hold = -1;
+}
+
+int guest_image_dir(const char *name, char dir[STORE_PATH], struct err *err)
+{
+    struct store s;
+    int r = store_open(&s, err);
+
+    if (!r)
+        snprintf(dir, STORE_PATH, "%s/%s", s.guests, name);
+    return r;
+}
+
+/* With the new folder held. */
+static int clone_files(struct guest_image *g, const struct guest_image_config *cfg, struct err *err)
+{
+    char id[STORE_ID];
+    int r = 0;
+
+    store_new_id(id);
+    if (g->image.seed != STORE_SEED_NONE)
+        r = make_seed(g, cfg, id, err);
+    return r ? r : save(g, id, err);
+}
+
+int guest_image_clone(const char *from, const struct guest_image_config *cfg,
+                      int (*fill)(void *opaque, const char *from, const char *dir, struct err *err),
+                      void *opaque, struct err *err)
+{
+    struct guest_image g = {.hold = -1};
+    char name[STORE_NAME_MAX + 1], path[STORE_PATH], old[STORE_PATH];
+    int lock, r = store_name(cfg->image, name, err);
+
+    if (!r)
+        r = store_open(&g.store, err);
+    if (!r)
+        r = store_find(&g.store, name, &g.image, err);
+    if (r)
+        return r;
+    snprintf(g.name, sizeof(g.name), "%s", from);
+    snprintf(g.dir, sizeof(g.dir), "%s/%s", g.store.guests, from);
+    snprintf(old, sizeof(old), "%s", g.dir);
+    r = load(&g, err);
+    if (r)
+        return r;
+    snprintf(g.name, sizeof(g.name), "%s", cfg->name);
+    snprintf(path, sizeof(path), "%s/%s", g.store.guests, cfg->name);
+    g.hold = store_begin(&g.store, g.store.guests, g.dir, err);
+    if (g.hold < 0)
+        return g.hold;
+    r = clone_files(&g, cfg, err);
+    if (!r)
+        r = fill(opaque, old, g.dir, err);
+    if (!r) {
+        lock = store_lock(&g.store, err);
+        r = lock < 0 ? lock : image_same_locked(&g, err);
+        if (!r)
+            r = store_commit_locked(&g.store, g.store.guests, g.dir, path, false, err);
+        if (r == -EEXIST)
+            err_next(err, "It is the disk of a guest %s that is not kept: lodge image discard %s.",
+                     cfg->name, cfg->name);
+        if (lock >= 0)
+            close(lock);
+    }
+    if (r)
+        store_remove_tree(g.dir);
+    close(g.hold);
+    return r;
 }
 
 int guest_image_move(const char *from, const char *to, struct err *err)

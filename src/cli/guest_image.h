@@ -11,6 +11,7 @@
 #include "cli/store.h"
 
 #define GUEST_SEED_SERIAL "lodge-seed"
+#define GUEST_DISK        "disk.qcow2" /* the first one, in the folder */
 
 struct guest_image_config {
     const char *image; /* as the user wrote it */
@@ -46,6 +47,18 @@ int guest_image_reachable(struct guest_image *g, const char *addr, unsigned port
 
 /* Let go of it; a temporary one is removed, and one that was made for a run that failed to start. Idempotent. */
 void guest_image_close(struct guest_image *g, bool failed);
+
+/*
+ * Make what guest `from`, whose name or folder somebody holds, has of an image for a new guest: a seed with a new ID, and
+ * what `fill` puts into the folder (cli/layers.h). cfg: of the new guest,
+ * whose name it has; guest_image_move takes it away again.
+ */
+int guest_image_clone(const char *from, const struct guest_image_config *cfg,
+                      int (*fill)(void *opaque, const char *from, const char *dir, struct err *err),
+                      void *opaque, struct err *err);
+
+/* The folder of a guest that is made from an image. */
+int guest_image_dir(const char *name, char dir[STORE_PATH], struct err *err);
 
 /* The guest has another name now, or is gone for good (`to` NULL): so is its disk, if it has one. The caller holds the names. */
 int guest_image_move(const char *from, const char *to, struct err *err);

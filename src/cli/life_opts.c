@@ -110,6 +110,19 @@ const struct opt_desc logs_opts[] = {
         .help = "do not print the names of those it is done for"                                   \
     }
 
+const struct opt_desc clone_opts[] = {
+    {.name = "full",
+     .parse = opt_flag,
+     .field = offsetof(struct clone_opts, full),
+     .help = "copy the disks instead of standing on those of NAME"},
+    {.name = "quiet",
+     .letter = 'q',
+     .parse = opt_flag,
+     .field = offsetof(struct clone_opts, quiet),
+     .help = "do not print the names of those it is done for"},
+    {NULL},
+};
+
 const struct opt_desc rm_opts[] = {FORCE("kill those that run"), QUIET, {NULL}};
 const struct opt_desc prune_opts[] = {FORCE("do not ask"), QUIET, {NULL}};
 const struct opt_desc define_opts[] = {QUIET, {NULL}};

@@ -6,6 +6,11 @@
 #include "base/types.h"
 #include "cli/shares.h"
 
+/* clone */
+struct clone_opts {
+    bool full, quiet;
+};
+
 /* ls and info */
 struct ls_opts {
     const char *format;

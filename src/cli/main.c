@@ -160,6 +160,19 @@ const struct verb verbs[] = {
      .opts = define_opts,
      .max_args = 2,
      .run = verb_rename},
+    {.name = "clone",
+     .args = "[OPTION]... NAME NEW",
+     .summary = "Make a guest like another, with copies of its disks",
+     .about =
+         "NEW has what is on the disks of NAME now, which may be running: then that is what\n"
+         "they would have after a power cut. It takes no space until one of them writes: both\n"
+         "stand on the same files, which are read-only from now on. NEW has other MAC\n"
+         "addresses, and other ports of the host where NAME has published some. A guest that\n"
+         "was made from an image of Lodge's gets the name, new ssh host keys and a new machine\n"
+         "ID when it starts.",
+     .opts = clone_opts,
+     .max_args = 2,
+     .run = verb_clone},
     {.name = "edit",
      .args = "[OPTION]... NAME",
      .summary = "Change a guest's definition in an editor",

@@ -22,6 +22,7 @@
 #include "cli/engines.h"
 #include "cli/guest_image.h"
 #include "cli/host.h"
+#include "cli/layers.h"
 #include "cli/origin.h"
 #include "cli/registry.h"
 #include "cli/size.h"
@@ -58,6 +59,7 @@ struct session {
     int status;         /* what a test program ended with, else 0 */
     enum vm_end end;
     struct guest_image image; /* with --image */
+    struct layers layers;     /* of its disks; dir empty: there is no place for any */
     bool map_failed;          /* --perf-map could not be written, and this was said */
     struct sandbox sandbox;   /* without --sandbox off */
     char confined[SANDBOX_TEXT];
@@ -333,6 +335,19 @@ static int end_status(const struct session *s, enum vm_end end)
     return CLI_FAILED;
 }
 
+static int session_overlay(void *opaque, json_t *result, struct err *err)
+{
+    struct session *s = opaque;
+    struct vm *vm;
+
+    /* It is there until the control socket's job has ended. */
+    pthread_mutex_lock(&s->lock);
+    vm = s->vm;
+    pthread_mutex_unlock(&s->lock);
+    return vm ? layers_live(&s->layers, vm, result, err)
+              : err_set(err, -EAGAIN, "the guest %s is starting or ending", s->opts->name);
+}
+
 static int start_control(struct session *s, struct vm *vm, struct err *err)
 {
     bool has = strcmp(s->opts->console, "none") != 0;
@@ -342,6 +357,7 @@ static int start_control(struct session *s, struct vm *vm, struct err *err)
         .console = has ? &s->log : NULL,
         .console_in = has ? console_typed(s->console) : -1,
         .quit = session_quit,
+        .overlay = s->layers.dir[0] ? session_overlay : NULL,
         .opaque = s,
         .sandbox = s->confined,
     };
@@ -427,6 +443,7 @@ static int run_vm(struct session *s, struct err *err)
     int r;
 
     memcpy(cfg.disk, o->disks.disk, sizeof(cfg.disk));
+    layers_apply(&s->layers, cfg.disk, cfg.disks);
     memcpy(cfg.port, o->ports.port, sizeof(cfg.port));
     memcpy(cfg.net, o->nets.net, sizeof(cfg.net));
     if (!strcmp(o->vsock, "on")) {
@@ -518,6 +535,20 @@ static int run_with_console(struct session *s, struct err *err)
     return r;
 }
 
+/* What the guest's disks are by now. */
+static int load_layers(struct session *s, struct err *err)
+{
+    char dir[STATE_PATH];
+    int r;
+
+    if (s->image.hold >= 0)
+        return layers_load(&s->layers, s->image.dir, err);
+    if (!s->detach)
+        return 0;
+    r = state_path(dir, s->opts->name, STATE_DISKS, err);
+    return r ? r : layers_load(&s->layers, dir, err);
+}
+
 /* With the guest's name held. */
 static int run_named(struct session *s, struct err *err)
 {
@@ -534,7 +565,12 @@ static int run_named(struct session *s, struct err *err)
     }
     if (!r && shares_given(&s->opts->shares))
         r = shares_apply(&s->opts->shares, name, getpid(), s->opts->quiet, err);
-    return r ? r : run_with_console(s, err);
+    if (!r)
+        r = load_layers(s, err);
+    if (!r)
+        r = run_with_console(s, err);
+    layers_fini(&s->layers);
+    return r;
 }
 
 static const char *how_ended(const struct session *s, int r)

@@ -222,7 +222,9 @@ static int passing_path(char buf[STATE_PATH], const char *kind, const char *name
     return path_in(buf, kind, hidden, NULL, err);
 }
 
-static int fill_new(const char *temp, const char *text, struct err *err)
+static int fill_new(const char *temp, const char *text,
+                    int (*fill)(void *opaque, const char *dir, struct err *err), void *opaque,
+                    struct err *err)
 {
     char path[STATE_PATH + 16];
     int r;
@@ -231,10 +233,19 @@ static int fill_new(const char *temp, const char *text, struct err *err)
         return err_set(err, -errno, "cannot make the folder %s: %s", temp, strerror(errno));
     snprintf(path, sizeof(path), "%s/" STATE_DEFINITION, temp);
     r = write_new(path, text, err);
+    if (!r && fill)
+        r = fill(opaque, temp, err);
     return r ? r : sync_dir(temp, err);
 }
 
 int state_create(const char *name, const struct definition *def, struct err *err)
+{
+    return state_create_filled(name, def, NULL, NULL, err);
+}
+
+int state_create_filled(const char *name, const struct definition *def,
+                        int (*fill)(void *opaque, const char *dir, struct err *err), void *opaque,
+                        struct err *err)
 {
     char dir[STATE_PATH], path[STATE_PATH], temp[STATE_PATH];
     char *text = definition_text(def, NULL, err);
@@ -246,7 +257,7 @@ int state_create(const char *name, const struct definition *def, struct err *err
         r = passing_path(temp, "guests", name, err);
     if (!r) {
         remove_tree(temp);
-        r = fill_new(temp, text, err);
+        r = fill_new(temp, text, fill, opaque, err);
         if (!r) {
             r = move_dir(temp, path);
             if (r == -EEXIST) {

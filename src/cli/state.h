@@ -6,6 +6,7 @@
  *     guests/NAME/last.json      how its last run began and ended
  *     guests/NAME/console.log    what its console said, the last MiB; before that, console.log.old
  *     guests/NAME/messages       what Lodge had to say during detached runs
+ *     guests/NAME/disks/         layers of its disks (cli/layers.h)
  *     trash/NAME~N/              the same of a guest that was removed
  *
  * Files are replaced and guests made, removed and renamed by one rename each, with everything on disk before: after a
@@ -27,6 +28,7 @@ struct definition;
 #define STATE_LAST       "last.json"
 #define STATE_CONSOLE    "console.log"
 #define STATE_MESSAGES   "messages"
+#define STATE_DISKS      "disks"
 #define STATE_PATH       512
 
 /* Where all this is: $LODGE_STATE_DIR, else /var/lib/lodge for root, else $XDG_STATE_HOME/lodge or ~/.local/state/lodge. */
@@ -39,6 +41,11 @@ bool state_exists(const char *name);
 
 /* Keep a new guest. -EEXIST when there is one of that name. */
 int state_create(const char *name, const struct definition *def, struct err *err);
+
+/* The same, with what `fill` (NULL: nothing) puts into the directory, which comes to its name afterwards. */
+int state_create_filled(const char *name, const struct definition *def,
+                        int (*fill)(void *opaque, const char *dir, struct err *err), void *opaque,
+                        struct err *err);
 
 /* Replace or read a guest's definition; -ENOENT when there is no such guest. */
 int state_write(const char *name, const struct definition *def, struct err *err);

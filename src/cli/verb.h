@@ -77,6 +77,7 @@ int verb_logs(const struct verb *verb, int argc, char **argv);
 int verb_rm(const struct verb *verb, int argc, char **argv);
 int verb_recover(const struct verb *verb, int argc, char **argv);
 int verb_prune(const struct verb *verb, int argc, char **argv);
+int verb_clone(const struct verb *verb, int argc, char **argv);
 int verb_rename(const struct verb *verb, int argc, char **argv);
 int verb_edit(const struct verb *verb, int argc, char **argv);
 int verb_validate(const struct verb *verb, int argc, char **argv);
@@ -86,6 +87,7 @@ extern const struct opt_desc port_opts[], power_opts[], start_opts[], stop_opts[
 extern const struct opt_desc snapshot_opts[], snapshots_opts[], restore_opts[];
 extern const struct opt_desc balloon_opts[], set_opts[];
 extern const struct opt_desc rm_opts[], prune_opts[], define_opts[];
+extern const struct opt_desc clone_opts[];
 extern const struct opt_desc run_opts[];
 extern const struct opt_desc doctor_opts[];
 

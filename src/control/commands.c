@@ -75,6 +75,16 @@ static int do_quit(struct control_call *call, struct err *err)
     return 0;
 }
 
+static int do_overlay(struct control_call *call, struct err *err)
+{
+    if (!call->cfg->overlay) {
+        err_set(err, -ENOTSUP, "nothing is kept of the guest, so there is no place for its disks");
+        err_next(err, "lodge run --detach and lodge create make guests that are kept.");
+        return -ENOTSUP;
+    }
+    return call->cfg->overlay(call->cfg->opaque, call->result, err);
+}
+
 static int do_pause(struct control_call *call, struct err *err)
 {
     vm_pause(call->cfg->vm, true);
@@ -198,6 +208,7 @@ const struct control_command control_commands[] = {
     {"console", console_args, do_console},
     {"balloon", balloon_args, do_balloon},
     {"stats", NULL, do_stats},
+    {"overlay", NULL, .job = do_overlay},
     {"ports", NULL, control_ports},
     {"publish", control_publish_args, control_publish},
     {"unpublish", control_publish_args, control_unpublish},

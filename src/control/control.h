@@ -23,6 +23,8 @@ struct control_config {
     int console_in;         /* what clients type goes there, without blocking; -1: nowhere */
     /* End the guest as if its power was cut. On the control thread. */
     void (*quit)(void *opaque);
+    /* Have the disks go on in new layers, and describe those below in `result`. On a job's thread. NULL: cannot be. */
+    int (*overlay)(void *opaque, json_t *result, struct err *err);
     void *opaque;
     const char *sandbox; /* what confines this process, in words */
 };

@@ -15,6 +15,7 @@ from guest import PROGRAM, Skip, Timeout
 
 import bad_input
 import boot
+import clones
 import console
 import devices
 import directed
@@ -50,7 +51,7 @@ def main():
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
-                 devices.CASES + images.CASES + host.CASES + life.CASES + network.CASES +
+                 devices.CASES + images.CASES + host.CASES + life.CASES + clones.CASES + network.CASES +
                  snapshots.CASES + vsock.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue

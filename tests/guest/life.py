@@ -336,11 +336,11 @@ def settle(lodge, name, kept, when):
 class Full:
     """A small file system, filled to the last byte on demand."""
 
-    def __init__(self, path):
+    def __init__(self, path, size="256k"):
         self.path = path
         self.filler = path / "filler"
         path.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", path],
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", path],
                               capture_output=True, text=True, check=False)
         if done.returncode:
             raise Skip(f"no small file system to be had here ({done.stderr.strip()[:80]})")
