@@ -38,7 +38,7 @@ struct view {
     double time;             /* see TIME_ON */
     double own_time;         /* when it got blocks of its own, */
     uint64_t own_insns;      /* and how many instructions had been translated */
-    uint64_t finds;          /* of blocks to go on with, outside translated code */
+    double finds;            /* of blocks to go on with, outside translated code, of late */
     unsigned events, recent; /* faults since the last tick, and before with less weight */
     uint64_t last_tick;
     const struct tlb_set *set; /* in step with this set as it was after so many flushes */

@@ -10,16 +10,19 @@
 /* In milliseconds of the vCPU thread's time, as counted by interrupts that find it in user code. */
 #ifndef TIME_ON         /* tests have views come sooner and stay longer */
 #define TIME_ON    20   /* that long, and an address space gets a view */
-#define TIME_OWN   60   /* and that long, and OWN_WORTH, blocks of its own */
+#define TIME_OWN   60   /* and that long, and it is calm: blocks of its own */
 #define TIME_AGAIN -300 /* after a view was lost */
 #define EVENTS_LIMIT                                                                               \
     800 /* four times the faults in a tick of 4 ms that cost more than a view gains */
 #endif
 #define TICK_MAX 10 /* what one interrupt may count for */
 
-/* They must have taken that many times as long as to make blocks of its own for what has been found would take. */
-#define OWN_WORTH     2
-#define BLOCKS_PER_MS 250
+/*
+ * Calm: it runs code that it has run before, and not more than the jump cache holds. Programs that go on looking for
+ * blocks, as compilers do, have too much code to make it all anew.
+ */
+#define CALM_WINDOW 32   /* milliseconds that are looked back, about */
+#define CALM_FINDS  1000 /* blocks looked for in that time, at most */
 
 /* Blocks of its own are given up if to make them takes more than 20 ms and a third of the time they have been used. */
 #define INSNS_PER_MS 2500 /* translated, about */
@@ -92,8 +95,7 @@ static void owning_review(struct soft_cpu *c, struct view *v)
             v->code = BLOCK_OF_VIEW(0);
             v->own_time = 0;
         }
-    } else if (v->time >= TIME_OWN && v->own_time &&
-               v->time >= (double)v->finds / BLOCKS_PER_MS * OWN_WORTH) {
+    } else if (v->time >= TIME_OWN && v->own_time && v->finds <= CALM_FINDS) {
         view_codes_forget(c, v);
         v->own_time = v->time;
         v->own_insns = c->counters.block_insn;
@@ -134,7 +136,7 @@ void view_tick(struct soft_cpu *c)
     }
     v->last_tick = ++vs->clock;
     v->time += time;
-    v->finds += c->counters.find - vs->finds_then;
+    v->finds += (double)(c->counters.find - vs->finds_then) - v->finds * time / CALM_WINDOW;
     vs->finds_then = c->counters.find;
     if (v->active) {
         v->recent = v->recent * 3 / 4 + v->events;
