@@ -18,7 +18,7 @@ _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
-    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename clone edit validate exec shell image
+    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename clone fork edit validate exec shell image
         doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
@@ -79,7 +79,7 @@ _lodge()
         ;;
     snapshots:*) words="$(_lodge_guests) --format -q --quiet -h --help" ;;
     start:*) words="$(_lodge_guests) --autostart -q --quiet -h --help" ;;
-    kill:* | pause:* | resume:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
+    kill:* | pause:* | resume:* | fork:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
     ls:--format) words="table json" ;;
     ls:*) words="--format -q --quiet -h --help" ;;
     info:--format) words="text json yaml" ;;

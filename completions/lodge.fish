@@ -38,6 +38,7 @@ complete -c lodge -n __fish_use_subcommand -a recover -d "Bring back removed gue
 complete -c lodge -n __fish_use_subcommand -a prune -d "Delete what is left of removed guests"
 complete -c lodge -n __fish_use_subcommand -a rename -d "Give a guest another name"
 complete -c lodge -n __fish_use_subcommand -a clone -d "Make a guest like another"
+complete -c lodge -n __fish_use_subcommand -a fork -d "Start guests that go on from where one is"
 complete -c lodge -n '__fish_seen_subcommand_from clone' -l full -d 'Copy the disks'
 complete -c lodge -n __fish_use_subcommand -a edit -d "Change a guest's definition"
 complete -c lodge -n __fish_use_subcommand -a validate -d "Check definitions"
@@ -96,9 +97,9 @@ complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \
     -d 'How to print the findings'
-complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename clone edit validate image doctor help version'
+complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename clone fork edit validate image doctor help version'
 
-set -l named start stop restart kill pause resume snapshot snapshots restore balloon set info port console logs rm recover rename clone edit
+set -l named start stop restart kill pause resume snapshot snapshots restore balloon set info port console logs rm recover rename clone fork edit
 complete -c lodge -n "__fish_seen_subcommand_from $named; and not __fish_seen_subcommand_from image" \
     -a '(__lodge_guests)'
 complete -c lodge -n '__fish_seen_subcommand_from snapshot restore' -a '(__lodge_tags)'

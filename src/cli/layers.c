@@ -407,7 +407,7 @@ static int describe(json_t *result, const char *file, const char *below, const c
                : err_set(err, -EINVAL, "the path of a disk is not UTF-8: %s", below);
 }
 
-static int describe_all(const struct layers_change *c, json_t *result, struct err *err)
+int layers_describe(const struct layers_change *c, json_t *result, struct err *err)
 {
     int r = 0;
 
@@ -450,7 +450,7 @@ int layers_live(struct layers *l, struct vm *vm, json_t *result, struct err *err
             r = x.result;
     }
     if (!r)
-        r = describe_all(&x.change, result, err);
+        r = layers_describe(&x.change, result, err);
     if (layers_end(&x.change, &more))
         log_warn("%s", more.what);
     layers_change_fini(&x.change);
@@ -536,7 +536,7 @@ int layers_still(struct layers *l, const struct vm_disk *disks, unsigned count, 
         return r;
     for (unsigned i = 0; i < c.count; i++)
         c.step[i].done = true;
-    r = describe_all(&c, result, err);
+    r = layers_describe(&c, result, err);
     layers_end(&c, NULL);
     layers_change_fini(&c);
     return r;

@@ -83,6 +83,9 @@ int layers_switch(struct layers_change *c, struct vm *vm, struct err *err);
 int layers_end(struct layers_change *c, struct err *err);
 void layers_change_fini(struct layers_change *c);
 
+/* What layers_live says of them. */
+int layers_describe(const struct layers_change *c, json_t *result, struct err *err);
+
 /*
  * All of it for a guest that runs, on a thread that may wait. In `result`, with the rights of the caller: "disks", an
  * array of objects with file, below and format, as in struct layer and layers_step.

@@ -173,6 +173,17 @@ const struct verb verbs[] = {
      .opts = clone_opts,
      .max_args = 2,
      .run = verb_clone},
+    {.name = "fork",
+     .args = "[OPTION]... NAME NEW...",
+     .summary = "Start guests that go on from where a running one is",
+     .about =
+         "Each NEW goes on as a copy of NAME as it is at one moment, memory and disks, and\n"
+         "takes only the memory and space that it changes. It has other MAC addresses, and other\n"
+         "ports of the host where NAME has published some. NAME stands still for some\n"
+         "milliseconds. Either all of them come to be, or none.",
+     .opts = power_opts,
+     .max_args = GUESTS_MAX_ARGS,
+     .run = verb_fork},
     {.name = "edit",
      .args = "[OPTION]... NAME",
      .summary = "Change a guest's definition in an editor",

@@ -24,6 +24,14 @@ static int open_file(int *fd, const char *dir, const char *file, struct err *err
     return *fd < 0 ? err_set(err, -errno, "cannot open %s: %s", path, strerror(errno)) : 0;
 }
 
+/* What a fork leaves: nobody had the time to change it, and it is gone as soon as it is open. */
+static bool is_transient(const char *dir)
+{
+    const char *name = strrchr(dir, '/');
+
+    return name && name[1] == '.';
+}
+
 int origin_open(struct origin *o, const char *dir, struct vm_config *cfg, struct err *err)
 {
     int r;
@@ -34,7 +42,7 @@ int origin_open(struct origin *o, const char *dir, struct vm_config *cfg, struct
     r = open_file(&o->vm.state_fd, dir, SNAPSHOT_STATE, err);
     if (!r)
         r = open_file(&o->base.fd, dir, SNAPSHOT_MEMORY, err);
-    if (!r)
+    if (!r && !is_transient(dir))
         r = open_file(&o->sums_fd, dir, SNAPSHOT_SUMS, err);
     cfg->origin = &o->vm;
     cfg->base = &o->base;
@@ -62,7 +70,7 @@ void origin_watch(struct origin *o, struct vm *vm)
 {
     sigset_t all, old;
 
-    if (!o->used)
+    if (!o->used || o->sums_fd < 0)
         return;
     o->of = vm;
     thread_signals(&all);

@@ -20,6 +20,7 @@
 #include "cli/definition.h"
 #include "cli/detach.h"
 #include "cli/engines.h"
+#include "cli/fork.h"
 #include "cli/guest_image.h"
 #include "cli/host.h"
 #include "cli/layers.h"
@@ -335,17 +336,32 @@ static int end_status(const struct session *s, enum vm_end end)
     return CLI_FAILED;
 }
 
+/* For a job of the control socket: it is there until that has ended. */
+static int session_vm(struct session *s, struct vm **vm, struct err *err)
+{
+    pthread_mutex_lock(&s->lock);
+    *vm = s->vm;
+    pthread_mutex_unlock(&s->lock);
+    return *vm ? 0 : err_set(err, -EAGAIN, "the guest %s is starting or ending", s->opts->name);
+}
+
 static int session_overlay(void *opaque, json_t *result, struct err *err)
 {
     struct session *s = opaque;
     struct vm *vm;
+    int r = session_vm(s, &vm, err);
 
-    /* It is there until the control socket's job has ended. */
-    pthread_mutex_lock(&s->lock);
-    vm = s->vm;
-    pthread_mutex_unlock(&s->lock);
-    return vm ? layers_live(&s->layers, vm, result, err)
-              : err_set(err, -EAGAIN, "the guest %s is starting or ending", s->opts->name);
+    return r ? r : layers_live(&s->layers, vm, result, err);
+}
+
+static int session_fork(void *opaque, const char *dir, const _Atomic bool *gone, json_t *result,
+                        struct err *err)
+{
+    struct session *s = opaque;
+    struct vm *vm;
+    int r = session_vm(s, &vm, err);
+
+    return r ? r : fork_take(&s->layers, vm, dir, gone, result, err);
 }
 
 static int start_control(struct session *s, struct vm *vm, struct err *err)
@@ -358,6 +374,7 @@ static int start_control(struct session *s, struct vm *vm, struct err *err)
         .console_in = has ? console_typed(s->console) : -1,
         .quit = session_quit,
         .overlay = s->layers.dir[0] ? session_overlay : NULL,
+        .fork = s->layers.dir[0] ? session_fork : NULL,
         .opaque = s,
         .sandbox = s->confined,
     };

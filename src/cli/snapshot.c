@@ -274,8 +274,7 @@ int verb_snapshots(const struct verb *verb, int argc, char **argv)
 
 /* ---- restore ------------------------------------------------------------------------------ */
 
-/* Errors of the new process are printed by it, and err stays empty. */
-static int go_on(const char *name, const struct definition *def, const char *dir, struct err *err)
+int snapshot_go_on(const char *name, const struct definition *def, const char *dir, struct err *err)
 {
     struct run_opts opts = {0};
     int r = definition_apply(def, &opts, sizeof(opts), err);
@@ -304,7 +303,7 @@ static int restore(const char *name, const char *tag, struct err *err)
         r = guest_kill(name, err);
     if (!r) {
         snapshots_sweep(name);
-        r = go_on(name, &def, dir, err);
+        r = snapshot_go_on(name, &def, dir, err);
     }
     definition_fini(&def);
     return r;

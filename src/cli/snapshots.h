@@ -32,6 +32,13 @@ json_t *snapshot_facts(const char *name, const char *tag);
 /* The definition that the guest had; -ENOENT when there is no such snapshot. definition_fini in any case. */
 int snapshot_definition(const char *name, const char *tag, struct definition *def, struct err *err);
 
+/*
+ * Start guest `name`, which does not run, in a process of its own from what is in the folder `dir`. Errors of that process
+ * are printed by it, and err stays empty.
+ */
+int snapshot_go_on(const char *name, const struct definition *def, const char *dir,
+                   struct err *err);
+
 /* Away in one step, then deleted. -ENOENT when there is none. */
 int snapshot_remove(const char *name, const char *tag, struct err *err);
 

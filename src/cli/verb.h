@@ -78,6 +78,7 @@ int verb_rm(const struct verb *verb, int argc, char **argv);
 int verb_recover(const struct verb *verb, int argc, char **argv);
 int verb_prune(const struct verb *verb, int argc, char **argv);
 int verb_clone(const struct verb *verb, int argc, char **argv);
+int verb_fork(const struct verb *verb, int argc, char **argv);
 int verb_rename(const struct verb *verb, int argc, char **argv);
 int verb_edit(const struct verb *verb, int argc, char **argv);
 int verb_validate(const struct verb *verb, int argc, char **argv);

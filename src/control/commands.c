@@ -75,14 +75,28 @@ static int do_quit(struct control_call *call, struct err *err)
     return 0;
 }
 
+static int not_kept(struct err *err)
+{
+    err_set(err, -ENOTSUP, "nothing is kept of the guest, so there is no place for its disks");
+    return err_next(err, "lodge run --detach and lodge create make guests that are kept.");
+}
+
 static int do_overlay(struct control_call *call, struct err *err)
 {
-    if (!call->cfg->overlay) {
-        err_set(err, -ENOTSUP, "nothing is kept of the guest, so there is no place for its disks");
-        err_next(err, "lodge run --detach and lodge create make guests that are kept.");
-        return -ENOTSUP;
-    }
-    return call->cfg->overlay(call->cfg->opaque, call->result, err);
+    return call->cfg->overlay ? call->cfg->overlay(call->cfg->opaque, call->result, err)
+                              : not_kept(err);
+}
+
+static const struct proto_arg fork_args[] = {{"directory", PROTO_STRING, true}, {NULL}};
+
+static int do_fork(struct control_call *call, struct err *err)
+{
+    const char *dir = json_string_value(json_object_get(call->args, "directory"));
+
+    if (dir[0] != '/')
+        return err_set(err, -EINVAL, "the fork's directory has to be an absolute path");
+    return call->cfg->fork ? call->cfg->fork(call->cfg->opaque, dir, &call->gone, call->result, err)
+                           : not_kept(err);
 }
 
 static int do_pause(struct control_call *call, struct err *err)
@@ -209,6 +223,7 @@ const struct control_command control_commands[] = {
     {"balloon", balloon_args, do_balloon},
     {"stats", NULL, do_stats},
     {"overlay", NULL, .job = do_overlay},
+    {"fork", fork_args, .job = do_fork},
     {"ports", NULL, control_ports},
     {"publish", control_publish_args, control_publish},
     {"unpublish", control_publish_args, control_unpublish},

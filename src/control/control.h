@@ -25,6 +25,9 @@ struct control_config {
     void (*quit)(void *opaque);
     /* Have the disks go on in new layers, and describe those below in `result`. On a job's thread. NULL: cannot be. */
     int (*overlay)(void *opaque, json_t *result, struct err *err);
+    /* The same, and leave the guest's state and memory in the folder `dir` (core/snapshot_take.h). */
+    int (*fork)(void *opaque, const char *dir, const _Atomic bool *gone, json_t *result,
+                struct err *err);
     void *opaque;
     const char *sandbox; /* what confines this process, in words */
 };

@@ -164,7 +164,7 @@ static int put_text(struct taking *k, const char *name, const char *text)
 
     if (code)
         return code;
-    if (write(fd, text, len) != (ssize_t)len || fsync(fd) < 0)
+    if (write(fd, text, len) != (ssize_t)len || (!k->t->transient && fsync(fd) < 0))
         code = failed(k->err, "write the file", name);
     close(fd);
     return code;
@@ -215,7 +215,7 @@ static int check_disks(struct taking *k)
 {
     const struct vm_config *cfg = &k->vm->cfg;
 
-    for (unsigned n = 0; n < cfg->disks; n++)
+    for (unsigned n = 0; !k->t->disks && n < cfg->disks; n++)
         if (!cfg->disk[n].image.read_only && !k->t->overlay[n])
             return err_set(k->err, -EOPNOTSUPP, "there is no overlay for the disk %s",
                            cfg->disk[n].image.path);
@@ -245,6 +245,8 @@ static void moment(struct vm *vm, void *opaque)
     k->code = vm_save(vm, k->state, k->err);
     if (!k->code)
         k->code = memcopy_start(k->copy, k->err);
+    if (!k->code && k->t->disks)
+        k->code = k->t->disks(k->t->opaque, vm, k->err);
     for (unsigned n = 0; !k->code && n < vm->cfg.disks; n++)
         if (k->t->overlay[n])
             k->code = vm_disk_overlay(vm, n, k->t->overlay[n], k->err);
@@ -270,7 +272,7 @@ static int cancelled(struct taking *k)
 /* Before the guest stops: all that can be done then need not be done while it stands. */
 static int get_ready(struct taking *k)
 {
-    const struct memcopy_config cfg = {.fd = k->memory, .sync = true};
+    const struct memcopy_config cfg = {.fd = k->memory, .sync = !k->t->transient};
     int code = memcopy_new(&k->copy, k->vm, &cfg, k->err);
 
     if (!code)
@@ -282,7 +284,7 @@ static int get_ready(struct taking *k)
         code = is_cancelled(k->t->cancel) ? cancelled(k) : 0;
     }
     for (unsigned n = 0; !code && n < k->vm->cfg.disks; n++)
-        if (k->t->overlay[n])
+        if (k->t->overlay[n] || k->t->disks)
             vm_disk_sync(k->vm, n);
     return code;
 }
@@ -341,11 +343,11 @@ static int sync_parent(const char *path)
 
 static int complete(struct taking *k)
 {
-    if (fsync(k->state) < 0 || (fsync(k->dir) && errno != EINVAL))
+    if (!k->t->transient && (fsync(k->state) < 0 || (fsync(k->dir) && errno != EINVAL)))
         return failed(k->err, "write", k->temp);
     if (renameat2(AT_FDCWD, k->temp, AT_FDCWD, k->t->dir, RENAME_NOREPLACE) < 0)
         return failed(k->err, "give its name to", k->temp);
-    if (sync_parent(k->t->dir) < 0)
+    if (!k->t->transient && sync_parent(k->t->dir) < 0)
         return failed(k->err, "write the folder of", k->t->dir);
     return 0;
 }
@@ -364,7 +366,7 @@ int snapshot_take(struct vm *vm, struct snapshot_take *t, struct err *err)
     if (!code)
         code = copy_all(&k);
     memcopy_free(k.copy);
-    if (!code)
+    if (!code && !t->transient)
         code = put_sums(&k);
     if (!code)
         code = complete(&k);

@@ -20,6 +20,11 @@ struct snapshot_take {
     struct {
         const char *name, *text;
     } file[4];
+    /* If not NULL, in place of the overlays: have the disks go on elsewhere, as vm_disk_overlay, and when that may be. */
+    int (*disks)(void *opaque, struct vm *vm, struct err *err);
+    void *opaque;
+    /* For guests that go on from it now: it need not outlive the host, and is not summed. */
+    bool transient;
     const _Atomic bool *cancel; /* set: give up soon */
     uint64_t stopped_ns;        /* for how long the guest stood still, at most */
 };

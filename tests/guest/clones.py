@@ -99,6 +99,33 @@ def clones():
         check(start(lodge, two) > number, "a clone has lost what it wrote")
 
 
+def forks():
+    """They go on where the original was, on disks and in memory of their own, and nothing is left if one cannot be."""
+    with Lodge() as lodge:
+        one, two, three, four = (lodge.name() for _ in range(4))
+        lodge.verb("run", "-q", "-d", "--name", one, *options(new_disk(lodge)))
+        before = wrote(lodge, one)
+        lodge.refuses("a guest named", "fork", one, two, one)
+        lodge.refuses("given twice", "fork", one, two, two)
+        lodge.refuses("does not run", "fork", "nobody-here", two)
+        check(two not in lodge.verb("ls", "-q").split(), "a fork that was refused has made a guest")
+        check(lodge.verb("fork", one, two, three) == f"{two}\n{three}\n", "fork prints no names")
+        numbers = {name: wrote(lodge, name, before + 2) for name in (two, three, one)}
+        # One of them may be forked again, and outlives those it came from.
+        lodge.verb("fork", "-q", two, four)
+        for name in one, two, three:
+            check(not list((lodge.state / "guests" / name).glob("snapshots/.*")), "files are left")
+            lodge.verb("kill", name)
+        wrote(lodge, four, numbers[two] + 2)
+        for name in two, three, four:
+            check("count found" not in lodge.verb("logs", name), f"{name} has booted")
+        lodge.verb("kill", four)
+        # What they have written stands on their disks.
+        for name in one, two, three, four:
+            check(start(lodge, name) >= numbers.get(name, numbers[two]), f"{name} has lost writes")
+            lodge.verb("rm", "-f", "-q", name)
+
+
 def clones_named():
     """What of the definition has to be another's."""
     with Lodge() as lodge:
@@ -169,6 +196,7 @@ def clones_full():
 
 CASES = [
     Case("clones of a running and a stopped guest", clones),
+    Case("forks of a running guest", forks),
     Case("clones with names of their own", clones_named),
     Case("clones where somebody is killed", clones_killed),
     Case("clones with a full disk", clones_full),
