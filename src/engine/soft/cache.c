@@ -326,6 +326,8 @@ static void entry_redirect(struct cache *k, const uint8_t *entry, const uint8_t 
     __atomic_store_n(w, (v & ~0xffffffffffull) | jmp, __ATOMIC_RELEASE);
 }
 
+#define REPLACE_MAX 8
+
 void cache_replace(struct soft_vm *svm, const uint8_t *code, struct block *to, uint32_t gen)
 {
     struct cache *k = &svm->cache;
@@ -334,7 +336,9 @@ void cache_replace(struct soft_vm *svm, const uint8_t *code, struct block *to, u
     pthread_mutex_lock(&k->lock);
     b = atomic_load(&k->gen) == gen ? block_up_to(k, code) : NULL;
     if (b && b->code == code && !b->valid && to->valid && b->phys == to->phys &&
-        b->key == to->key) {
+        b->key == to->key && b->before < REPLACE_MAX) {
+        if (to->before <= b->before)
+            to->before = (uint8_t)(b->before + 1);
         entry_redirect(k, b->entry_mem, to->entry_mem);
         if (b->entry_host != b->entry_mem)
             entry_redirect(k, b->entry_host, to->entry_host);

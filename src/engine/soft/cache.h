@@ -70,6 +70,7 @@ struct block {
     uint16_t ninsn;
     uint16_t live_in; /* flags set before it that it, or what follows, may read */
     uint8_t valid;
+    uint8_t before; /* blocks that one behind the other lead to it: cache_replace */
     block_key key;
     struct block *tail; /* stands for the bytes of the last instruction that are in the next page */
     struct block *of;   /* in such a one: the block proper */
@@ -207,7 +208,10 @@ void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct
 /* The same for a careful twin: an exit_record with EXIT_CAREFUL leads there from now on. */
 void cache_link_twin(struct soft_vm *svm, uint32_t record, struct block *to, uint32_t gen);
 
-/* The killed block whose code is at `code` has been made anew: from now on its entries lead to `to`. */
+/*
+ * The killed block whose code is at `code` has been made anew: from now on its entries lead to `to`. Not any more where
+ * that has happened a few times already, since the way through all of them would become longer each time.
+ */
 void cache_replace(struct soft_vm *svm, const uint8_t *code, struct block *to, uint32_t gen);
 
 /* For the translator, before it reads the first bytes of a further page: they will be part of a block. */
