@@ -193,6 +193,14 @@ static void begin(struct block *b, struct block_req *req)
     }
 }
 
+int block_try(struct block *b, struct block_req *req)
+{
+    if (b->limiter || !b->ops->try_now || request_check(b, req) || !req->len ||
+        b->ops->try_now(b, req))
+        return -EAGAIN;
+    return 0;
+}
+
 void block_submit(struct block *b, struct block_req *req)
 {
     int code = request_check(b, req);

@@ -135,6 +135,12 @@ void block_close(struct block *b);
 void block_submit(struct block *b, struct block_req *req);
 
 /*
+ * What block_submit would have done without waiting and on this thread: 0. Else -EAGAIN: nothing has happened. `done` is not
+ * called. The caller sees to it that block_drain is not called meanwhile.
+ */
+int block_try(struct block *b, struct block_req *req);
+
+/*
  * Between the two, on one thread, requests may be held back so that they start
  * together. Pairs nest.
  */

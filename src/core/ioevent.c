@@ -163,6 +163,12 @@ static void event_signal(int fd)
         log_once(LOG_ERROR, "an eventfd cannot be signalled: %s", strerror(errno));
 }
 
+static void ring(const struct ioevent *ev)
+{
+    if (!ev->now.serve || !ev->now.serve(ev->now.opaque, ev->now.n))
+        event_signal(ev->fd);
+}
+
 /* The bells may have changed since it was rung. */
 static void bell_rung(struct ioevents *io, const struct ioevent *seen)
 {
@@ -188,7 +194,7 @@ bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, 
     for (unsigned i = 0, n = atomic_load(&io->count); i < n && !hit; i++) {
         hit = overlap(&io->bell[i].ev, &seen);
         if (hit) {
-            event_signal(io->bell[i].ev.fd);
+            ring(&io->bell[i].ev);
             first = !io->bell[i].asked;
         }
     }

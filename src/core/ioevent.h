@@ -22,6 +22,17 @@
 
 struct vm;
 
+/*
+ * What a doorbell does before its eventfd is signalled, where the write comes by core: on the vCPU's thread, that which takes
+ * no longer than a hand-over to another would. True: there is nothing left to signal. It may neither wait nor add or remove
+ * doorbells. `serve` NULL: nothing.
+ */
+struct doorbell_now {
+    bool (*serve)(void *opaque, unsigned n);
+    void *opaque;
+    unsigned n;
+};
+
 /* A write of this kind signals `fd` and reaches no device. */
 struct ioevent {
     bool pio;
@@ -29,6 +40,7 @@ struct ioevent {
     uint8_t size; /* of the write: 1, 2, 4 or 8 bytes; 0: any */
     uint64_t addr, data;
     int fd;
+    struct doorbell_now now;
 };
 
 /* -EEXIST when another would be signalled by the same write, -ENOSPC when there are IOEVENT_MAX. */

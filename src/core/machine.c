@@ -318,9 +318,10 @@ static void pci_msi(void *opaque, uint64_t addr, uint32_t data)
 }
 
 /* Where there is no room for another, or the guest has put two in one place, the device's handler does it. */
-static void pci_doorbell(void *opaque, uint64_t addr, int fd, bool on)
+static void pci_doorbell(void *opaque, uint64_t addr, int fd, const struct doorbell_now *now,
+                         bool on)
 {
-    struct ioevent ev = {.addr = addr, .fd = fd};
+    struct ioevent ev = {.addr = addr, .fd = fd, .now = *now};
 
     if (on)
         ioevent_add(opaque, &ev, NULL);

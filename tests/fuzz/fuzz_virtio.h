@@ -208,6 +208,10 @@ static void box_fini(struct box *b)
 /* As the thread does. */
 static void serve(struct virtio_device *dev)
 {
+    /* Of every other chain the vCPU's thread does what it can. */
+    for (unsigned q = 0; q < dev->nqueues && dev->ops->process_now; q++)
+        if (atomic_load(&dev->running) && dev->queue[q].ready && dev->queue[q].next_avail & 1)
+            dev->ops->process_now(dev, q);
     for (unsigned q = 0; q < dev->nqueues; q++)
         for (unsigned i = 0; i < 4 && atomic_load(&dev->running) && dev->queue[q].ready; i++)
             if (!dev->ops->process(dev, q))

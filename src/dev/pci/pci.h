@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "core/bus.h"
+#include "core/ioevent.h"
 #include "core/irq.h"
 
 #define PCI_SLOTS         32
@@ -56,7 +57,7 @@ struct pci_bus_config {
     uint8_t link_irq[PCI_LINKS]; /* what the interrupt line register says at first */
     void (*msi)(void *opaque, uint64_t addr, uint32_t data); /* any thread */
     /* Writes to `addr` signal eventfd `fd` instead (core/ioevent.h), or no longer do. NULL: there is no such thing. */
-    void (*doorbell)(void *opaque, uint64_t addr, int fd, bool on);
+    void (*doorbell)(void *opaque, uint64_t addr, int fd, const struct doorbell_now *now, bool on);
     void *opaque;
 };
 

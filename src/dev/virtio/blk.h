@@ -19,6 +19,7 @@ struct virtio_blk {
     struct block *block;
     char serial[VIRTIO_BLK_SERIAL];
     _Atomic uint64_t under_way; /* bytes of requests */
+    bool left;                  /* process_now left a chain in the ring; under dev.io_lock */
     _Atomic bool waits;         /* chains stay in the ring until there are fewer */
     /* The device's thread alone: what it has not given back yet. */
     struct virtq_used batch[64];

@@ -369,14 +369,23 @@ static bool access_write(void *opaque, unsigned off, unsigned size, uint32_t val
     return true;
 }
 
+static bool notified(void *opaque, unsigned q)
+{
+    return virtio_serve_now(opaque, q);
+}
+
 /* A notification needs nothing of this process but the eventfd that it ends in. */
 static void bar_moved(void *opaque, unsigned n, bool on, uint64_t base)
 {
     struct virtio_pci *vp = opaque;
     const struct pci_bus_config *cfg = &vp->pci.bus->cfg;
 
-    for (unsigned q = 0; n == BAR_REGISTERS && cfg->doorbell && q < vp->dev->nqueues; q++)
-        cfg->doorbell(cfg->opaque, base + AT_NOTIFY + NOTIFY_STEP * q, vp->dev->kick_fd, on);
+    for (unsigned q = 0; n == BAR_REGISTERS && cfg->doorbell && q < vp->dev->nqueues; q++) {
+        const struct doorbell_now now = {
+            .serve = vp->dev->ops->process_now ? notified : NULL, .opaque = vp->dev, .n = q};
+
+        cfg->doorbell(cfg->opaque, base + AT_NOTIFY + NOTIFY_STEP * q, vp->dev->kick_fd, &now, on);
+    }
 }
 
 /* Who may not master the bus can't reach rings or buffers (PCI 3.0, 6.2.2): it does nothing until it may again. */

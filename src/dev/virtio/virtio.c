@@ -22,6 +22,19 @@ void virtio_notify(struct virtio_device *dev)
         ;
 }
 
+bool virtio_serve_now(struct virtio_device *dev, unsigned q)
+{
+    bool done;
+
+    /* Somebody serves already, or keeps all others out: it is for the thread, then. */
+    if (!dev->ops->process_now || pthread_mutex_trylock(&dev->io_lock))
+        return false;
+    done = !atomic_load(&dev->held) && atomic_load(&dev->running) && dev->queue[q].ready &&
+           dev->ops->process_now(dev, q);
+    pthread_mutex_unlock(&dev->io_lock);
+    return done;
+}
+
 /* One turn over all queues; true: again. */
 static bool serve_all(struct virtio_device *dev)
 {

@@ -74,6 +74,11 @@ struct virtio_device_ops {
      * call again; return in a short time, others may be waiting.
      */
     bool (*process)(struct virtio_device *dev, unsigned q);
+    /*
+     * The same on the thread of the vCPU that has notified the queue, for what takes no longer than waking the device's thread
+     * would. `process` does not run meanwhile. True: no chain is left; else that thread is woken for the rest.
+     */
+    bool (*process_now)(struct virtio_device *dev, unsigned q);
     /* The configuration's event_fd can be read. On the device's thread, not within `process`, also while it is held. */
     void (*event)(struct virtio_device *dev);
     /* Return once nothing touches guest memory or pushes a chain any more. What comes next is `reset`, or `process`. */
@@ -111,13 +116,13 @@ struct virtio_device {
     pthread_mutex_t lock; /* registers: status, features, settings of queues */
     _Atomic uint8_t status;
     _Atomic uint8_t generation; /* of the device's configuration */
-    struct virtq_chain *chain;  /* of the thread */
+    struct virtq_chain *chain;  /* of who holds io_lock and serves */
     pthread_t thread;
     bool thread_started;
     _Atomic bool stop;
     int kick_fd;             /* eventfd, not blocking: look at the queues */
     int event_fd;            /* -1: none */
-    pthread_mutex_t io_lock; /* held by the thread while it serves */
+    pthread_mutex_t io_lock; /* held by the thread, or a vCPU's, while it serves */
     _Atomic unsigned held;   /* not 0: the thread is to stay out of `process` */
     _Atomic bool running;    /* from DRIVER_OK to reset or the first malformed chain */
 };
@@ -149,6 +154,9 @@ void virtio_queue_enable_locked(struct virtio_device *dev, unsigned q);
 
 /* The driver's notification. Any thread, no lock needed; the work is done elsewhere. */
 void virtio_notify(struct virtio_device *dev);
+
+/* Before virtio_notify, on the vCPU's thread: true when that is not necessary any more. Does not wait. */
+bool virtio_serve_now(struct virtio_device *dev, unsigned q);
 
 /* As the driver's reset, from outside; no vCPU runs. */
 void virtio_reset(struct virtio_device *dev);
