@@ -611,7 +611,7 @@ static void pairs_take_turns(void **state)
 
     set_up_pairs(f, PAIRS);
     for (unsigned i = 0; i < 10; i++) {
-        desc(f, 1, i, DATA, 72, 0);
+        desc(f, 1, i, DATA + 0x1000, 72, 0);
         give(f, 1, i);
     }
     transmit_udp(f, 2, 1);
