@@ -81,8 +81,8 @@ int clone_definition(struct definition *def, const char *name, struct err *err)
 
 /* ---- The original ------------------------------------------------------------------------- */
 
-static int layers_dir(const struct definition *def, const char *name, char dir[STORE_PATH],
-                      struct err *err)
+int clone_layers_dir(const struct definition *def, const char *name, char dir[STORE_PATH],
+                     struct err *err)
 {
     char path[STATE_PATH];
     int r;
@@ -119,7 +119,7 @@ static int freeze_stopped(const char *name, const struct definition *def, json_t
 
     *result = json_object();
     if (!r)
-        r = layers_dir(def, name, dir, err);
+        r = clone_layers_dir(def, name, dir, err);
     if (!r)
         r = layers_load(&layers, dir, err);
     /* One that never ran has no disk yet. */
@@ -170,7 +170,7 @@ int clone_make(const char *from, const char *to, const struct definition *def, c
                                            .user = definition_get(def, "user"),
                                            .ssh_key = definition_get(def, "ssh-key"),
                                            .user_data = definition_get(def, "user-data")};
-    int r = layers_dir(def, from, c.dir, err);
+    int r = clone_layers_dir(def, from, c.dir, err);
 
     if (r)
         return r;

@@ -7,12 +7,17 @@
 
 #include "base/err.h"
 #include "cli/definition.h"
+#include "cli/store.h"
 
 /*
  * Of a copy called `name`: MAC addresses follow from its name, published ports are any that are free, and the paths of
  * sockets have the name behind them.
  */
 int clone_definition(struct definition *def, const char *name, struct err *err);
+
+/* Where the layers of a guest with that definition are. */
+int clone_layers_dir(const struct definition *def, const char *name, char dir[STORE_PATH],
+                     struct err *err);
 
 /*
  * Keep a guest `to` with that definition and disks that stand on those of `from`: `disks` is what layers_live or

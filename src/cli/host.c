@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cli/shares.h"
+#include "cli/size.h"
 #include "sandbox/sandbox.h"
 
 uint64_t host_memory_total(void)
@@ -106,4 +107,17 @@ void host_read(struct host *host)
     host->landlock = sandbox_landlock_version();
     host->seccomp = sandbox_has_seccomp();
     shares_describe(host->shares, sizeof(host->shares));
+}
+
+int host_check_memory(uint64_t memory, struct err *err)
+{
+    uint64_t have = host_memory_total();
+    char a[SIZE_TEXT], b[SIZE_TEXT];
+
+    if (!have || memory <= have)
+        return 0;
+    err_set(err, -ENOMEM, "the guest is to have %s of memory, but this host has %s with its swap",
+            size_format(memory, a), size_format(have, b));
+    err_next(err, "Choose a smaller --memory.");
+    return -ENOMEM;
 }

@@ -3,6 +3,7 @@
 #ifndef LODGE_CLI_HOST_H
 #define LODGE_CLI_HOST_H
 
+#include "base/err.h"
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -24,5 +25,8 @@ void host_read(struct host *host);
 
 /* RAM and swap in bytes; 0 when the host does not tell. */
 uint64_t host_memory_total(void);
+
+/* Can a guest have so much memory here? -ENOMEM with the reason. */
+int host_check_memory(uint64_t memory, struct err *err);
 
 #endif

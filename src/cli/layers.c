@@ -640,3 +640,26 @@ int layers_copy(const char *from, const json_t *result, const char *dir, bool fu
     layers_fini(&to);
     return r;
 }
+
+int layers_link(const char *from, json_t *result, const char *dir, struct err *err)
+{
+    json_t *o;
+    size_t i;
+    int r = make_dir(dir, err);
+
+    json_array_foreach(json_object_get(result, "disks"), i, o)
+    {
+        const char *below = json_string_value(json_object_get(o, "below"));
+        const char *format = json_string_value(json_object_get(o, "format"));
+        const char *near = below ? name_in(from, below) : NULL;
+        char name[LAYERS_NAME + 32];
+
+        if (r || !near || !format)
+            continue;
+        snprintf(name, sizeof(name), "%s", near);
+        r = link_chain(from, name, format, dir, err);
+        if (!r && json_object_set_new(o, "below", json_string(name)))
+            r = no_memory(err);
+    }
+    return r;
+}

@@ -108,4 +108,10 @@ int layers_still(struct layers *l, const struct vm_disk *disk, unsigned count, j
 int layers_copy(const char *from, const json_t *result, const char *dir, bool full,
                 struct err *err);
 
+/*
+ * Links in `dir`, which is made, to the layers in `from` that `result` says and to those below them; from then on it
+ * calls them by their names alone.
+ */
+int layers_link(const char *from, json_t *result, const char *dir, struct err *err);
+
 #endif

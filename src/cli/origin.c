@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/thread.h"
 #include "cli/state.h"
 #include "core/snapshot_take.h"
@@ -101,4 +102,32 @@ int origin_close(struct origin *o, struct err *err)
     if (o->err.code)
         *err = o->err;
     return o->err.code;
+}
+
+static int switch_disks(void *opaque, struct vm *vm, struct err *err)
+{
+    return layers_switch(opaque, vm, err);
+}
+
+int origin_make(struct layers *l, struct vm *vm, struct snapshot_take *take, json_t *result,
+                struct err *err)
+{
+    struct layers_change change;
+    struct err more = {0};
+    int r;
+
+    if (!l->dir[0])
+        return snapshot_take(vm, take, err);
+    r = layers_begin(l, vm->cfg.disk, vm->cfg.disks, &change, err);
+    if (r)
+        return r;
+    take->disks = switch_disks;
+    take->opaque = &change;
+    r = snapshot_take(vm, take, err);
+    if (!r)
+        r = layers_describe(&change, result, err);
+    if (layers_end(&change, &more))
+        log_warn("%s", more.what);
+    layers_change_fini(&change);
+    return r;
 }

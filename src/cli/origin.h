@@ -6,7 +6,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "cli/layers.h"
 #include "core/vm.h"
+
+struct snapshot_take;
 
 struct origin {
     bool used;
@@ -28,6 +31,10 @@ int origin_open(struct origin *o, const char *dir, struct vm_config *cfg, struct
  * guest is stopped, and origin_close says why. Without the thread nothing is checked.
  */
 void origin_watch(struct origin *o, struct vm *vm);
+
+/* Take a snapshot of a guest that runs, on a job's thread; its disks go on in new layers. `result` as layers_live's. */
+int origin_make(struct layers *l, struct vm *vm, struct snapshot_take *take, json_t *result,
+                struct err *err);
 
 /* 0, or the reason why the guest was stopped, in *err. Before the VM is freed. Idempotent. */
 int origin_close(struct origin *o, struct err *err);

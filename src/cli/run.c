@@ -114,19 +114,6 @@ static void session_set_vm(struct session *s, struct vm *vm)
     pthread_mutex_unlock(&s->lock);
 }
 
-static int check_memory(uint64_t memory, struct err *err)
-{
-    uint64_t have = host_memory_total();
-    char a[SIZE_TEXT], b[SIZE_TEXT];
-
-    if (!have || memory <= have)
-        return 0;
-    err_set(err, -ENOMEM, "the guest is to have %s of memory, but this host has %s with its swap",
-            size_format(memory, a), size_format(have, b));
-    err_next(err, "Choose a smaller --memory.");
-    return -ENOMEM;
-}
-
 /* The option table has seen to it that the name is one of these. */
 static enum cpu_model cpu_model(const char *name)
 {
@@ -147,7 +134,7 @@ static int check_all(struct session *s, struct err *err)
     const struct run_opts *o = s->opts;
     struct boot_config boot = {
         .kernel = o->kernel, .initrd = o->initrd, .cmdline = o->append, .cpus = o->cpus};
-    int r = check_memory(o->memory, err);
+    int r = host_check_memory(o->memory, err);
 
     if (!r)
         r = engine_choose(o->engine, &s->engine, &s->passed, err);
@@ -364,6 +351,16 @@ static int session_fork(void *opaque, const char *dir, const _Atomic bool *gone,
     return r ? r : fork_take(&s->layers, vm, dir, gone, result, err);
 }
 
+static int session_snapshot(void *opaque, struct snapshot_take *take, json_t *result,
+                            struct err *err)
+{
+    struct session *s = opaque;
+    struct vm *vm;
+    int r = session_vm(s, &vm, err);
+
+    return r ? r : origin_make(&s->layers, vm, take, result, err);
+}
+
 static int start_control(struct session *s, struct vm *vm, struct err *err)
 {
     bool has = strcmp(s->opts->console, "none") != 0;
@@ -375,6 +372,7 @@ static int start_control(struct session *s, struct vm *vm, struct err *err)
         .quit = session_quit,
         .overlay = s->layers.dir[0] ? session_overlay : NULL,
         .fork = s->layers.dir[0] ? session_fork : NULL,
+        .snapshot = session_snapshot,
         .opaque = s,
         .sandbox = s->confined,
     };
@@ -455,7 +453,7 @@ static int run_vm(struct session *s, struct err *err)
     struct err map_err = {0};
     enum vm_end end = VM_END_FAILED;
     struct origin origin;
-    struct vm *vm;
+    struct vm *vm = NULL;
     char *stats = NULL, vsock[sizeof(s->reg.dir) + sizeof(REGISTRY_VSOCK)];
     int r;
 
@@ -472,11 +470,8 @@ static int run_vm(struct session *s, struct err *err)
     r = origin_open(&origin, o->restore, &cfg, err);
     if (!r)
         r = vm_new(&vm, &cfg, err);
-    if (r) {
-        origin_close(&origin, err);
-        return r;
-    }
-    r = start_control(s, vm, err);
+    if (!r)
+        r = start_control(s, vm, err);
     if (!r)
         r = say_reach(s, vm, err);
     if (!r) {

@@ -9,9 +9,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/clone.h"
 #include "cli/detach.h"
 #include "cli/guests.h"
+#include "cli/layers.h"
 #include "cli/life_opts.h"
+#include "cli/registry.h"
 #include "cli/run.h"
 #include "cli/size.h"
 #include "cli/snapshots.h"
@@ -85,67 +88,75 @@ static json_t *meta_of(const json_t *status)
 
     json_unpack((json_t *)status, "{s:s, s:s, s:I, s:I}", "engine", &engine, "version", &version,
                 "cpus", &cpus, "memory", &memory);
-    return json_pack("{s:s, s:I, s:s, s:I, s:I, s:[]}", "lodge", version, "taken",
-                     (json_int_t)time(NULL), "engine", engine, "cpus", cpus, "memory", memory,
-                     "disks");
+    return json_pack("{s:s, s:I, s:s, s:I, s:I}", "lodge", version, "taken", (json_int_t)time(NULL),
+                     "engine", engine, "cpus", cpus, "memory", memory);
 }
 
 /* The arguments of the guest's job. */
-static int request_of(const char *name, const char *tag, const json_t *status, json_t **args,
-                      struct err *err)
+static json_t *request_of(const char *dir, const struct definition *def, const json_t *status,
+                          struct err *err)
 {
-    char path[STATE_PATH], *meta = NULL, *text = NULL;
-    json_t *object = meta_of(status);
-    struct definition def;
-    int r = state_read(name, &def, err);
+    json_t *object = meta_of(status), *args = NULL;
+    char *meta = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
+    char *text = definition_text(def, NULL, err);
 
-    *args = NULL;
-    if (!r)
-        r = snapshot_path(path, name, tag, NULL, err);
-    if (!r)
-        text = definition_text(&def, NULL, err);
-    if (!r && !text)
-        r = err->code;
-    if (!r) {
-        meta = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
-        *args =
-            meta ? json_pack("{s:s, s:s, s:s}", "directory", path, "meta", meta, "definition", text)
-                 : NULL;
-        if (!*args)
-            r = err_set(err, -ENOMEM, "no memory for a request");
-    }
+    if (meta && text)
+        args = json_pack("{s:s, s:s, s:s}", "directory", dir, "meta", meta, "definition", text);
+    if (!args && !err->code)
+        err_set(err, -ENOMEM, "no memory for a request");
     free(meta);
     free(text);
     json_decref(object);
-    definition_fini(&def);
+    return args;
+}
+
+/* Asked for, and waited for. */
+static int take_in(struct client_conn *conn, const char *name, const char *dir,
+                   const struct definition *def, const struct snapshot_opts *opts, json_t **result,
+                   struct err *err)
+{
+    json_t *status = NULL, *args = NULL;
+    struct progress progress;
+    int r = client_ask(conn, "status", NULL, &status, err);
+
+    if (!r) {
+        args = request_of(dir, def, status, err);
+        r = args ? 0 : err->code;
+    }
+    if (!r) {
+        conn->patience = PATIENCE_MS;
+        progress_begin(&progress, name, opts->quiet);
+        r = client_ask(conn, "snapshot", args, result, err);
+        progress_end(&progress);
+    }
+    json_decref(status);
     return r;
 }
 
 static int take(const char *name, const char *tag, const struct snapshot_opts *opts,
                 json_t **result, struct err *err)
 {
+    char dir[STATE_PATH], layers[STORE_PATH];
     struct client_conn conn;
-    json_t *status = NULL, *args;
-    struct progress progress;
+    struct definition def;
     int r = guest_connect(&conn, name, err);
 
+    definition_init(&def);
     if (!r && !state_exists(name)) {
         err_set(err, -ENOENT, "the guest %s is not kept, and so are no snapshots of it", name);
         r = err_next(err, "Guests made with lodge create or lodge run --detach are.");
     }
     if (!r)
-        r = client_ask(&conn, "status", NULL, &status, err);
+        r = state_read(name, &def, err);
     if (!r)
-        r = request_of(name, tag, status, &args, err);
+        r = clone_layers_dir(&def, name, layers, err);
     if (!r)
-        r = snapshots_make_dir(name, err);
-    if (!r) {
-        conn.patience = PATIENCE_MS;
-        progress_begin(&progress, name, opts->quiet);
-        r = client_ask(&conn, "snapshot", args, result, err);
-        progress_end(&progress);
-    }
-    json_decref(status);
+        r = snapshot_begin(dir, name, tag, err);
+    if (!r)
+        r = take_in(&conn, name, dir, &def, opts, result, err);
+    if (!r)
+        r = snapshot_complete(name, tag, layers, *result, err);
+    definition_fini(&def);
     client_fini(&conn);
     return r;
 }
@@ -291,20 +302,74 @@ int snapshot_go_on(const char *name, const struct definition *def, const char *d
     return r;
 }
 
+/* disks.json as it was, to be put back if the guest does not start. */
+struct old_disks {
+    char path[STORE_PATH + 32];
+    json_t *json; /* NULL: there was none */
+};
+
+static void old_disks_read(struct old_disks *old, const char *layers)
+{
+    snprintf(old->path, sizeof(old->path), "%s/" LAYERS_FILE, layers);
+    old->json = json_load_file(old->path, 0, NULL);
+}
+
+static void old_disks_put_back(const struct old_disks *old)
+{
+    char temp[sizeof(old->path) + 8];
+    struct err err = {0};
+
+    if (!old->json) {
+        unlink(old->path);
+        return;
+    }
+    snprintf(temp, sizeof(temp), "%s.old", old->path);
+    if (store_json_save(temp, old->json, &err) || rename(temp, old->path))
+        fprintf(stderr, "lodge: %s could not be put back as it was\n", old->path);
+}
+
+/* With the guest's name held: its disks become what they were, in new layers. */
+static int disks_restore(const char *name, const char *tag, const char *layers, struct err *err)
+{
+    char from[STATE_PATH], base[256];
+    struct registry reg = {.fd = -1};
+    json_t *disks;
+    int r = snapshot_disks(name, tag, from, &disks, err);
+
+    if (!r && disks) {
+        r = registry_base(base, sizeof(base), err);
+        if (!r)
+            r = registry_claim(&reg, base, name, err);
+        if (!r)
+            r = layers_copy(from, disks, layers, false, err);
+        registry_release(&reg);
+    }
+    json_decref(disks);
+    return r;
+}
+
 static int restore(const char *name, const char *tag, struct err *err)
 {
-    char dir[STATE_PATH];
+    char dir[STATE_PATH], layers[STORE_PATH];
+    struct old_disks old = {.json = NULL};
     struct definition def;
     int r = snapshot_definition(name, tag, &def, err);
 
     if (!r)
         r = snapshot_path(dir, name, tag, NULL, err);
+    if (!r)
+        r = clone_layers_dir(&def, name, layers, err);
     if (!r && guest_is_held(name))
         r = guest_kill(name, err);
     if (!r) {
-        snapshots_sweep(name);
-        r = snapshot_go_on(name, &def, dir, err);
+        old_disks_read(&old, layers);
+        r = disks_restore(name, tag, layers, err);
+        if (!r)
+            r = snapshot_go_on(name, &def, dir, err);
+        if (r && !guest_is_held(name))
+            old_disks_put_back(&old);
     }
+    json_decref(old.json);
     definition_fini(&def);
     return r;
 }

@@ -4,14 +4,18 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/layers.h"
 #include "cli/registry.h"
 #include "control/commands_snapshot.h"
+
+#define SNAPSHOT_LAYERS "layers.json"
 
 static int check_tag(const char *tag, struct err *err)
 {
@@ -43,6 +47,14 @@ int snapshots_make_dir(const char *name, struct err *err)
     if (!r && mkdir(path, 0700) && errno != EEXIST)
         r = err_set(err, -errno, "cannot make the folder %s: %s", path, strerror(errno));
     return r;
+}
+
+static int hidden_path(char buf[STATE_PATH], const char *name, const char *tag, struct err *err)
+{
+    char in[200];
+
+    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/.%d.%.100s", (int)getpid(), tag);
+    return state_path(buf, name, in, err);
 }
 
 int snapshots_list(const char *name, struct state_names *tags, struct err *err)
@@ -124,28 +136,143 @@ int snapshot_definition(const char *name, const char *tag, struct definition *de
     return err_next(err, "lodge snapshots %s shows those that it has.", name);
 }
 
-/* A flat folder of files. */
+/* A folder with files and folders of files. */
 static int delete_all(const char *dir)
 {
+    char path[STATE_PATH + 300];
     struct dirent *e;
     DIR *d = opendir(dir);
 
-    while (d && (e = readdir(d)))
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
-            unlinkat(dirfd(d), e->d_name, 0);
+    while (d && (e = readdir(d))) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+        if (unlink(path) && errno == EISDIR)
+            delete_all(path);
+    }
     if (d)
         closedir(d);
     return rmdir(dir) ? -errno : 0;
 }
 
-int snapshot_remove(const char *name, const char *tag, struct err *err)
+int snapshot_begin(char buf[STATE_PATH], const char *name, const char *tag, struct err *err)
 {
-    char path[STATE_PATH], hidden[STATE_PATH], in[200];
+    char path[STATE_PATH];
     int r = snapshot_path(path, name, tag, NULL, err);
 
-    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/.%d.%.100s", (int)getpid(), tag);
+    if (!r && !access(path, F_OK)) {
+        err_set(err, -EEXIST, "the guest %s has a snapshot %s already", name, tag);
+        err_next(err, "Choose another tag, or remove that one: lodge snapshot --rm %s %s.", name,
+                 tag);
+        return -EEXIST;
+    }
     if (!r)
-        r = state_path(hidden, name, in, err);
+        r = snapshots_make_dir(name, err);
+    if (r)
+        return r;
+    snapshots_sweep(name);
+    r = hidden_path(buf, name, tag, err);
+    if (!r)
+        delete_all(buf);
+    return r;
+}
+
+static int sync_folder(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int r = fd < 0 || (fsync(fd) && errno != EINVAL) ? -errno : 0;
+
+    if (fd >= 0)
+        close(fd);
+    return r;
+}
+
+/* On disk with what is in it. */
+static int put_disks(const char *dir, const char *layers, json_t *result, struct err *err)
+{
+    char path[STATE_PATH + 32];
+    json_t *disks = json_object_get(result, "disks"), *only;
+    int fd, r;
+
+    snprintf(path, sizeof(path), "%s/" STATE_DISKS, dir);
+    r = layers_link(layers, result, path, err);
+    if (!r)
+        r = sync_folder(path);
+    if (r)
+        return err->code ? r : err_set(err, r, "cannot write %s: %s", path, strerror(-r));
+    snprintf(path, sizeof(path), "%s/" SNAPSHOT_LAYERS, dir);
+    only = json_pack("{s:O}", "disks", disks);
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || !only || json_dumpfd(only, fd, JSON_INDENT(2)) || fsync(fd))
+        r = err_set(err, errno ? -errno : -EIO, "cannot write %s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    json_decref(only);
+    return r;
+}
+
+int snapshot_complete(const char *name, const char *tag, const char *layers, json_t *result,
+                      struct err *err)
+{
+    char hidden[STATE_PATH], path[STATE_PATH], parent[STATE_PATH];
+    int r = hidden_path(hidden, name, tag, err);
+
+    if (!r)
+        r = snapshot_path(path, name, tag, NULL, err);
+    if (!r)
+        r = state_path(parent, name, SNAPSHOTS_DIR, err);
+    if (!r && json_object_get(result, "disks"))
+        r = put_disks(hidden, layers, result, err);
+    if (!r) {
+        r = sync_folder(hidden);
+        if (!r && renameat2(AT_FDCWD, hidden, AT_FDCWD, path, RENAME_NOREPLACE))
+            r = -errno;
+        if (!r)
+            r = sync_folder(parent);
+        if (r)
+            err_set(err, r, "cannot complete the snapshot %s: %s", path, strerror(-r));
+    }
+    if (r)
+        delete_all(hidden);
+    return r;
+}
+
+int snapshot_disks(const char *name, const char *tag, char from[STATE_PATH], json_t **result,
+                   struct err *err)
+{
+    char path[STATE_PATH], in[STATE_PATH + 256];
+    json_t *o;
+    size_t i;
+    int r = snapshot_path(path, name, tag, SNAPSHOT_LAYERS, err);
+
+    *result = NULL;
+    if (!r)
+        r = snapshot_path(from, name, tag, STATE_DISKS, err);
+    if (r || access(path, F_OK))
+        return r;
+    *result = json_load_file(path, 0, NULL);
+    if (!json_is_object(*result))
+        return err_set(err, -EINVAL, "the snapshot %s of %s is damaged: %s is no list of disks",
+                       tag, name, path);
+    json_array_foreach(json_object_get(*result, "disks"), i, o)
+    {
+        const char *below = json_string_value(json_object_get(o, "below"));
+
+        if (!below || strchr(below, '/'))
+            continue;
+        snprintf(in, sizeof(in), "%s/%s", from, below);
+        json_object_set_new(o, "below", json_string(in));
+    }
+    return 0;
+}
+
+int snapshot_remove(const char *name, const char *tag, struct err *err)
+{
+    char path[STATE_PATH], hidden[STATE_PATH];
+    int r = snapshot_path(path, name, tag, NULL, err);
+
+    if (!r)
+        r = hidden_path(hidden, name, tag, err);
     if (r)
         return r;
     if (rename(path, hidden)) {
@@ -158,6 +285,7 @@ int snapshot_remove(const char *name, const char *tag, struct err *err)
     return r ? err_set(err, r, "cannot remove all of %s: %s", hidden, strerror(-r)) : 0;
 }
 
+/* As state_sweep: .PID.TAG whose process is gone. */
 void snapshots_sweep(const char *name)
 {
     char dir[STATE_PATH], path[STATE_PATH + 300];
@@ -168,7 +296,9 @@ void snapshots_sweep(const char *name)
         return;
     d = opendir(dir);
     while (d && (e = readdir(d))) {
-        if (e->d_name[0] != '.' || !e->d_name[1] || !strcmp(e->d_name, ".."))
+        long pid = e->d_name[0] == '.' ? strtol(e->d_name + 1, NULL, 10) : 0;
+
+        if (pid <= 0 || !kill((pid_t)pid, 0) || errno != ESRCH)
             continue;
         snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
         delete_all(path);

@@ -3,10 +3,13 @@
  * The snapshots that are kept of a guest, a folder each in guests/NAME/snapshots: what core/snapshot_take.h writes, the
  * guest's definition at that time, and
  *
- *     meta.json    {"lodge": version, "taken": seconds since the epoch, "engine", "cpus", "memory", "disks": [path, ...]}
+ *     meta.json    {"lodge": version, "taken": seconds since the epoch, "engine", "cpus", "memory"}
  *
- * with the image that holds each disk as it was, which stays as it is as long as somebody needs it. One whose name begins
- * with a dot is on its way in or out.
+ *
+ *     layers.json  what its disks were, as layers_live (cli/layers.h) says it, with names in disks/ below
+ *     disks/       links to the layers that hold them
+ *
+ * One whose name is .PID.TAG is on its way in or out.
  */
 #ifndef LODGE_CLI_SNAPSHOTS_H
 #define LODGE_CLI_SNAPSHOTS_H
@@ -22,6 +25,20 @@ int snapshot_path(char buf[STATE_PATH], const char *name, const char *tag, const
 
 /* The folder that they are in, made if it is not there. */
 int snapshots_make_dir(const char *name, struct err *err);
+
+/* Where a new one is made, with the folder that all are in: .PID.TAG. -EEXIST when there is one of that tag. */
+int snapshot_begin(char buf[STATE_PATH], const char *name, const char *tag, struct err *err);
+
+/*
+ * The guest has written it there: add its disks, which `result` describes, out of the folder `layers`, and give it its
+ * name. After a failure nothing is left of it.
+ */
+int snapshot_complete(const char *name, const char *tag, const char *layers, json_t *result,
+                      struct err *err);
+
+/* What its disks are: *result as layers_copy takes it, with `from` as the folder of the layers. */
+int snapshot_disks(const char *name, const char *tag, char from[STATE_PATH], json_t **result,
+                   struct err *err);
 
 /* All tags of a guest, sorted; free with state_names_free. */
 int snapshots_list(const char *name, struct state_names *tags, struct err *err);
@@ -42,7 +59,7 @@ int snapshot_go_on(const char *name, const struct definition *def, const char *d
 /* Away in one step, then deleted. -ENOENT when there is none. */
 int snapshot_remove(const char *name, const char *tag, struct err *err);
 
-/* Delete what crashes left. The guest does not run. */
+/* Delete what crashes left. */
 void snapshots_sweep(const char *name);
 
 #endif

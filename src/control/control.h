@@ -14,6 +14,7 @@
 
 struct conlog;
 struct control;
+struct snapshot_take;
 struct vm;
 
 struct control_config {
@@ -28,6 +29,8 @@ struct control_config {
     /* The same, and leave the guest's state and memory in the folder `dir` (core/snapshot_take.h). */
     int (*fork)(void *opaque, const char *dir, const _Atomic bool *gone, json_t *result,
                 struct err *err);
+    /* Take a snapshot (core/snapshot_take.h), disks included, which `result` describes. On a job's thread. */
+    int (*snapshot)(void *opaque, struct snapshot_take *take, json_t *result, struct err *err);
     void *opaque;
     const char *sandbox; /* what confines this process, in words */
 };

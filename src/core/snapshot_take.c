@@ -134,7 +134,6 @@ int snapshot_verify(int memory_fd, int sums_fd, const _Atomic bool *cancel, stru
 struct taking {
     struct vm *vm;
     struct snapshot_take *t;
-    char temp[4096]; /* the directory until it is complete */
     int dir, state, memory;
     struct memcopy *copy;
     int code; /* of what was called with the guest stopped */
@@ -170,27 +169,16 @@ static int put_text(struct taking *k, const char *name, const char *text)
     return code;
 }
 
-/* ".NAME" beside it: what is left of one that was cut off is swept away by who makes the next, and by lodge prune. */
 static int open_directory(struct taking *k)
 {
-    const char *slash = strrchr(k->t->dir, '/');
+    const char *dir = k->t->dir;
     int code = 0;
 
-    if (!slash || snprintf(k->temp, sizeof(k->temp), "%.*s/.%s", (int)(slash - k->t->dir),
-                           k->t->dir, slash + 1) >= (int)sizeof(k->temp))
-        return err_set(k->err, -EINVAL, "'%.200s' is no path for a snapshot", k->t->dir);
-    if (!access(k->t->dir, F_OK))
-        return err_set(k->err, -EEXIST, "there is a snapshot of that name already");
-    if (mkdir(k->temp, 0700) < 0 && errno != EEXIST)
-        return failed(k->err, "make the folder", k->temp);
-    k->dir = open(k->temp, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (mkdir(dir, 0700) < 0)
+        return failed(k->err, "make the folder", dir);
+    k->dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (k->dir < 0)
-        return failed(k->err, "open the folder", k->temp);
-    unlinkat(k->dir, SNAPSHOT_STATE, 0);
-    unlinkat(k->dir, SNAPSHOT_MEMORY, 0);
-    unlinkat(k->dir, SNAPSHOT_SUMS, 0);
-    for (unsigned n = 0; n < k->t->files; n++)
-        unlinkat(k->dir, k->t->file[n].name, 0);
+        return failed(k->err, "open the folder", dir);
     code = make_file(k, SNAPSHOT_STATE, &k->state);
     if (!code)
         code = make_file(k, SNAPSHOT_MEMORY, &k->memory);
@@ -208,16 +196,17 @@ static void drop_directory(struct taking *k)
     unlinkat(k->dir, SNAPSHOT_SUMS, 0);
     for (unsigned n = 0; n < k->t->files; n++)
         unlinkat(k->dir, k->t->file[n].name, 0);
-    rmdir(k->temp);
+    rmdir(k->t->dir);
 }
 
 static int check_disks(struct taking *k)
 {
     const struct vm_config *cfg = &k->vm->cfg;
 
-    for (unsigned n = 0; !k->t->disks && n < cfg->disks; n++)
-        if (!cfg->disk[n].image.read_only && !k->t->overlay[n])
-            return err_set(k->err, -EOPNOTSUPP, "there is no overlay for the disk %s",
+    for (unsigned n = 0; n < cfg->disks; n++)
+        if (!cfg->disk[n].image.read_only && !k->t->disks)
+            return err_set(k->err, -EOPNOTSUPP,
+                           "there is no place for what the guest writes to the disk %s afterwards",
                            cfg->disk[n].image.path);
     return 0;
 }
@@ -247,9 +236,6 @@ static void moment(struct vm *vm, void *opaque)
         k->code = memcopy_start(k->copy, k->err);
     if (!k->code && k->t->disks)
         k->code = k->t->disks(k->t->opaque, vm, k->err);
-    for (unsigned n = 0; !k->code && n < vm->cfg.disks; n++)
-        if (k->t->overlay[n])
-            k->code = vm_disk_overlay(vm, n, k->t->overlay[n], k->err);
 }
 
 static int call(struct taking *k, void (*fn)(struct vm *vm, void *opaque))
@@ -284,7 +270,7 @@ static int get_ready(struct taking *k)
         code = is_cancelled(k->t->cancel) ? cancelled(k) : 0;
     }
     for (unsigned n = 0; !code && n < k->vm->cfg.disks; n++)
-        if (k->t->overlay[n] || k->t->disks)
+        if (!k->vm->cfg.disk[n].image.read_only)
             vm_disk_sync(k->vm, n);
     return code;
 }
@@ -325,31 +311,11 @@ static int put_sums(struct taking *k)
     return code;
 }
 
-static int sync_parent(const char *path)
-{
-    char parent[4096];
-    char *slash;
-    int fd, code;
-
-    snprintf(parent, sizeof(parent), "%s", path);
-    slash = strrchr(parent, '/');
-    *slash = '\0';
-    fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    code = fd < 0 || (fsync(fd) && errno != EINVAL) ? -errno : 0;
-    if (fd >= 0)
-        close(fd);
-    return code;
-}
-
 static int complete(struct taking *k)
 {
-    if (!k->t->transient && (fsync(k->state) < 0 || (fsync(k->dir) && errno != EINVAL)))
-        return failed(k->err, "write", k->temp);
-    if (renameat2(AT_FDCWD, k->temp, AT_FDCWD, k->t->dir, RENAME_NOREPLACE) < 0)
-        return failed(k->err, "give its name to", k->temp);
-    if (!k->t->transient && sync_parent(k->t->dir) < 0)
-        return failed(k->err, "write the folder of", k->t->dir);
-    return 0;
+    return !k->t->transient && (fsync(k->state) < 0 || (fsync(k->dir) && errno != EINVAL))
+               ? failed(k->err, "write", k->t->dir)
+               : 0;
 }
 
 int snapshot_take(struct vm *vm, struct snapshot_take *t, struct err *err)

@@ -13,14 +13,12 @@
 
 struct snapshot_take {
     const char *dir; /* that is to be; its parent is there */
-    const char
-        *overlay[VM_MAX_DISKS]; /* where each disk goes on that can be written (vm_disk_overlay) */
     /* Files to be put there with the others, as they are. */
     unsigned files;
     struct {
         const char *name, *text;
     } file[4];
-    /* If not NULL, in place of the overlays: have the disks go on elsewhere, as vm_disk_overlay, and when that may be. */
+    /* Have the disks that can be written go on elsewhere (vm_disk_overlay), while the guest stands. NULL: there are none. */
     int (*disks)(void *opaque, struct vm *vm, struct err *err);
     void *opaque;
     /* For guests that go on from it now: it need not outlive the host, and is not summed. */
@@ -30,9 +28,8 @@ struct snapshot_take {
 };
 
 /*
- * Take it. Returns when all of it is on disk and the directory has its name, which it gets by a rename. On a thread of
- * its own, for vm_run serves it. After a failure (-ECANCELED when it was cancelled, -EEXIST when there is such a
- * directory) nothing is left of it but disks that go on in their overlays.
+ * Take it. Returns when all of it is on disk. On a thread of its own, for vm_run serves it. After a failure (-ECANCELED
+ * when it was cancelled, -EEXIST when there is such a directory) nothing is left of it but disks that go on elsewhere.
  */
 int snapshot_take(struct vm *vm, struct snapshot_take *t, struct err *err);
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Saved states: guests that go on from them, and the verbs that keep them."""
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
 
 from guest import PROGRAM, Case, Place, check, initramfs, initramfs_with_modules, kernel
-from life import PATIENCE
+from life import PATIENCE, Lodge, options
 from nested import INNER, STATUS, emulated, nested_command
 
 APPEND = "console=ttyS0 quiet nokaslr lodge.test="
@@ -72,10 +73,104 @@ def saved_with_disk():
               f"the disk is not what the guest wrote: {output}")
 
 
+def last_number(lodge, name):
+    """How far the guest has come, by its console."""
+    return int(re.findall(r"LODGE-TEST keep (\d+)", lodge.verb("logs", name))[-1])
+
+
+def wait_number(lodge, name, number):
+    lodge.wait_log(name, rf"(?s).*LODGE-TEST keep {number}\n")
+
+
+def kept_guest(lodge):
+    """A guest with a disk that checks for itself whether memory and disk belong together."""
+    name = lodge.name()
+    disk = lodge.path / "disk.raw"
+    with open(disk, "wb") as file:
+        file.truncate(64 << 20)
+    lodge.verb("create", "--name", name, "--cpu", "x86-64-v2", "-c", "2", "--disk", str(disk),
+               *options("keep", initramfs_with_modules("cloud")))
+    lodge.verb("start", name)
+    wait_number(lodge, name, 2)
+    return name
+
+
+def fine(lodge, name):
+    log = lodge.verb("logs", name)
+    check("BAD" not in log, f"the guest found: {re.findall('.*BAD.*', log)}")
+
+
+def verbs():
+    """snapshot, snapshots and restore, and what they refuse."""
+    with Lodge() as lodge:
+        name = kept_guest(lodge)
+        folder = lodge.state / "guests" / name / "snapshots"
+        lodge.refuses("has no snapshot nope", "restore", name, "nope")
+        lodge.refuses("is no tag", "snapshot", name, "../x")
+        taken = json.loads(lodge.verb("snapshot", "--format", "json", name, "one"))
+        check(taken["tag"] == "one" and taken["engine"] == "soft" and taken["size"] > 1 << 20,
+              f"{taken}")
+        at = last_number(lodge, name)
+        lodge.refuses("has a snapshot one already", "snapshot", name, "one")
+        wait_number(lodge, name, at + 2)
+        lodge.verb("snapshot", "-q", name, "two")
+        check(lodge.verb("snapshots", "-q", name) == "one\ntwo\n", "not all are listed")
+        listed = json.loads(lodge.verb("snapshots", "--format", "json", name))
+        check([s["tag"] for s in listed] == ["one", "two"], f"{listed}")
+        # Back, although it runs.
+        log = len(lodge.verb("logs", name))
+        check(lodge.verb("restore", name, "one") == f"{name}\n", "restore does not print the name")
+        check(lodge.states() == {name: "running"}, f"{lodge.states()}")
+        lodge.wait_log(name, rf"(?s).{{{log}}}.*LODGE-TEST keep {at + 1}\n")
+        lodge.verb("kill", name)
+        lodge.refuses("not running", "snapshot", name, "three")
+        # Stopped, and to another one; from there it can start as ever.
+        lodge.verb("restore", "-q", name, "two")
+        lodge.verb("kill", "-q", name)
+        before = (lodge.state / "guests" / name / "disks" / "disks.json").read_text()
+        # A state that was changed: nothing has changed by trying.
+        state = folder / "two" / "state"
+        good = state.read_bytes()
+        state.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        lodge.refuses("section '[a-z-]+' was changed", "restore", name, "two")
+        state.write_bytes(good[:-1])
+        lodge.refuses("its end is missing", "restore", name, "two")
+        state.write_bytes(good)
+        check((lodge.state / "guests" / name / "disks" / "disks.json").read_text() == before,
+              "a restore that failed has changed the disks")
+        # Memory that was changed: seen in the background, and the guest is stopped.
+        with open(folder / "two" / "memory", "r+b") as memory:
+            memory.seek(200 << 20)
+            memory.write(b"damaged")
+        lodge.try_verb("restore", "-q", name, "two")
+        lodge.wait_state(name, "failed")
+        check("memory was changed or is damaged" in lodge.verb("info", name), "nobody was told why")
+        lodge.verb("snapshot", "--rm", name, "two")
+        check(lodge.verb("snapshots", "-q", name) == "one\n", "it is still there")
+        check(sorted(p.name for p in folder.iterdir()) == ["one"], "something is left of it")
+        lodge.verb("restore", "-q", name, "one")
+        fine(lodge, name)
+
+
+def again_and_again():
+    """Snapshots and restores of a guest under load, which finds nothing wrong."""
+    with Lodge() as lodge:
+        name = kept_guest(lodge)
+        for turn in range(SNAPSHOTS):
+            lodge.verb("snapshot", "-q", name, f"s{turn}")
+            lodge.verb("restore", "-q", name, f"s{turn - turn % 3}")
+            log = len(lodge.verb("logs", name))
+            lodge.wait_log(name, rf"(?s).{{{log}}}.*LODGE-TEST keep \d+\n")
+        fine(lodge, name)
+        lodge.verb("kill", "-q", name)
+
+
 CASES = [
     Case("saved and gone on with, 1 CPU", saved_here, 1, *["soft"] * 3),
     Case("saved and gone on with, 2 CPUs", saved_here, 2, *["soft"] * 4),
     Case("saved and gone on with while it writes to a disk", saved_with_disk),
+    Case("snapshot, snapshots and restore", verbs),
+    Case(f"{SNAPSHOTS} snapshots and restores", again_and_again),
     Case("saved under one engine, gone on with by the other, nested", saved_nested, 1, "kvm", "soft",
          "kvm"),
 ]
