@@ -44,6 +44,7 @@ static void long_interrupt_from_user(void **state)
     put64(RSP + 24, 2 | X86_IF | X86_CF);
     RSP += 8;
     f->c.st.nmi_blocked = 1;
+    f->c.intr_waiting = 1;
     f->c.st.seg[X86_DS].attr = 0xc093; /* DPL 0: not for the user */
     OK(0x48, 0xcf);
     assert_int_equal(f->c.st.rip, 0x5000);
@@ -57,7 +58,7 @@ static void long_interrupt_from_user(void **state)
     assert_true(f->c.st.seg[X86_DS].attr & X86_ATTR_UNUSABLE);
     assert_int_equal(f->c.st.seg[X86_ES].sel, UDATA);
     assert_int_equal(f->c.st.seg[X86_GS].base, 0x1234);
-    assert_true(f->c.exit_request); /* IF opened */
+    assert_true(f->c.exit_request); /* IF opened to what waits */
 }
 
 static void long_interrupt_same_level(void **state)

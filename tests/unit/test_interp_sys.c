@@ -413,11 +413,20 @@ static void interrupt_flag(void **state)
     put64(RSP, ~0ull);
     f->c.exit_request = 0;
     f->switches = 0;
+    f->c.intr_waiting = 1;
     OK(0x9d);
     assert_int_equal(FLAGS, 2 | X86_ARITH | X86_TF | X86_DF | X86_NT | X86_IF | X86_IOPL | X86_AC |
                                 X86_ID);
     assert_true(f->c.exit_request);
     assert_int_equal(f->switches, 1); /* AC changed */
+    /* Nothing waits: nothing to look at. */
+    FLAGS &= ~(uint64_t)X86_IF;
+    RSP -= 8;
+    f->c.exit_request = 0;
+    f->c.intr_waiting = 0;
+    OK(0x9d);
+    assert_true(FLAGS & X86_IF);
+    assert_false(f->c.exit_request);
     OK(0x9c);
     assert_int_equal(get(RSP, 8), FLAGS);
     fake_long(3);

@@ -134,7 +134,7 @@ __attribute__((noinline, no_sanitize("thread"))) static void
 write_logged(struct fixture *f, uint64_t page, hva_t at, uint64_t word)
 {
     *(volatile uint64_t *)(void *)at = word;
-    __atomic_fetch_or(&f->log[page / 64], 1ull << page % 64, __ATOMIC_SEQ_CST);
+    atomic_fetch_or(&f->log[page / 64], 1ull << page % 64);
 }
 
 static void write_word(struct fixture *f, uint64_t page, uint64_t word)
