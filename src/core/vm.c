@@ -121,15 +121,26 @@ static int vm_new_vcpus(struct vm *vm, struct err *err)
     return 0;
 }
 
+/* The back end of such a disk reads the memfd, where what is the base's still is not. */
+static bool is_memory_shared(const struct vm_config *cfg)
+{
+    for (unsigned n = 0; n < cfg->disks; n++)
+        if (cfg->disk[n].image.format && !strcmp(cfg->disk[n].image.format, BLOCK_VHOST_USER))
+            return true;
+    return false;
+}
+
 /* An engine that does not announce what the guest writes leaves it to the kernel to copy pages of the base. */
 static int vm_make_memory(struct vm *vm, struct err *err)
 {
     const struct mem_base *base = vm->cfg.base;
+    int rc;
 
     if (!base)
         return mem_init(&vm->mem, vm->cfg.memory, err);
     vm->cfg.base = NULL;
-    return mem_init_base(&vm->mem, vm->cfg.memory, base, !vm->engine->arm, err);
+    rc = mem_init_base(&vm->mem, vm->cfg.memory, base, !vm->engine->arm, err);
+    return !rc && is_memory_shared(&vm->cfg) ? mem_make_whole(&vm->mem, err) : rc;
 }
 
 /*
