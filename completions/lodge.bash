@@ -18,7 +18,7 @@ _lodge()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]} words=
-    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename clone fork edit validate exec shell image
+    local verbs="run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info stats top events port console logs rm recover prune rename clone fork edit validate exec shell image
         doctor help version"
 
     # bash makes a word of its own of the = in --name=value.
@@ -82,6 +82,13 @@ _lodge()
     kill:* | pause:* | resume:* | fork:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
     ls:--format) words="table json" ;;
     ls:*) words="--format -q --quiet -h --help" ;;
+    stats:--format) words="table json" ;;
+    events:--format) words="text json" ;;
+    stats:--interval | stats:-i | top:--interval | top:-i) words="1 2 5 10" ;;
+    top:--count | top:-n | events:--count | events:-n) words="1 10 100" ;;
+    stats:*) words="$(_lodge_guests) -i --interval --format -h --help" ;;
+    top:*) words="$(_lodge_guests) -i --interval -n --count -h --help" ;;
+    events:*) words="$(_lodge_guests) -n --count --format -h --help" ;;
     info:--format) words="text json yaml" ;;
     info:*) words="$(_lodge_guests) --format -h --help" ;;
     port:--format) words="table json" ;;

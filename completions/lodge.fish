@@ -27,6 +27,13 @@ complete -c lodge -n __fish_use_subcommand -a snapshots -d "List a guest's snaps
 complete -c lodge -n __fish_use_subcommand -a restore -d "Have a guest go on from a snapshot"
 complete -c lodge -n __fish_use_subcommand -a balloon -d "Say how much memory a guest uses or is to keep"
 complete -c lodge -n '__fish_seen_subcommand_from balloon' -l json -d 'Print everything as JSON'
+complete -c lodge -n __fish_use_subcommand -a stats -d "Say what running guests use of the host"
+complete -c lodge -n __fish_use_subcommand -a top -d "The same again and again"
+complete -c lodge -n __fish_use_subcommand -a events -d "Tell what happens to guests"
+complete -c lodge -n '__fish_seen_subcommand_from stats top' -s i -l interval -x -a '1 2 5 10' -d 'Seconds'
+complete -c lodge -n '__fish_seen_subcommand_from top events' -s n -l count -x -d 'How many'
+complete -c lodge -n '__fish_seen_subcommand_from stats' -l format -x -a 'table json' -d 'How to print'
+complete -c lodge -n '__fish_seen_subcommand_from events' -l format -x -a 'text json' -d 'How to print'
 complete -c lodge -n __fish_use_subcommand -a set -d "Change what guests may take of the host"
 complete -c lodge -n __fish_use_subcommand -a ls -d "List guests"
 complete -c lodge -n __fish_use_subcommand -a info -d "Tell all about guests"
@@ -97,9 +104,9 @@ complete -c lodge $run -s q -l quiet -d 'Print nothing but errors'
 
 complete -c lodge -n '__fish_seen_subcommand_from doctor' -l format -x -a 'text json' \
     -d 'How to print the findings'
-complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info port console logs rm recover prune rename clone fork edit validate image doctor help version'
+complete -c lodge -n '__fish_seen_subcommand_from help' -a 'run create start stop restart kill pause resume snapshot snapshots restore balloon set ls info stats top events port console logs rm recover prune rename clone fork edit validate image doctor help version'
 
-set -l named start stop restart kill pause resume snapshot snapshots restore balloon set info port console logs rm recover rename clone fork edit
+set -l named start stop restart kill pause resume snapshot snapshots restore balloon set info stats top events port console logs rm recover rename clone fork edit
 complete -c lodge -n "__fish_seen_subcommand_from $named; and not __fish_seen_subcommand_from image" \
     -a '(__lodge_guests)'
 complete -c lodge -n '__fish_seen_subcommand_from snapshot restore' -a '(__lodge_tags)'

@@ -208,6 +208,10 @@ void block_submit(struct block *b, struct block_req *req)
     pthread_mutex_lock(&b->workers->lock);
     b->workers->under_way++;
     pthread_mutex_unlock(&b->workers->lock);
+    if (!code && req->op <= BLOCK_WRITE) {
+        atomic_fetch_add_explicit(&b->count[req->op], 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&b->bytes[req->op], req->len, memory_order_relaxed);
+    }
     if (code || (!req->len && req->op != BLOCK_FLUSH))
         complete(b, req, code);
     else if (!b->limiter || req->op == BLOCK_FLUSH || !limiter_hold(b->limiter, req))

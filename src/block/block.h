@@ -105,6 +105,8 @@ struct block {
     void (*settle)(void *opaque);
     void *settle_opaque;
     _Atomic unsigned plugged;
+    _Atomic uint64_t count[2],
+        bytes[2]; /* reads and writes that were begun, and what they are to move */
 };
 
 /* Formats built in, NULL-terminated. */

@@ -20,6 +20,68 @@ const struct opt_desc ls_opts[] = {
     {NULL},
 };
 
+#define WATCH(f) .field = offsetof(struct watch_opts, f)
+
+const struct opt_desc stats_opts[] = {
+    {.name = "format",
+     .arg = "table|json",
+     .parse = opt_choice,
+     .choices = "table|json",
+     .def = "table",
+     WATCH(format),
+     .help = "how to print"},
+    {.name = "interval",
+     .letter = 'i',
+     .arg = "SECONDS",
+     .parse = opt_uint,
+     .min = 1,
+     .max = 3600,
+     .def = "1",
+     WATCH(interval),
+     .help = "time over which CPU use is looked at"},
+    {NULL},
+};
+
+const struct opt_desc top_opts[] = {
+    {.name = "interval",
+     .letter = 'i',
+     .arg = "SECONDS",
+     .parse = opt_uint,
+     .min = 1,
+     .max = 3600,
+     .def = "2",
+     WATCH(interval),
+     .help = "time between two tables"},
+    {.name = "count",
+     .letter = 'n',
+     .arg = "N",
+     .parse = opt_uint,
+     .max = 1000000,
+     .def = "0",
+     WATCH(count),
+     .help = "end after so many tables; 0: go on"},
+    {NULL},
+};
+
+const struct opt_desc events_opts[] = {
+    {.name = "format",
+     .arg = "text|json",
+     .parse = opt_choice,
+     .choices = "text|json",
+     .def = "text",
+     WATCH(format),
+     .help = "how to print; json: an object a line"},
+    {.name = "count",
+     .letter = 'n',
+     .arg = "N",
+     .parse = opt_uint,
+     .max = 1000000,
+     .def = "0",
+     WATCH(count),
+     .help = "end after so many events; 0: go on"},
+    {NULL},
+};
+
 const struct opt_desc info_opts[] = {
     {.name = "format",
      .arg = "text|json|yaml",

@@ -17,6 +17,12 @@ struct ls_opts {
     bool quiet;
 };
 
+/* stats, top and events */
+struct watch_opts {
+    const char *format;
+    unsigned interval, count;
+};
+
 /* start, stop, restart, kill, pause, resume */
 struct power_opts {
     unsigned timeout;

@@ -19,8 +19,8 @@ static json_t *facts(const struct guest *g)
 {
     json_t *o =
         json_pack("{s:s, s:s, s:b}", "name", g->name, "state", guest_state(g), "kept", g->kept);
-    static const char *const now[] = {"pid",     "engine", "cpus",    "memory",
-                                      "started", "uptime", "version", "sandbox"};
+    static const char *const now[] = {"pid",    "engine",  "cpus",    "memory", "started",
+                                      "uptime", "version", "sandbox", "resets"};
     static const char *const then[] = {"began", "ended", "how", "status", "why"};
     struct run_opts opts;
 

@@ -68,6 +68,9 @@ int verb_balloon(const struct verb *verb, int argc, char **argv);
 int verb_snapshot(const struct verb *verb, int argc, char **argv);
 int verb_snapshots(const struct verb *verb, int argc, char **argv);
 int verb_restore(const struct verb *verb, int argc, char **argv);
+int verb_stats(const struct verb *verb, int argc, char **argv);
+int verb_top(const struct verb *verb, int argc, char **argv);
+int verb_events(const struct verb *verb, int argc, char **argv);
 int verb_set(const struct verb *verb, int argc, char **argv);
 int verb_ls(const struct verb *verb, int argc, char **argv);
 int verb_info(const struct verb *verb, int argc, char **argv);
@@ -87,6 +90,7 @@ extern const struct opt_desc ls_opts[], info_opts[], console_opts[], logs_opts[]
 extern const struct opt_desc port_opts[], power_opts[], start_opts[], stop_opts[];
 extern const struct opt_desc snapshot_opts[], snapshots_opts[], restore_opts[];
 extern const struct opt_desc balloon_opts[], set_opts[];
+extern const struct opt_desc stats_opts[], top_opts[], events_opts[];
 extern const struct opt_desc rm_opts[], prune_opts[], define_opts[];
 extern const struct opt_desc clone_opts[];
 extern const struct opt_desc run_opts[];

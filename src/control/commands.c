@@ -6,6 +6,7 @@
 
 #include "control/commands_net.h"
 #include "control/commands_snapshot.h"
+#include "control/commands_usage.h"
 #include "control/control.h"
 #include "core/machine.h"
 #include "core/vm.h"
@@ -47,12 +48,13 @@ static int do_status(struct control_call *call, struct err *err)
     clock_gettime(CLOCK_MONOTONIC, &mono);
     uptime =
         (double)(mono.tv_sec - vm->made.tv_sec) + (double)(mono.tv_nsec - vm->made.tv_nsec) / 1e9;
-    o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:s?}", "name", vm->cfg.name,
+    o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:I, s:s?}", "name", vm->cfg.name,
                   "pid", (int)getpid(), "version", LODGE_VERSION, "state", state_name(vm), "engine",
                   vm->engine->name, "cpus", (int)vm->cfg.cpus, "memory", (json_int_t)vm->cfg.memory,
                   "started",
                   (json_int_t)((double)now.tv_sec + (double)now.tv_nsec / 1e9 - uptime + 0.5),
-                  "uptime", uptime, "sandbox", call->cfg->sandbox);
+                  "uptime", uptime, "resets", (json_int_t)atomic_load(&vm->resets), "sandbox",
+                  call->cfg->sandbox);
     r = o ? json_object_update(call->result, o) : -1;
     json_decref(o);
     control_copying(call->cfg->vm, call->result);
@@ -224,6 +226,7 @@ const struct control_command control_commands[] = {
     {"stats", NULL, do_stats},
     {"overlay", NULL, .job = do_overlay},
     {"fork", fork_args, .job = do_fork},
+    {"usage", NULL, control_usage},
     {"ports", NULL, control_ports},
     {"publish", control_publish_args, control_publish},
     {"unpublish", control_publish_args, control_unpublish},

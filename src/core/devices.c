@@ -9,6 +9,7 @@
 
 #include "base/listen.h"
 #include "block/block.h"
+#include "core/machine.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
@@ -331,4 +332,25 @@ struct block *devices_disk(struct devices *d, unsigned n)
 struct virtio_balloon *devices_balloon(struct devices *d)
 {
     return d->balloon.dev.ops ? &d->balloon : NULL;
+}
+
+bool devices_disk_traffic(struct devices *d, unsigned n, struct traffic *t)
+{
+    struct block *b = n < VM_MAX_DISKS ? d->disk[n].block : NULL;
+
+    if (b)
+        *t = (struct traffic){
+            atomic_load(&b->count[BLOCK_READ]), atomic_load(&b->bytes[BLOCK_READ]),
+            atomic_load(&b->count[BLOCK_WRITE]), atomic_load(&b->bytes[BLOCK_WRITE])};
+    return b;
+}
+
+bool devices_net_traffic(struct devices *d, unsigned n, struct traffic *t)
+{
+    struct virtio_net *vn = n < VM_MAX_NETS && d->card[n].net ? &d->card[n].vn : NULL;
+
+    if (vn)
+        *t = (struct traffic){atomic_load(&vn->count[NET_IN]), atomic_load(&vn->bytes[NET_IN]),
+                              atomic_load(&vn->count[NET_OUT]), atomic_load(&vn->bytes[NET_OUT])};
+    return vn;
 }

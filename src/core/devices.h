@@ -10,6 +10,7 @@
 struct devices;
 struct net;
 struct pci_bus;
+struct traffic;
 struct virtio_balloon;
 struct block;
 struct virtio_pci;
@@ -20,6 +21,10 @@ void devices_free(struct devices *devices); /* waits for what is under way; NULL
 
 /* What the n-th network card is plugged into; NULL: there is no such card. */
 struct net *devices_net(struct devices *devices, unsigned n);
+
+/* See machine.h. */
+bool devices_disk_traffic(struct devices *devices, unsigned n, struct traffic *t);
+bool devices_net_traffic(struct devices *devices, unsigned n, struct traffic *t);
 
 /* The balloon; NULL: there is none. */
 struct virtio_balloon *devices_balloon(struct devices *devices);

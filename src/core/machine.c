@@ -551,6 +551,16 @@ struct net *machine_net(struct vm *vm, unsigned n)
     return devices_net(vm->machine->devices, n);
 }
 
+bool machine_disk_traffic(struct vm *vm, unsigned n, struct traffic *t)
+{
+    return devices_disk_traffic(vm->machine->devices, n, t);
+}
+
+bool machine_net_traffic(struct vm *vm, unsigned n, struct traffic *t)
+{
+    return devices_net_traffic(vm->machine->devices, n, t);
+}
+
 struct virtio_balloon *machine_balloon(struct vm *vm)
 {
     return devices_balloon(vm->machine->devices);

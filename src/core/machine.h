@@ -22,6 +22,15 @@ void machine_print_stats(struct vm *vm, FILE *out);
 /* What the n-th network card is plugged into, until the machine is freed; NULL: there is no such card. */
 struct net *machine_net(struct vm *vm, unsigned n);
 
+/* What a disk or a card has moved since the VM was made, for the guest. Any thread. False: there is none of that number. */
+struct traffic {
+    uint64_t in_count, in_bytes; /* reads, or frames received */
+    uint64_t out_count, out_bytes;
+};
+
+bool machine_disk_traffic(struct vm *vm, unsigned n, struct traffic *t);
+bool machine_net_traffic(struct vm *vm, unsigned n, struct traffic *t);
+
 /* The balloon, until the machine is freed; NULL: there is none. */
 struct virtio_balloon *machine_balloon(struct vm *vm);
 

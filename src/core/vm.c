@@ -582,6 +582,8 @@ static int vm_run_session(struct vm *vm, enum vm_end *end, bool *again, struct e
     } else {
         *end = VM_END_RESET;
         *again = !vm->cfg.no_reboot;
+        if (*again)
+            atomic_fetch_add(&vm->resets, 1);
     }
     /* A stop that came meanwhile still counts. */
     atomic_fetch_and(&vm->requests, *again ? VM_REQ_STOP : 0);

@@ -128,6 +128,7 @@ struct vm {
     void *call_opaque;
     bool over;                    /* vm_run has ended; under lock */
     _Atomic unsigned exit_status; /* a test program's, when it ended with VM_END_POWEROFF; else 0 */
+    _Atomic unsigned resets;      /* that were served */
     _Atomic uint32_t requests;    /* enum vm_request bits, for the thread in vm_run */
     _Atomic bool pause, paused;   /* wanted; so it is */
     pthread_mutex_t lock;

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What guests and the host have to do with each other: confinement, shares, events."""
+import json
+import os
 import re
+import signal
+import time
 from pathlib import Path
 
-from guest import Case, Skip, check, need_proc
-from life import Lodge, options
+from guest import PROGRAM, Case, Skip, check, need_proc
+from life import PATIENCE, Lodge, options
 
 
 def status_of(pid):
@@ -94,8 +98,50 @@ def protected():
         lodge.verb("kill", name)
 
 
+def events():
+    """What happens to a guest is told, and what it uses is shown, while it happens."""
+    need_proc()
+    with Lodge() as lodge:
+        name, *probes = [lodge.name() for _ in range(20)]
+        with lodge.run([*PROGRAM, "events", "--format", "json", name, *probes]) as run:
+            def told(event):
+                found = run.wait_line(f'"guest":"{name}","event":"{event}"', PATIENCE)[1]
+                return json.loads(found.string)
+
+            # What was there at the first look is no news.
+            for probe in probes:
+                lodge.verb("create", "--name", probe, *options("talk"))
+                time.sleep(0.6)
+                if run.lines:
+                    break
+            lodge.verb("create", "--name", name, *options("talk"))
+            check(told("created")["guest"] == name, run.describe())
+            lodge.verb("start", name)
+            check(told("started")["pid"] == lodge.info(name)["pid"], run.describe())
+            lodge.verb("pause", name)
+            told("paused")
+            lodge.verb("resume", name)
+            told("resumed")
+            lodge.wait_log(name, "talk ready")
+            used = json.loads(lodge.verb("stats", "--format", "json", name))
+            check([u["name"] for u in used] == [name], f"{used}")
+            check(used[0]["cpu_seconds"] > 0 and used[0]["memory"] > 1 << 20, f"{used}")
+            table = lodge.verb("top", "-n", "2", "-i", "1", name)
+            check(table.count("CPU%") == 2 and table.count(name) == 2, table)
+            os.kill(lodge.info(name)["pid"], signal.SIGKILL)
+            told("crashed")
+            lodge.verb("start", name)
+            run.wait_line(f'"guest":"{name}","event":"started"', PATIENCE, count=2)
+            lodge.verb("kill", name)
+            check(told("killed")["status"] == 1, run.describe())
+            lodge.verb("rm", name)
+            check(told("removed")["guest"] == name, run.describe())
+        lodge.refuses("no guest named", "stats", lodge.name())
+
+
 CASES = [
     Case("process is confined", confined),
     Case("shares of the host", shares),
     Case("protected guests, and autostart", protected),
+    Case("events, stats and top", events),
 ]

@@ -496,11 +496,14 @@ static const char *read_beside(const char *rel)
 }
 
 static const struct opt_desc *const tables[] = {
-    ls_opts,           info_opts,         power_opts,      stop_opts,        console_opts,
-    snapshot_opts,     snapshots_opts,    restore_opts,    logs_opts,        rm_opts,
-    clone_opts,        prune_opts,        define_opts,     set_opts,         start_opts,
-    run_opts,          image_create_opts, image_info_opts, image_check_opts, image_resize_opts,
-    image_convert_opts};
+    ls_opts,          info_opts,         power_opts,
+    stop_opts,        console_opts,      snapshot_opts,
+    snapshots_opts,   restore_opts,      logs_opts,
+    rm_opts,          clone_opts,        prune_opts,
+    define_opts,      set_opts,          start_opts,
+    run_opts,         image_create_opts, image_info_opts,
+    image_check_opts, image_resize_opts, image_convert_opts,
+    stats_opts,       top_opts,          events_opts};
 
 /* The table is the truth: the manual and the completions have to know every option. */
 static void documents_are_complete(void **state)

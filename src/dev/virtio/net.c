@@ -131,6 +131,12 @@ static bool offload_is_right(const struct virtio_device *dev, const struct net_o
     return !(o->flags & NET_NEEDS_CSUM) || (size_t)o->csum_start + o->csum_offset + 2 <= len;
 }
 
+static void count_frame(struct virtio_net *vn, unsigned way, size_t len)
+{
+    atomic_fetch_add_explicit(&vn->count[way], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&vn->bytes[way], len, memory_order_relaxed);
+}
+
 /* A frame that is none is dropped: the driver gets its buffer back, as after any other. */
 static enum virtio_served serve_tx(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
 {
@@ -157,6 +163,7 @@ static enum virtio_served serve_tx(struct virtio_device *dev, unsigned q, struct
 
         flow_learn(vn, &frame, PAIR(q));
         net_limit_count(&vn->limit, NET_OUT, len);
+        count_frame(vn, NET_OUT, len);
         vn->net->ops->send(vn->net, &frame);
     }
     virtio_push(dev, q, c->head, 0);
@@ -298,6 +305,8 @@ static bool net_receive(void *card, const struct net_frame *f)
         result = vn->rx_held ? RX_NO_ROOM : receive_by_locked(vn, pair, f);
     }
     pthread_mutex_unlock(&vn->rx_lock);
+    if (result == RX_DONE)
+        count_frame(vn, NET_IN, f->len);
     if (result == RX_BROKEN)
         virtio_break(dev, dev->queue[QUEUE_RX(pair)].malformed
                               ? dev->queue[QUEUE_RX(pair)].malformed

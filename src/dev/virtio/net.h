@@ -36,6 +36,7 @@ struct virtio_net {
     bool rx_held;       /* a frame is to wait because of the limit; under rx_lock */
     unsigned tx_turn;   /* with a limit: the pair that may send first */
     uint64_t tx_passed; /* frames that could be sent */
+    _Atomic uint64_t count[2], bytes[2]; /* of frames, by direction (enum net_way) */
 };
 
 struct virtio_net_config {

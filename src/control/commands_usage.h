@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The command about what a guest has used of the host. */
+#ifndef LODGE_CONTROL_COMMANDS_USAGE_H
+#define LODGE_CONTROL_COMMANDS_USAGE_H
+
+#include "control/control.h"
+
+int control_usage(struct control_call *call, struct err *err);
+
+#endif
