@@ -21,7 +21,7 @@
 #include "dev/virtio/pci.h"
 
 #define LOW    0xc0000000ull
-#define SIZE   16
+#define SIZE   128
 #define DESC   0x10000u
 #define AVAIL  0x11000u
 #define USED   0x12000u
@@ -207,11 +207,16 @@ static void desc(struct fixture *f, unsigned i, gpa_t addr, uint32_t len, unsign
     put(f, DESC + 16 * i + 14, i + 1, 2);
 }
 
-static void give(struct fixture *f)
+static void give_head(struct fixture *f, unsigned head)
 {
-    put(f, AVAIL + 4 + 2 * (f->avail % SIZE), 0, 2);
+    put(f, AVAIL + 4 + 2 * (f->avail % SIZE), head, 2);
     put(f, AVAIL + 2, ++f->avail, 2);
     out(f, 0x3000, 2, 0);
+}
+
+static void give(struct fixture *f)
+{
+    give_head(f, 0);
 }
 
 /* Ten seconds at most. */
@@ -419,7 +424,7 @@ static void serves_at_once(void **state)
     }
 }
 
-/* Reads of 14 MiB each into the same memory: what is too much at once waits in the ring, and goes on by itself. */
+/* Writes of 14 MiB each from the same memory: what is too much at once waits in the ring, and goes on by itself. */
 static void takes_so_much_at_once(void **state)
 {
     const struct timespec ms = {0, 1000000};
@@ -427,14 +432,15 @@ static void takes_so_much_at_once(void **state)
     uint64_t most = 0;
 
     set_up(f);
-    put(f, HEADER, 0, 8);
+    put(f, HEADER, 1, 8);
     put(f, HEADER + 8, 0, 8);
-    desc(f, 0, HEADER, 16, NEXT);
-    for (unsigned i = 1; i < 15; i++)
-        desc(f, i, MIB(1), MIB(1), NEXT | WRITE);
-    desc(f, 15, STATUS, 1, WRITE);
-    for (unsigned i = 0; i < 10; i++)
-        give(f);
+    for (unsigned n = 0; n < 7; n++) {
+        desc(f, 16 * n, HEADER, 16, NEXT);
+        for (unsigned i = 1; i < 15; i++)
+            desc(f, 16 * n + i, MIB(1), MIB(1), NEXT);
+        desc(f, 16 * n + 15, STATUS + n, 1, WRITE);
+        give_head(f, 16 * n);
+    }
     for (unsigned i = 0; i < 60000 && !all_used(f); i++) {
         uint64_t now = atomic_load(&f->blk.under_way);
 
@@ -445,8 +451,8 @@ static void takes_so_much_at_once(void **state)
     assert_int_equal(get(f, STATUS, 1), 0);
     assert_in_range(most, 0, MIB(70));
     /* Those in the ring are forgotten by a reset, which waits for none of them. */
-    for (unsigned i = 0; i < 16; i++)
-        give(f);
+    for (unsigned n = 0; n < 7; n++)
+        give_head(f, 16 * n);
     out(f, 20, 1, 0);
     assert_int_equal(f->blk.under_way, 0);
     set_up(f);
