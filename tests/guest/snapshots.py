@@ -4,15 +4,18 @@ import hashlib
 import json
 import os
 import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 from guest import PROGRAM, Case, Place, check, initramfs, initramfs_with_modules, kernel
-from life import PATIENCE, Lodge, options
+from life import PATIENCE, Full, Lodge, options
 from nested import INNER, STATUS, emulated, nested_command
 
 APPEND = "console=ttyS0 quiet nokaslr lodge.test="
 # LODGE_SNAPSHOTS=200 for the long form.
-SNAPSHOTS = int(os.environ.get("LODGE_SNAPSHOTS", "6"))
+SNAPSHOTS = int(os.environ.get("LODGE_SNAPSHOTS", "4"))
 
 
 def snap():
@@ -165,11 +168,49 @@ def again_and_again():
         lodge.verb("kill", "-q", name)
 
 
+def goes_on(lodge, name):
+    at = last_number(lodge, name)
+    wait_number(lodge, name, at + 1)
+    fine(lodge, name)
+
+
+def cut_short():
+    """A disk that is full, and ctrl-C: nothing has changed, and the guest goes on."""
+    with Lodge() as lodge:
+        disk = Full(lodge.state, "24m")
+        try:
+            name = kept_guest(lodge)
+            folder = lodge.state / "guests" / name / "snapshots"
+            lodge.refuses("No space left", "snapshot", name, "full")
+            check(not list(folder.iterdir()), f"left: {list(folder.iterdir())}")
+            goes_on(lodge, name)
+            subprocess.run(["mount", "-o", "remount,size=900m", disk.path], check=True)
+            command = [*PROGRAM, "snapshot", "-q", name, "cut"]
+            with lodge.run(command) as run:
+                time.sleep(0.05)
+                run.process.send_signal(signal.SIGINT)
+                run.wait_exit(PATIENCE)
+            deadline = time.monotonic() + PATIENCE
+            # It may have been too late for that.
+            while any(p.name.startswith(".") for p in folder.iterdir()) and \
+                    time.monotonic() < deadline:
+                time.sleep(0.05)
+            check(all(p.name == "cut" for p in folder.iterdir()), f"left: {list(folder.iterdir())}")
+            goes_on(lodge, name)
+            lodge.verb("snapshot", "-q", name, "good")
+            lodge.verb("restore", "-q", name, "good")
+            goes_on(lodge, name)
+        finally:
+            for left in lodge.names:
+                lodge.try_verb("kill", "-q", left)
+            disk.unmount()
+
+
 CASES = [
-    Case("saved and gone on with, 1 CPU", saved_here, 1, *["soft"] * 3),
-    Case("saved and gone on with, 2 CPUs", saved_here, 2, *["soft"] * 4),
+    Case("saved and gone on with", saved_here, 2, *["soft"] * 4),
     Case("saved and gone on with while it writes to a disk", saved_with_disk),
     Case("snapshot, snapshots and restore", verbs),
+    Case("snapshot with a full disk, and cancelled", cut_short),
     Case(f"{SNAPSHOTS} snapshots and restores", again_and_again),
     Case("saved under one engine, gone on with by the other, nested", saved_nested, 1, "kvm", "soft",
          "kvm"),
