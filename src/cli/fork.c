@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cli/clone.h"
@@ -25,7 +26,7 @@
 struct forking {
     const char *from;
     char **names;
-    unsigned count, made, started;
+    unsigned count, made;
     struct registry *held; /* of each */
     char dir[STATE_PATH];
     json_t *disks;
@@ -142,29 +143,66 @@ static int make_all(struct forking *f, struct err *err)
     return r;
 }
 
-static int start_all(struct forking *f, struct err *err)
+/* In a process of its own, since each waits until its guest runs. */
+static int start_one(const struct forking *f, unsigned n)
+{
+    struct definition def;
+    struct err err = {0};
+    int r = definition_of(f, n, &def, &err);
+
+    if (!r)
+        r = snapshot_go_on(f->names[n], &def, f->dir, &err);
+    definition_fini(&def);
+    if (r && err.code)
+        err_report(&err);
+    fflush(NULL);
+    return r ? CLI_FAILED : CLI_OK;
+}
+
+static int wait_all(const pid_t *pids, unsigned count)
 {
     int r = 0;
 
-    while (!r && f->started < f->count) {
-        struct definition def;
+    for (unsigned i = 0; i < count; i++) {
+        int status = 1;
 
-        r = definition_of(f, f->started, &def, err);
-        /* The guest's process takes the name; nobody else has a guest to start by it. */
-        registry_release(&f->held[f->started]);
-        if (!r)
-            r = snapshot_go_on(f->names[f->started], &def, f->dir, err);
-        definition_fini(&def);
-        f->started += !r;
+        while (pids[i] > 0 && waitpid(pids[i], &status, 0) < 0 && errno == EINTR)
+            ;
+        if (status)
+            r = -ECHILD;
     }
     return r;
+}
+
+static int start_all(struct forking *f, struct err *err)
+{
+    pid_t *pids = calloc(f->count, sizeof(*pids));
+    int r = pids ? 0 : err_set(err, -ENOMEM, "no memory for %u guests", f->count), failed = 0;
+    unsigned n = 0;
+
+    fflush(NULL);
+    for (; !r && n < f->count; n++) {
+        /* The guest's process takes the name; nobody else has a guest to start by it. */
+        registry_release(&f->held[n]);
+        pids[n] = fork();
+        if (!pids[n])
+            _exit(start_one(f, n));
+        if (pids[n] < 0)
+            r = err_set(err, -errno, "cannot start a process for %s: %s", f->names[n],
+                        strerror(errno));
+    }
+    if (pids)
+        failed = wait_all(pids, n);
+    free(pids);
+    return r ? r : failed;
 }
 
 /* All or none. */
 static void undo(struct forking *f)
 {
-    for (unsigned i = 0; i < f->started; i++)
-        guest_kill(f->names[i], NULL);
+    for (unsigned i = 0; i < f->made; i++)
+        if (f->held[i].fd < 0 && guest_is_held(f->names[i]))
+            guest_kill(f->names[i], NULL);
     for (unsigned i = 0; i < f->made; i++) {
         guest_image_move(f->names[i], NULL, NULL);
         state_drop(f->names[i], NULL);

@@ -267,8 +267,24 @@ int guest_image_dir(const char *name, char dir[STORE_PATH], struct err *err)
     return r;
 }
 
+/* By one sector more than the original's in `from`: by that a guest that runs already notices that it is another one now. */
+static int grow_seed(const struct guest_image *g, const char *from, struct err *err)
+{
+    char path[STORE_PATH + 16];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/seed.img", from);
+    if (stat(path, &st))
+        return err_set(err, -errno, "cannot look at %s: %s", path, strerror(errno));
+    snprintf(path, sizeof(path), "%s/seed.img", g->dir);
+    if (truncate(path, st.st_size + 512))
+        return err_set(err, -errno, "cannot write %s: %s", path, strerror(errno));
+    return 0;
+}
+
 /* With the new folder held. */
-static int clone_files(struct guest_image *g, const struct guest_image_config *cfg, struct err *err)
+static int clone_files(struct guest_image *g, const struct guest_image_config *cfg,
+                       const char *from, struct err *err)
 {
     char id[STORE_ID];
     int r = 0;
@@ -276,6 +292,8 @@ static int clone_files(struct guest_image *g, const struct guest_image_config *c
     store_new_id(id);
     if (g->image.seed != STORE_SEED_NONE)
         r = make_seed(g, cfg, id, err);
+    if (!r && g->image.seed != STORE_SEED_NONE)
+        r = grow_seed(g, from, err);
     return r ? r : save(g, id, err);
 }
 
@@ -304,7 +322,7 @@ int guest_image_clone(const char *from, const struct guest_image_config *cfg,
     g.hold = store_begin(&g.store, g.store.guests, g.dir, err);
     if (g.hold < 0)
         return g.hold;
-    r = clone_files(&g, cfg, err);
+    r = clone_files(&g, cfg, old, err);
     if (!r)
         r = fill(opaque, old, g.dir, err);
     if (!r) {

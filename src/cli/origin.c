@@ -43,7 +43,8 @@ int origin_open(struct origin *o, const char *dir, struct vm_config *cfg, struct
     r = open_file(&o->vm.state_fd, dir, SNAPSHOT_STATE, err);
     if (!r)
         r = open_file(&o->base.fd, dir, SNAPSHOT_MEMORY, err);
-    if (!r && !is_transient(dir))
+    o->vm.fork = is_transient(dir);
+    if (!r && !o->vm.fork)
         r = open_file(&o->sums_fd, dir, SNAPSHOT_SUMS, err);
     cfg->origin = &o->vm;
     cfg->base = &o->base;

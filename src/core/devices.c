@@ -301,6 +301,13 @@ int devices_disk_overlay(struct devices *d, unsigned n, const struct block_confi
     return code;
 }
 
+void devices_disks_changed(struct devices *d)
+{
+    for (unsigned n = 0; n < d->cfg->disks; n++)
+        if (d->cfg->disk[n].image.read_only)
+            virtio_config_changed(&d->disk[n].blk.dev);
+}
+
 int devices_disk_sync(struct devices *d, unsigned n)
 {
     return block_sync(d->disk[n].block);

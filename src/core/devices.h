@@ -46,6 +46,8 @@ void devices_resume(struct devices *devices);
 /* See vm_disk_overlay and vm_disk_sync. */
 int devices_disk_overlay(struct devices *devices, unsigned n, const struct block_config *image,
                          struct err *err);
+/* Tell the guest that disks that it only reads may be others than it knows. */
+void devices_disks_changed(struct devices *devices);
 int devices_disk_sync(struct devices *devices, unsigned n);
 
 /* Counters in readable form, for --stats. Any thread. */

@@ -154,8 +154,8 @@ static int shape_check_cpu(const struct snap_shape *saved, const struct snap_sha
                     "host that has that level.");
 }
 
-static int shape_check(const struct snap_shape *saved, const struct snap_shape *here,
-                       struct err *err)
+static int shape_check(const struct vm_config *cfg, const struct snap_shape *saved,
+                       const struct snap_shape *here, struct err *err)
 {
     const struct {
         const char *what;
@@ -176,7 +176,8 @@ static int shape_check(const struct snap_shape *saved, const struct snap_shape *
         if (numbers[i].saved != numbers[i].here)
             return differs(err, numbers[i].what, numbers[i].saved, numbers[i].here);
     for (unsigned n = 0; n < here->disks; n++)
-        if (saved->disk_size[n] != here->disk_size[n])
+        if (saved->disk_size[n] != here->disk_size[n] &&
+            !(cfg->origin->fork && cfg->disk[n].image.read_only))
             return differs(err, "bytes in one of its disks", saved->disk_size[n],
                            here->disk_size[n]);
     if (memcmp(saved->port_name, here->port_name, sizeof(here->port_name)))
@@ -350,7 +351,7 @@ static int state_read(struct vm *vm, struct snap_state *s, int fd, struct err *e
     shape_of(vm, &here);
     code = snapfile_get(&f, "machine", 0, snap_shape_fields, &saved, err);
     if (!code)
-        code = shape_check(&saved, &here, err);
+        code = shape_check(&vm->cfg, &saved, &here, err);
     if (!code)
         code = read_devices(vm, s, &f, err);
     if (!code)
@@ -444,6 +445,8 @@ int vm_restore(struct vm *vm, struct err *err)
         code = state_give(vm, s, err);
         machine_resume(vm);
     }
+    if (!code && vm->cfg.origin->fork)
+        devices_disks_changed(machine_devices(vm).devices);
     state_free(s);
     return code;
 }

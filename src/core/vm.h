@@ -62,6 +62,8 @@ struct vm_net {
 /* What a guest goes on from in place of booting a kernel. */
 struct vm_origin {
     int state_fd; /* a saved state (core/snapshot.h), whose memory is vm_config.base; the caller's */
+    bool
+        fork; /* this guest is to be another one: disks that it only reads may have other sizes, of which it is told */
 };
 
 struct vm_config {
