@@ -359,6 +359,9 @@ static int restore(const char *name, const char *tag, struct err *err)
         r = snapshot_path(dir, name, tag, NULL, err);
     if (!r)
         r = clone_layers_dir(&def, name, layers, err);
+    /* One that runs is not given up for what is no good. */
+    if (!r && guest_is_held(name))
+        r = snapshot_check(name, tag, err);
     if (!r && guest_is_held(name))
         r = guest_kill(name, err);
     if (!r) {

@@ -14,6 +14,8 @@
 #include "cli/layers.h"
 #include "cli/registry.h"
 #include "control/commands_snapshot.h"
+#include "core/snapfile.h"
+#include "core/snapshot_take.h"
 
 #define SNAPSHOT_LAYERS "layers.json"
 
@@ -120,6 +122,32 @@ json_t *snapshot_facts(const char *name, const char *tag)
     json_object_set_new(meta, "tag", json_string(tag));
     json_object_set_new(meta, "size", json_integer((json_int_t)size_on_disk(dir)));
     return meta;
+}
+
+int snapshot_check(const char *name, const char *tag, struct err *err)
+{
+    static const char *const files[] = {SNAPSHOT_STATE, SNAPSHOT_MEMORY, SNAPSHOT_SUMS};
+    const _Atomic bool cancel = false;
+    struct snapfile state = {0};
+    char path[STATE_PATH];
+    int fd[ARRAY_SIZE(files)] = {-1, -1, -1}, r = 0;
+
+    for (size_t i = 0; !r && i < ARRAY_SIZE(files); i++) {
+        r = snapshot_path(path, name, tag, files[i], err);
+        if (!r)
+            fd[i] = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (!r && fd[i] < 0)
+            r = err_set(err, -errno, "cannot open %s: %s", path, strerror(errno));
+    }
+    if (!r)
+        r = snapfile_read(&state, fd[0], err);
+    if (!r)
+        r = snapshot_verify(fd[1], fd[2], &cancel, err);
+    snapfile_fini(&state);
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+        if (fd[i] >= 0)
+            close(fd[i]);
+    return r;
 }
 
 int snapshot_definition(const char *name, const char *tag, struct definition *def, struct err *err)

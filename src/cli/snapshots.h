@@ -46,6 +46,12 @@ int snapshots_list(const char *name, struct state_names *tags, struct err *err);
 /* What is known of one: its meta.json with "tag", and "size", the bytes that it takes on disk. NULL: it is damaged. */
 json_t *snapshot_facts(const char *name, const char *tag);
 
+/*
+ * Are its state and all of its memory as they were saved? Reads them, which takes a second for some GiB: for before
+ * something is given up for it. 0 or a negative errno.
+ */
+int snapshot_check(const char *name, const char *tag, struct err *err);
+
 /* The definition that the guest had; -ENOENT when there is no such snapshot. definition_fini in any case. */
 int snapshot_definition(const char *name, const char *tag, struct definition *def, struct err *err);
 

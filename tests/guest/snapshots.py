@@ -145,6 +145,10 @@ def verbs():
         with open(folder / "two" / "memory", "r+b") as memory:
             memory.seek(200 << 20)
             memory.write(b"damaged")
+        lodge.verb("start", "-q", name)
+        lodge.refuses("memory was changed or is damaged", "restore", name, "two")
+        check(lodge.states() == {name: "running"}, "a guest was given up for a damaged snapshot")
+        lodge.verb("kill", "-q", name)
         lodge.try_verb("restore", "-q", name, "two")
         lodge.wait_state(name, "failed")
         check("memory was changed or is damaged" in lodge.verb("info", name), "nobody was told why")
