@@ -207,7 +207,7 @@ int main(int argc, char **argv)
     r = -1;
     if (!t.dir) {
         /* Memory where there is a file system for it: syncs are most of the time otherwise. */
-        snprintf(own_dir, sizeof(own_dir), "%s/lodge-qcow2test-XXXXXX",
+        snprintf(own_dir, sizeof(own_dir), "%s/qcow2test-XXXXXX",
                  access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
         if (!mkdtemp(own_dir))
             bad("cannot make %s", own_dir);
