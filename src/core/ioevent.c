@@ -186,6 +186,7 @@ bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, 
                                  .size = (uint8_t)size,
                                  .addr = addr,
                                  .data = val & size_mask(size)};
+    struct ioevent bell;
     bool hit = false, first = false;
 
     if (likely(!io || !atomic_load_explicit(&io->count, memory_order_relaxed)))
@@ -194,11 +195,14 @@ bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, 
     for (unsigned i = 0, n = atomic_load(&io->count); i < n && !hit; i++) {
         hit = overlap(&io->bell[i].ev, &seen);
         if (hit) {
-            ring(&io->bell[i].ev);
+            bell = io->bell[i].ev;
             first = !io->bell[i].asked;
         }
     }
     pthread_rwlock_unlock(&io->lock);
+    /* Without the lock, which comes behind those of the device that is rung. That stays as long as the machine. */
+    if (hit)
+        ring(&bell);
     if (first)
         bell_rung(io, &seen);
     return hit;

@@ -45,7 +45,7 @@ struct ioevent {
 
 /* -EEXIST when another would be signalled by the same write, -ENOSPC when there are IOEVENT_MAX. */
 int ioevent_add(struct vm *vm, const struct ioevent *ev, struct err *err);
-/* Afterwards no write signals it. `ev` as it was added. */
+/* Afterwards no write signals it, but one that is under way may still: what is rung stays until no vCPU runs. `ev` as it was added. */
 void ioevent_remove(struct vm *vm, const struct ioevent *ev);
 
 /* What a signal does: a pulse on ISA line `irq`, which nobody else drives, or the message. */

@@ -225,11 +225,13 @@ static int take_cpus(struct vm *vm, struct snap_state *s, struct err *err)
     return 0;
 }
 
-/* Devices before controllers: an interrupt that comes in between is one too many then, and not one that is lost. */
-static int state_take(struct vm *vm, struct snap_state *s, struct err *err)
+/*
+ * Devices before controllers: an interrupt that comes in between is one too many then, and not one that is lost. And
+ * before interrupts are kept back: devices' locks come before that of doorbells.
+ */
+static void take_devices(struct vm *vm, struct snap_state *s)
 {
     struct machine_devices d = machine_devices(vm);
-    int code;
 
     s->clock =
         (struct snap_clock){clock_now_ns(&vm->clock), clock_tsc(&vm->clock), vm->clock.tsc_khz};
@@ -241,8 +243,18 @@ static int state_take(struct vm *vm, struct snap_state *s, struct err *err)
     s->pci.address = pci_bus_save(d.pci);
     for (unsigned n = 0; n < s->devices; n++)
         virtio_pci_save(devices_virtio(d.devices, n), &s->device[n]);
+}
+
+static int take_processors(struct vm *vm, struct snap_state *s, struct err *err)
+{
+    int code;
+
+    ioevents_pause(vm);
     code = take_cpus(vm, s, err);
-    return code ? code : machine_chips_copy(vm, &s->chips, err);
+    if (!code)
+        code = machine_chips_copy(vm, &s->chips, err);
+    ioevents_resume(vm, true);
+    return code;
 }
 
 static int state_write(struct vm *vm, const struct snap_state *s, int fd, struct err *err)
@@ -281,9 +293,8 @@ int vm_save(struct vm *vm, int fd, struct err *err)
     if (!s)
         return -ENOMEM;
     clock_stop(&vm->clock);
-    ioevents_pause(vm);
-    code = state_take(vm, s, err);
-    ioevents_resume(vm, true);
+    take_devices(vm, s);
+    code = take_processors(vm, s, err);
     clock_go(&vm->clock);
     if (!code)
         code = state_write(vm, s, fd, err);
