@@ -188,6 +188,8 @@ static int allow_all(struct sandbox *s, const struct confine_config *cfg, struct
         r = allow_sockets(s, o, err);
     if (!r && o->restore)
         r = sandbox_allow(s, o->restore, SANDBOX_READ | SANDBOX_LIST, err);
+    if (!r && SANDBOX_SANITIZED)
+        r = sandbox_allow(s, "/proc", SANDBOX_READ | SANDBOX_LIST, err);
     if (!r && o->perf_map)
         r = sandbox_allow(s, "/tmp", SANDBOX_WRITE | SANDBOX_MAKE | SANDBOX_REMOVE, err);
     return r;

@@ -118,7 +118,7 @@ int sandbox_enter(struct sandbox *s, struct err *err)
     if (r)
         return fail(err, r, "capabilities");
     s->layers |= SANDBOX_CAPABILITIES;
-    if (!s->needs.debug && !prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+    if (!s->needs.debug && !SANDBOX_SANITIZED && !prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
         s->layers |= SANDBOX_UNDUMPABLE;
     if (s->ruleset < 0)
         return 0;

@@ -10,6 +10,13 @@
 #include "base/err.h"
 #include "base/types.h"
 
+/* In a build with a sanitizer, whose run-time library looks at its own process, the sandbox lets it. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANDBOX_SANITIZED 1
+#else
+#define SANDBOX_SANITIZED 0
+#endif
+
 /* What may be done with a file, or with all in a folder. */
 enum sandbox_right {
     SANDBOX_READ = 1,

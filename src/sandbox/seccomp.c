@@ -26,12 +26,6 @@
 #include <termios.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
-#endif
-
 #define X32_BIT 0x40000000u
 #define LAST_CALL                                                                                  \
     450u /* what is newer is unknown here, as if to an older kernel: libraries know how to do without */
@@ -178,11 +172,14 @@ static const uint16_t plain[] = {
     __NR_recvmmsg,
     /* rings that there are, whose operations block/uring.c limits */
     __NR_io_uring_enter,
-#if SANITIZED
+#if SANDBOX_SANITIZED
     /* The leak checker's thread of its own, and reports. */
     __NR_clone,
     __NR_wait4,
     __NR_ptrace,
+    __NR_process_vm_readv,
+    __NR_tkill,
+    __NR_pipe,
     __NR_prctl,
     __NR_prlimit64,
     __NR_getppid,
@@ -279,7 +276,7 @@ static void memory_calls(struct program *p)
 {
     static const uint32_t calls[] = {__NR_mmap, __NR_mprotect};
 
-    for (unsigned i = 0; i < ARRAY_SIZE(calls) && !SANITIZED; i++) {
+    for (unsigned i = 0; i < ARRAY_SIZE(calls) && !SANDBOX_SANITIZED; i++) {
         unsigned at = begin_of(p, calls[i]);
 
         load(p, ARG_LOW(2));
@@ -370,14 +367,14 @@ static void build(struct program *p, const struct sandbox_needs *needs)
     load(p, offsetof(struct seccomp_data, nr));
     emit(p, BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1);
     ret(p, SECCOMP_RET_KILL_PROCESS);
-    if (SANITIZED)
+    if (SANDBOX_SANITIZED)
         for (unsigned i = 0; i < ARRAY_SIZE(plain); i++)
             ret_if(p, plain[i], ALLOW);
     ioctl_calls(p);
     memory_calls(p);
     socket_calls(p, needs);
     process_calls(p);
-    for (unsigned i = 0; i < ARRAY_SIZE(plain) && !SANITIZED; i++)
+    for (unsigned i = 0; i < ARRAY_SIZE(plain) && !SANDBOX_SANITIZED; i++)
         ret_if(p, plain[i], ALLOW);
     for (unsigned i = 0; i < ARRAY_SIZE(refused); i++)
         ret_if(p, refused[i].nr, SECCOMP_RET_ERRNO | (uint32_t)refused[i].error);
