@@ -178,6 +178,7 @@ static const uint16_t plain[] = {
     __NR_wait4,
     __NR_ptrace,
     __NR_process_vm_readv,
+    __NR_getdents,
     __NR_tkill,
     __NR_pipe,
     __NR_prctl,
