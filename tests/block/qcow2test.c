@@ -11,6 +11,7 @@
  *   pattern  makes pattern.raw in the --dir, the disk of an --image for power
  *   on       operations on the --image that is there; what must be on the disk
  *            then is left in twin.raw of the --dir
+ *   hold     writes to the --image, says so, and keeps it open until its standard input ends
  */
 #include "qcow2test.h"
 
@@ -130,13 +131,14 @@ static const struct {
     uint64_t count;
 } tests[] = {{"random", test_random, 20000}, {"threads", test_threads, 20000},
              {"kill", test_kill, 20},        {"power", test_power, 5},
-             {"on", test_on, 2000},          {"pattern", test_pattern, 1}};
+             {"on", test_on, 2000},          {"pattern", test_pattern, 1},
+             {"hold", test_hold, 1}};
 
 static int usage(void)
 {
     fprintf(
         stderr,
-        "usage: qcow2test random|threads|kill|power|on|pattern [--count N] [--seed N] [--dir DIR]\n"
+        "usage: qcow2test random|threads|kill|power|on|pattern|hold [--count N] [--seed N] [--dir DIR]\n"
         "    [--cluster-bits N] [--version N] [--backing 0|1|2] [--lazy 0|1] [--image FILE] "
         "[--disk qcow2|raw] [-v]\n");
     return 2;

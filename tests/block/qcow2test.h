@@ -64,6 +64,7 @@ int test_kill(struct test *t);
 int test_power(struct test *t);
 int test_threads(struct test *t);
 int test_on(struct test *t);
+int test_hold(struct test *t);
 int test_pattern(struct test *t);
 
 #endif

@@ -371,6 +371,27 @@ int test_on(struct test *t)
     return 0;
 }
 
+/* A writer for others to find: one that, unlike test_on, never opens the image anew. */
+int test_hold(struct test *t)
+{
+    struct qcow2_config cfg = {.path = t->image};
+    uint8_t sector[512] = {1};
+    struct err err = {0};
+    struct qcow2 *q;
+
+    if (!t->image)
+        bad("which --image?");
+    if (qcow2_open(&q, &cfg, &err))
+        bad("cannot open %s: %s", t->image, err.what);
+    if (qcow2_writev(q, &(struct iovec){sector, sizeof(sector)}, 1, 0, sizeof(sector)))
+        bad("cannot write to %s", t->image);
+    puts("held");
+    fflush(stdout);
+    while (getchar() != EOF)
+        ;
+    return qcow2_close(q) ? 1 : 0;
+}
+
 /* ---- Several threads ------------------------------------------------------------------------------ */
 
 #define THREADS 4
