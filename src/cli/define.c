@@ -14,6 +14,7 @@
 #include "cli/life_opts.h"
 #include "cli/registry.h"
 #include "cli/run.h"
+#include "cli/tidy.h"
 #include "cli/verb.h"
 
 static int failed(const struct err *err)
@@ -194,6 +195,7 @@ int verb_prune(const struct verb *verb, int argc, char **argv)
     if (r >= 0)
         return r;
     state_sweep();
+    tidy_all();
     if (state_list(&names, true, &err))
         return failed(&err);
     r = CLI_OK;

@@ -89,7 +89,7 @@ static int take(struct forking *f, struct err *err)
     int r = guest_connect(&conn, f->from, err);
     json_t *args;
 
-    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/.fork-%d", (int)getpid());
+    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/.%d.fork", (int)getpid());
     if (!r)
         r = snapshots_make_dir(f->from, err);
     if (!r)

@@ -555,9 +555,9 @@ static int link_one(const char *from, const char *dir, const char *name, struct 
     return err_set(err, -errno, "cannot link %s to %s: %s", b, a, strerror(errno));
 }
 
-/* The layer `name` in `from` and all below it that are there. */
-static int link_chain(const char *from, const char *name, const char *format, const char *dir,
-                      struct err *err)
+int layers_each(const char *dir, const char *name, const char *format,
+                int (*fn)(void *opaque, const char *name, struct err *err), void *opaque,
+                struct err *err)
 {
     char at[256];
     int r = 0;
@@ -565,14 +565,15 @@ static int link_chain(const char *from, const char *name, const char *format, co
     snprintf(at, sizeof(at), "%s", name);
     for (unsigned n = 0; !r && at[0] && n < QCOW2_CHAIN_MAX; n++) {
         char path[STORE_PATH + 256];
-        struct qcow2_config cfg = {.path = path, .read_only = true, .no_backing = true};
+        struct qcow2_config cfg = {
+            .path = path, .read_only = true, .no_backing = true, .inspect = true, .no_lock = true};
         struct qcow2_info info;
         struct qcow2 *q;
 
-        r = link_one(from, dir, at, err);
+        r = fn(opaque, at, err);
         if (r || strcmp(format, block_qcow2.name) != 0)
             break;
-        snprintf(path, sizeof(path), "%s/%s", from, at);
+        snprintf(path, sizeof(path), "%s/%s", dir, at);
         r = qcow2_open(&q, &cfg, err);
         if (r)
             break;
@@ -585,6 +586,26 @@ static int link_chain(const char *from, const char *name, const char *format, co
         qcow2_close(q);
     }
     return r;
+}
+
+struct linking {
+    const char *from, *dir;
+};
+
+static int link_layer(void *opaque, const char *name, struct err *err)
+{
+    const struct linking *l = opaque;
+
+    return link_one(l->from, l->dir, name, err);
+}
+
+/* The layer `name` in `from` and all below it that are there. */
+static int link_chain(const char *from, const char *name, const char *format, const char *dir,
+                      struct err *err)
+{
+    struct linking l = {from, dir};
+
+    return layers_each(from, name, format, link_layer, &l, err);
 }
 
 static int copy_one(struct layers *to, const char *from, const json_t *o, bool full,

@@ -49,6 +49,17 @@ void layers_fini(struct layers *l); /* idempotent on a zeroed structure */
 /* What the definition names becomes what it is now. The strings are those of `l`. */
 void layers_apply(const struct layers *l, struct vm_disk *disk, unsigned count);
 
+/*
+ * Call `fn` for the layer `name` in `dir`, of that format, and for each below it that is there, until it does not return 0; what
+ * it returned, or the error of a layer that cannot be read. They may be in use.
+ */
+int layers_each(const char *dir, const char *name, const char *format,
+                int (*fn)(void *opaque, const char *name, struct err *err), void *opaque,
+                struct err *err);
+
+/* Delete the layers in `dir` that no disk of disks.json stands on: a restore leaves them, and what was killed. With the name held. */
+void layers_sweep(const struct layers *l);
+
 /* ---- Going on in new layers ------------------------------------------------------------ */
 
 struct layers_step {

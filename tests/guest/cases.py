@@ -21,6 +21,7 @@ import devices
 import directed
 import host
 import images
+import kills
 import life
 import nested
 import network
@@ -51,7 +52,7 @@ def main():
         PROGRAM[0] = os.path.abspath(args.program)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
-                 devices.CASES + images.CASES + host.CASES + life.CASES + clones.CASES + network.CASES +
+                 devices.CASES + images.CASES + host.CASES + life.CASES + clones.CASES + kills.CASES + network.CASES +
                  snapshots.CASES + vsock.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
