@@ -136,11 +136,11 @@ static const struct {
 
 static int usage(void)
 {
-    fprintf(
-        stderr,
-        "usage: qcow2test random|threads|kill|power|on|pattern|hold [--count N] [--seed N] [--dir DIR]\n"
-        "    [--cluster-bits N] [--version N] [--backing 0|1|2] [--lazy 0|1] [--image FILE] "
-        "[--disk qcow2|raw] [-v]\n");
+    fprintf(stderr,
+            "usage: qcow2test random|threads|kill|power|on|pattern|hold [--count N] [--seed N] "
+            "[--dir DIR]\n"
+            "    [--cluster-bits N] [--version N] [--backing 0|1|2] [--lazy 0|1] [--image FILE] "
+            "[--disk qcow2|raw] [-v]\n");
     return 2;
 }
 
