@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "cli/definition.h"
 #include "cli/run.h"
 #include "cli/state.h"
@@ -125,18 +126,15 @@ static void write_last(const struct detach *d, const char *name, const char *sta
     json_decref(more);
 }
 
-void detach_ready(struct detach *d, const char *name)
+static void tell_ready(struct detach *d)
 {
     char messages[STATE_PATH];
 
-    if (d->ready < 0)
-        return;
-    d->began = time(NULL);
-    write_last(d, name, "running", NULL);
+    write_last(d, d->name, "running", NULL);
     fflush(NULL);
     redirect(STDIN_FILENO, "/dev/null", O_RDWR);
     redirect(STDOUT_FILENO, "/dev/null", O_RDWR);
-    if (!state_path(messages, name, STATE_MESSAGES, NULL))
+    if (!state_path(messages, d->name, STATE_MESSAGES, NULL))
         redirect(STDERR_FILENO, messages, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
     /* A caller that is gone does not mind. */
     while (write(d->ready, "r", 1) < 0 && errno == EINTR)
@@ -145,10 +143,36 @@ void detach_ready(struct detach *d, const char *name)
     d->ready = -1;
 }
 
+static void *tell_thread(void *opaque)
+{
+    thread_name("ready");
+    tell_ready(opaque);
+    return NULL;
+}
+
+void detach_ready(struct detach *d, const char *name)
+{
+    sigset_t all, old;
+
+    if (d->began)
+        return;
+    d->began = time(NULL);
+    d->name = name;
+    thread_signals(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    d->tells = !pthread_create(&d->telling, NULL, tell_thread, d);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!d->tells)
+        tell_ready(d);
+}
+
 void detach_end(struct detach *d, const char *name, const char *how, int status, const char *why)
 {
     struct err err = {0};
 
+    if (d->tells)
+        pthread_join(d->telling, NULL);
+    d->tells = false;
     if (d->began && !d->drop)
         write_last(d, name, "ended",
                    json_pack("{s:I, s:s, s:i, s:s}", "ended", (json_int_t)time(NULL), "how", how,

@@ -6,6 +6,7 @@
 #ifndef LODGE_CLI_DETACH_H
 #define LODGE_CLI_DETACH_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -21,6 +22,9 @@ struct detach {
     bool drop;     /* forget the guest at its end */
     int ready;     /* to tell the caller; -1: told */
     int64_t began; /* seconds since the epoch; 0: not ready yet */
+    const char *name;
+    pthread_t telling; /* while `tells` */
+    bool tells;
 };
 
 /*
@@ -33,7 +37,10 @@ int detach_start(const struct run_opts *opts, const struct definition *create, b
 /* In the new process: begin with what is kept of guest `name`, whose name is held. */
 int detach_begin(struct detach *d, const char *name, struct err *err);
 
-/* The guest runs: leave the caller's terminal and let it go on. */
+/*
+ * The guest is about to run: leave the caller's terminal and let it go on, once it is on the disk that the guest runs. That
+ * takes as long as the disk takes, and nobody waits for it before detach_end. `name` stays until then.
+ */
 void detach_ready(struct detach *d, const char *name);
 
 /*
