@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "base/thread.h"
@@ -185,7 +186,7 @@ static void begin(struct block *b, struct block_req *req)
 
     if (code != -EAGAIN) {
         complete(b, req, code);
-    } else if (b->event_fd >= 0 && b->ops->start(b, req)) {
+    } else if (b->event_fd >= 0 && b->ops->start(b, b->uring, req)) {
         if (!atomic_load(&b->plugged))
             kick(b);
     } else {
@@ -201,17 +202,42 @@ int block_try(struct block *b, struct block_req *req)
     return 0;
 }
 
+static void request_begins(struct block_workers *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->under_way++;
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void request_count(struct block *b, const struct block_req *req)
+{
+    if (req->op > BLOCK_WRITE)
+        return;
+    atomic_fetch_add_explicit(&b->count[req->op], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&b->bytes[req->op], req->len, memory_order_relaxed);
+}
+
+int block_near(struct block *b, struct block_req *req)
+{
+    if (b->limiter || !b->near || request_check(b, req) || !req->len)
+        return -EAGAIN;
+    request_begins(b->workers);
+    if (!b->ops->start(b, b->near, req)) {
+        requests_over(b->workers, 1);
+        return -EAGAIN;
+    }
+    request_count(b, req);
+    uring_kick(b->near);
+    return 0;
+}
+
 void block_submit(struct block *b, struct block_req *req)
 {
     int code = request_check(b, req);
 
-    pthread_mutex_lock(&b->workers->lock);
-    b->workers->under_way++;
-    pthread_mutex_unlock(&b->workers->lock);
-    if (!code && req->op <= BLOCK_WRITE) {
-        atomic_fetch_add_explicit(&b->count[req->op], 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&b->bytes[req->op], req->len, memory_order_relaxed);
-    }
+    request_begins(b->workers);
+    if (!code)
+        request_count(b, req);
     if (code || (!req->len && req->op != BLOCK_FLUSH))
         complete(b, req, code);
     else if (!b->limiter || req->op == BLOCK_FLUSH || !limiter_hold(b->limiter, req))
@@ -236,11 +262,39 @@ void block_reap(struct block *b)
     if (b->event_fd < 0)
         return;
     n = b->uring ? uring_reap(b->uring) : b->ops->reap(b);
+    n += b->near ? uring_reap(b->near) : 0;
     if (!n)
         return;
     if (b->settle)
         b->settle(b->settle_opaque);
     requests_over(b->workers, n);
+}
+
+/* The device's thread, which waits for event_fd, stays asleep meanwhile. Nothing is lost: descriptors are looked at again. */
+static void near_tell(struct block *b, bool on)
+{
+    struct epoll_event event = {.events = on ? EPOLLIN : 0};
+
+    epoll_ctl(b->event_fd, EPOLL_CTL_MOD, uring_fd(b->near), &event);
+}
+
+int block_watch(struct block *b)
+{
+    if (!b->near || !uring_is_used(b->near))
+        return -1;
+    pthread_mutex_lock(&b->workers->lock);
+    if (!b->watchers++)
+        near_tell(b, false);
+    pthread_mutex_unlock(&b->workers->lock);
+    return uring_fd(b->near);
+}
+
+void block_unwatch(struct block *b)
+{
+    pthread_mutex_lock(&b->workers->lock);
+    if (!--b->watchers)
+        near_tell(b, true);
+    pthread_mutex_unlock(&b->workers->lock);
 }
 
 /* Who usually reaps may not: a turn of it, or a while for workers and for him. */
@@ -350,7 +404,7 @@ static int open_format(struct block *b, const struct block_config *cfg, struct e
     if (!code && throttle_has_limits(cfg->limit))
         code = limiter_new(&b->limiter, b, cfg->limit, begin, err);
     if (code < 0) {
-        uring_free(b->uring);
+        block_uring_close(b);
         b->ops->close(b);
     }
     return code;
@@ -389,7 +443,7 @@ void block_close(struct block *b)
         return;
     block_drain(b);
     limiter_free(b->limiter);
-    uring_free(b->uring);
+    block_uring_close(b);
     b->ops->close(b);
     workers_free(b->workers);
     free(b);

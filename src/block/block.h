@@ -76,14 +76,14 @@ struct block_ops {
      * NULL, or: begin a request, which a later `reap` completes; after `kick` at the latest it is on its way. False:
      * execute is called instead. Any thread, which must not end before its requests are over.
      */
-    bool (*start)(struct block *b, struct block_req *req);
+    bool (*start)(struct block *b, struct uring *u, struct block_req *req);
     void (*kick)(struct block *b);
     /*
      * With `start`, on any thread: for requests that are over, `done`, or block_execute if they have to be carried out
      * once more. The number of calls of `done`. Does not wait.
      */
     unsigned (*reap)(struct block *b);
-    /* `start` uses b->uring, and block.c kicks and reaps it. Without (see cfg->aio) `start` is not called. */
+    /* `start` uses the ring that it is given, and block.c kicks and reaps it. Without (see cfg->aio) `start` is not called. */
     bool uring;
     /*
      * NULL, or: everything acknowledged is on stable storage, nothing will be written until `thaw`, and the file can be
@@ -100,11 +100,13 @@ struct block {
     struct block_workers *workers;
     struct block_limiter *limiter; /* NULL: no limits */
     struct uring *uring;           /* NULL: none */
+    struct uring *near;            /* NULL, or that of block_near */
     int event_fd;                  /* -1, or whoever submits calls block_reap when it can be read */
     /* NULL, or called by block_reap after some `done`, before these requests count as over; set before the first. */
     void (*settle)(void *opaque);
     void *settle_opaque;
     _Atomic unsigned plugged;
+    unsigned watchers; /* between block_watch and block_unwatch; under the workers' lock */
     _Atomic uint64_t count[2],
         bytes[2]; /* reads and writes that were begun, and what they are to move */
 };
@@ -141,6 +143,20 @@ void block_submit(struct block *b, struct block_req *req);
  * called. The caller sees to it that block_drain is not called meanwhile.
  */
 int block_try(struct block *b, struct block_req *req);
+
+/*
+ * Begin a request as block_submit does, where that is possible without waiting and without another thread: 0. Else -EAGAIN:
+ * nothing has happened. The caller's thread may end before the request is over, which must be a READ, but it should not.
+ */
+int block_near(struct block *b, struct block_req *req);
+
+/*
+ * For a thread that has called block_near and has nothing else to do: a descriptor that can be read when block_reap has
+ * something to do, or -1 when nothing is under way that began so. From then to block_unwatch, which follows unless it was
+ * -1, event_fd need not tell of it. Any number of threads.
+ */
+int block_watch(struct block *b);
+void block_unwatch(struct block *b);
 
 /*
  * Between the two, on one thread, requests may be held back so that they start

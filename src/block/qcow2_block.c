@@ -94,7 +94,7 @@ static bool disk_over(struct uring_op *op, int result)
     return false;
 }
 
-static bool disk_start(struct block *b, struct block_req *req)
+static bool disk_start(struct block *b, struct uring *u, struct block_req *req)
 {
     struct disk *d = b->priv;
     bool write = req->op == BLOCK_WRITE;
@@ -104,7 +104,7 @@ static bool disk_start(struct block *b, struct block_req *req)
     if ((!write && req->op != BLOCK_READ) || (write && b->info.writethrough) ||
         req->iovcnt > IOV_MAX || req->len > INT_MAX)
         return false;
-    op = uring_op_get(b->uring);
+    op = uring_op_get(u);
     if (!op)
         return false;
     op->req = req;
@@ -113,13 +113,12 @@ static bool disk_start(struct block *b, struct block_req *req)
     place = (struct qcow2_place *)op->own;
     if (!qcow2_enter(d->q, write, req->offset, req->len, place)) {
         if (place->file) {
-            uring_queue(b->uring, op, file_fd(place->file, req->iov, req->iovcnt, place->at),
-                        place->at);
+            uring_queue(u, op, file_fd(place->file, req->iov, req->iovcnt, place->at), place->at);
             return true;
         }
         qcow2_leave(d->q, place);
     }
-    uring_op_put(b->uring, op);
+    uring_op_put(u, op);
     return false;
 }
 

@@ -203,7 +203,7 @@ static bool raw_over(struct uring_op *op, int result)
     return true;
 }
 
-static bool raw_start(struct block *b, struct block_req *req)
+static bool raw_start(struct block *b, struct uring *u, struct block_req *req)
 {
     struct raw *r = b->priv;
     struct uring_op *op;
@@ -211,13 +211,13 @@ static bool raw_start(struct block *b, struct block_req *req)
     if (req->op == BLOCK_DISCARD || req->op == BLOCK_WRITE_ZEROES || req->iovcnt > IOV_MAX ||
         req->len > INT_MAX)
         return false;
-    op = uring_op_get(b->uring);
+    op = uring_op_get(u);
     if (!op)
         return false;
     op->req = req;
     op->over = raw_over;
     op->opaque = r;
-    uring_queue(b->uring, op,
+    uring_queue(u, op,
                 req->op == BLOCK_FLUSH
                     ? r->file.fd
                     : direct_choose(&r->file, req->iov, req->iovcnt, req->offset, req->len),

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@ struct uring {
     pthread_mutex_t submit_lock; /* submission queue, free list */
     pthread_mutex_t reap_lock;   /* completion queue */
     struct uring_op *free;
+    unsigned used;                  /* ops that are not free */
     struct uring_op *first, **last; /* queued, and not yet given to the kernel */
     bool dead;                      /* the kernel takes nothing any more */
     struct uring_op op[OPS];
@@ -49,13 +51,13 @@ static void limit_ops(struct io_uring *ring)
 }
 
 /* What a container may refuse; later kernels need fewer interruptions (io_uring_setup(2)). */
-static int ring_init(struct io_uring *ring)
+static int ring_init(struct io_uring *ring, bool busy)
 {
     static const unsigned flags[] = {IORING_SETUP_COOP_TASKRUN | IORING_SETUP_R_DISABLED,
                                      IORING_SETUP_R_DISABLED, 0};
     int code = -EINVAL;
 
-    for (unsigned i = 0; code == -EINVAL && i < ARRAY_SIZE(flags); i++)
+    for (unsigned i = busy; code == -EINVAL && i < ARRAY_SIZE(flags); i++)
         code = io_uring_queue_init(OPS, ring, flags[i]);
     if (code < 0)
         return code;
@@ -67,7 +69,7 @@ static int ring_init(struct io_uring *ring)
     return -ENOSYS;
 }
 
-int uring_new(struct uring **out)
+int uring_new(struct uring **out, bool busy)
 {
     struct uring *u = calloc(1, sizeof(*u));
     int code;
@@ -75,7 +77,7 @@ int uring_new(struct uring **out)
     *out = NULL;
     if (!u)
         return -ENOMEM;
-    code = ring_init(&u->ring);
+    code = ring_init(&u->ring, busy);
     if (code < 0) {
         free(u);
         return code;
@@ -112,10 +114,22 @@ struct uring_op *uring_op_get(struct uring *u)
 
     pthread_mutex_lock(&u->submit_lock);
     op = u->dead ? NULL : u->free;
-    if (op)
+    if (op) {
         u->free = op->next;
+        u->used++;
+    }
     pthread_mutex_unlock(&u->submit_lock);
     return op;
+}
+
+bool uring_is_used(struct uring *u)
+{
+    bool used;
+
+    pthread_mutex_lock(&u->submit_lock);
+    used = u->used;
+    pthread_mutex_unlock(&u->submit_lock);
+    return used;
 }
 
 void uring_op_put(struct uring *u, struct uring_op *op)
@@ -123,6 +137,7 @@ void uring_op_put(struct uring *u, struct uring_op *op)
     pthread_mutex_lock(&u->submit_lock);
     op->next = u->free;
     u->free = op;
+    u->used--;
     pthread_mutex_unlock(&u->submit_lock);
 }
 
@@ -213,6 +228,11 @@ static unsigned take_finished(struct uring *u, struct finished *f)
         f[i] = (struct finished){io_uring_cqe_get_data(cqe[i]), cqe[i]->res};
     io_uring_cq_advance(&u->ring, n);
     pthread_mutex_unlock(&u->reap_lock);
+    /* The kernel hands on what the submitting thread wrote, but C knows of locks only. */
+    if (n) {
+        pthread_mutex_lock(&u->submit_lock);
+        pthread_mutex_unlock(&u->submit_lock);
+    }
     return n;
 }
 
@@ -232,15 +252,43 @@ unsigned uring_reap(struct uring *u)
     return done;
 }
 
+/* Of the two rings; without this there is the first alone. */
+static int near_open(struct block *b)
+{
+    struct epoll_event ring = {.events = EPOLLIN}, near = {.events = EPOLLIN};
+    int code = uring_new(&b->near, true);
+
+    if (code < 0)
+        return code;
+    b->event_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (b->event_fd < 0 || epoll_ctl(b->event_fd, EPOLL_CTL_ADD, uring_fd(b->uring), &ring) < 0 ||
+        epoll_ctl(b->event_fd, EPOLL_CTL_ADD, uring_fd(b->near), &near) < 0)
+        return -errno;
+    return 0;
+}
+
+static void near_close(struct block *b)
+{
+    if (!b->near)
+        return;
+    if (b->event_fd >= 0)
+        close(b->event_fd);
+    uring_free(b->near);
+    b->near = NULL;
+}
+
 int block_uring_open(struct block *b, const struct block_config *cfg, struct err *err)
 {
     int code;
 
     if (cfg->aio == BLOCK_AIO_THREADS)
         return 0;
-    code = uring_new(&b->uring);
+    code = uring_new(&b->uring, false);
     if (!code) {
-        b->event_fd = uring_fd(b->uring);
+        if (near_open(b) < 0) {
+            near_close(b);
+            b->event_fd = uring_fd(b->uring);
+        }
         return 0;
     }
     if (cfg->aio == BLOCK_AIO_AUTO) {
@@ -250,4 +298,11 @@ int block_uring_open(struct block *b, const struct block_config *cfg, struct err
     err_set(err, code, "cannot use io_uring for %s: %s", cfg->path, strerror(-code));
     return err_next(err, "Containers and sysctl kernel.io_uring_disabled may forbid it; "
                          "aio=threads does without.");
+}
+
+void block_uring_close(struct block *b)
+{
+    near_close(b);
+    uring_free(b->uring);
+    b->uring = NULL;
 }

@@ -2,8 +2,9 @@
 /*
  * Requests to files through io_uring. Whoever waits polls uring_fd and calls
  * uring_reap; there is no thread. Any thread may call any of these functions,
- * but one that called uring_queue or uring_kick must not end before what it
- * began is over: the kernel takes that back with the thread.
+ * but one that called uring_queue or uring_kick should not end before what it
+ * began is over: the kernel may take that back with the thread, and what it
+ * takes back ends with an error.
  */
 #ifndef LODGE_BLOCK_URING_H
 #define LODGE_BLOCK_URING_H
@@ -27,8 +28,11 @@ struct uring_op {
     struct uring_op *next; /* the ring's */
 };
 
-/* -errno (ENOSYS, EPERM) where there is none, or none that is good enough; *u is NULL then. */
-int uring_new(struct uring **u);
+/*
+ * -errno (ENOSYS, EPERM) where there is none, or none that is good enough; *u is NULL then. `busy`: threads that seldom
+ * enter the kernel by themselves will submit, and are interrupted for what is over.
+ */
+int uring_new(struct uring **u, bool busy);
 void uring_free(struct uring *u); /* nothing is under way; NULL is fine */
 
 /* Can be read when uring_reap has something to do. */
@@ -45,10 +49,17 @@ void uring_op_put(struct uring *u, struct uring_op *op); /* one that was not que
 void uring_queue(struct uring *u, struct uring_op *op, int fd, uint64_t at);
 void uring_kick(struct uring *u);
 
+/* Is anything under way, or not reaped yet? */
+bool uring_is_used(struct uring *u);
+
 /* Call `over` for what is; the number of those that returned true. Does not wait. */
 unsigned uring_reap(struct uring *u);
 
-/* For block.c: b->uring and b->event_fd, as cfg->aio says. Without one b->uring is NULL and workers do it all. */
+/*
+ * For block.c: b->uring, b->near and b->event_fd, as cfg->aio says. Without them b->uring is NULL and workers do it all.
+ * close is idempotent.
+ */
 int block_uring_open(struct block *b, const struct block_config *cfg, struct err *err);
+void block_uring_close(struct block *b);
 
 #endif

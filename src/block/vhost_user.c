@@ -388,7 +388,7 @@ static int vhost_try_now(struct block *b, struct block_req *req)
     return r ? (r > 0 ? 0 : r) : -EAGAIN;
 }
 
-static bool vhost_start(struct block *b, struct block_req *req)
+static bool vhost_start(struct block *b, struct uring *u, struct block_req *req)
 {
     struct vhost_user *v = b->priv;
     bool taken;

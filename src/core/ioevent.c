@@ -179,7 +179,8 @@ static void bell_rung(struct ioevents *io, const struct ioevent *seen)
     pthread_rwlock_unlock(&io->lock);
 }
 
-bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, uint64_t val)
+bool ioevents_take(struct ioevents *io, struct vcpu *vcpu, bool pio, uint64_t addr, unsigned size,
+                   uint64_t val)
 {
     const struct ioevent seen = {.pio = pio,
                                  .match = true,
@@ -203,6 +204,8 @@ bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, 
     /* Without the lock, which comes behind those of the device that is rung. That stays as long as the machine. */
     if (hit)
         ring(&bell);
+    if (hit && bell.now.watch)
+        vcpu->watch = bell.now.watch;
     if (first)
         bell_rung(io, &seen);
     return hit;

@@ -21,16 +21,30 @@
 #define IRQEVENT_MAX 1024
 
 struct vm;
+struct vcpu;
+
+/*
+ * What a vCPU that has rung may complete itself while it is halted, so that no other thread has to wake up for it. On the
+ * vCPU's thread. begin: a descriptor that can be read when there is something to `look` at, or -1 when nothing is to come;
+ * unless it was -1, `end` follows, and until then nobody else needs to look. Constant as long as the machine.
+ */
+struct idle_watch {
+    int (*begin)(void *opaque);
+    void (*look)(void *opaque);
+    void (*end)(void *opaque);
+    void *opaque;
+};
 
 /*
  * What a doorbell does before its eventfd is signalled, where the write comes by core: on the vCPU's thread, that which takes
  * no longer than a hand-over to another would. True: there is nothing left to signal. It may neither wait nor add or remove
- * doorbells. `serve` NULL: nothing.
+ * doorbells. `serve` NULL: nothing. `watch`: NULL, or what `serve` may leave behind.
  */
 struct doorbell_now {
     bool (*serve)(void *opaque, unsigned n);
     void *opaque;
     unsigned n;
+    const struct idle_watch *watch;
 };
 
 /* A write of this kind signals `fd` and reaches no device. */
@@ -73,8 +87,9 @@ struct ioevents;
 int ioevents_new(struct vm *vm, struct err *err); /* sets vm->ioevents */
 void ioevents_free(struct vm *vm);                /* idempotent; stops the thread */
 
-/* A write that reached core; `io` may be NULL. True: it has signalled an eventfd, and that was all. */
-bool ioevents_take(struct ioevents *io, bool pio, uint64_t addr, unsigned size, uint64_t val);
+/* A write that reached core, on the thread of `vcpu`; `io` may be NULL. True: it has signalled an eventfd, and that was all. */
+bool ioevents_take(struct ioevents *io, struct vcpu *vcpu, bool pio, uint64_t addr, unsigned size,
+                   uint64_t val);
 
 /*
  * Between the two no interrupt is delivered, and the engine may be another afterwards. No vCPU runs. Where there is no

@@ -2,6 +2,8 @@
 #include "core/vcpu.h"
 
 #include <linux/futex.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -15,6 +17,10 @@
 #define KVM_HC_VAPIC_POLL_IRQ 1
 #define KVM_HC_SEND_IPI       10
 #define KVM_ENOSYS            1000
+
+/* vcpu->sleeping */
+#define ON_FUTEX 1
+#define IN_POLL  2
 
 /* ---- Events ------------------------------------------------------------- */
 
@@ -35,9 +41,14 @@ static void futex_wake(_Atomic uint32_t *word)
  */
 void vcpu_post(struct vcpu *vcpu, uint32_t events)
 {
+    uint32_t how;
+
     atomic_fetch_or(&vcpu->events, events);
-    if (atomic_load(&vcpu->sleeping) && atomic_exchange(&vcpu->sleeping, 0))
+    how = atomic_load(&vcpu->sleeping) ? atomic_exchange(&vcpu->sleeping, 0) : 0;
+    if (how == ON_FUTEX)
         futex_wake(&vcpu->sleeping);
+    else if (how == IN_POLL)
+        eventfd_write(vcpu->wake_fd, 1);
     vcpu->vm->engine->kick(vcpu);
 }
 
@@ -47,15 +58,45 @@ void vcpu_post_nmi(struct vcpu *vcpu)
     vcpu_post(vcpu, VCPU_EV_NMI);
 }
 
+/* A signal of before ends a later sleep too early, which does no harm. */
+static void sleep_watching(struct vcpu *vcpu, int fd)
+{
+    const struct idle_watch *watch = vcpu->watch;
+    struct pollfd fds[] = {{.fd = fd, .events = POLLIN}, {.fd = vcpu->wake_fd, .events = POLLIN}};
+    eventfd_t count;
+
+    atomic_store(&vcpu->sleeping, IN_POLL);
+    while (!atomic_load(&vcpu->events) && poll(fds, ARRAY_SIZE(fds), -1) < 0)
+        ;
+    /* Who posts from here on has nobody to wake. */
+    atomic_store(&vcpu->sleeping, 0);
+    if (fds[1].revents)
+        eventfd_read(vcpu->wake_fd, &count);
+    if (fds[0].revents)
+        watch->look(watch->opaque);
+    watch->end(watch->opaque);
+}
+
+static void sleep_plainly(struct vcpu *vcpu)
+{
+    atomic_store(&vcpu->sleeping, ON_FUTEX);
+    if (!atomic_load(&vcpu->events))
+        futex_wait(&vcpu->sleeping, ON_FUTEX);
+    atomic_store(&vcpu->sleeping, 0);
+}
+
 void vcpu_sleep(struct vcpu *vcpu)
 {
-    for (;;) {
-        atomic_store(&vcpu->sleeping, 1);
-        if (atomic_load(&vcpu->events))
-            break;
-        futex_wait(&vcpu->sleeping, 1);
+    while (!atomic_load(&vcpu->events)) {
+        int fd = vcpu->watch && vcpu->wake_fd >= 0 ? vcpu->watch->begin(vcpu->watch->opaque) : -1;
+
+        if (fd >= 0) {
+            sleep_watching(vcpu, fd);
+        } else {
+            vcpu->watch = NULL;
+            sleep_plainly(vcpu);
+        }
     }
-    atomic_store(&vcpu->sleeping, 0);
 }
 
 /* ---- Interrupts --------------------------------------------------------- */
@@ -89,7 +130,7 @@ uint64_t vcpu_pio_read(struct vcpu *vcpu, uint16_t port, unsigned size)
 
 void vcpu_pio_write(struct vcpu *vcpu, uint16_t port, unsigned size, uint64_t val)
 {
-    if (!ioevents_take(vcpu->vm->ioevents, true, port, size, val))
+    if (!ioevents_take(vcpu->vm->ioevents, vcpu, true, port, size, val))
         bus_write(&vcpu->vm->pio, port, size, val);
 }
 
@@ -104,7 +145,7 @@ void vcpu_mmio_write(struct vcpu *vcpu, gpa_t gpa, unsigned size, uint64_t val)
 {
     if (vcpu->lapic && lapic_claims(vcpu->lapic, gpa))
         lapic_mmio_write(vcpu->lapic, gpa & ~PAGE_MASK, size, val);
-    else if (!ioevents_take(vcpu->vm->ioevents, false, gpa, size, val))
+    else if (!ioevents_take(vcpu->vm->ioevents, vcpu, false, gpa, size, val))
         bus_write(&vcpu->vm->mmio, gpa, size, val);
 }
 

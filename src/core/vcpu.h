@@ -16,6 +16,7 @@
 struct vm;
 struct lapic;
 struct msr_state;
+struct idle_watch;
 
 /* Posted to a vCPU by other threads, consumed by the engine between instructions. */
 #define VCPU_EV_INTR (1u << 0) /* the local APIC may have a vector; ask vcpu_intr_pending */
@@ -46,7 +47,10 @@ struct vcpu {
     _Atomic uint32_t events; /* VCPU_EV_* */
     _Atomic uint32_t nmis;   /* posted since the engine last took them */
     _Atomic uint32_t sipi_vector;
-    _Atomic uint32_t sleeping; /* futex word: 1 while the thread sleeps in vcpu_sleep */
+    _Atomic uint32_t sleeping; /* futex word: how the thread sleeps in vcpu_sleep, or 0 */
+    int wake_fd;               /* eventfd that ends a sleep with `watch`, -1: none */
+    /* Its own thread's: NULL, or what it looks after while it sleeps (core/ioevent.h). */
+    const struct idle_watch *watch;
     struct vcpu_exit exit;
 };
 

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/thread.h"
 #include "core/dirty.h"
@@ -111,6 +113,7 @@ static int vm_new_vcpus(struct vm *vm, struct err *err)
     for (unsigned i = 0; i < vm->cfg.cpus; i++) {
         vm->vcpus[i].vm = vm;
         vm->vcpus[i].id = i;
+        vm->vcpus[i].wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     }
     for (unsigned i = 0; i < vm->cfg.cpus; i++) {
         int rc = vm->engine->vcpu_init(&vm->vcpus[i], err);
@@ -207,6 +210,9 @@ void vm_free(struct vm *vm)
     for (unsigned i = 0; vm->vcpus && i < vm->cfg.cpus; i++)
         vm->engine->vcpu_fini(&vm->vcpus[i]);
     vm->engine->vm_fini(vm);
+    for (unsigned i = 0; vm->vcpus && i < vm->cfg.cpus; i++)
+        if (vm->vcpus[i].wake_fd >= 0)
+            close(vm->vcpus[i].wake_fd);
     free(vm->vcpus);
     clock_fini(&vm->clock);
     mem_fini(&vm->mem);

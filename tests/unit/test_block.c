@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -431,6 +432,116 @@ static void many_at_once_behind_a_plug(void **state)
     i->b->settle = NULL;
 }
 
+static int begin_near(struct block *b, struct waiter *w, struct iovec *iov, uint64_t at)
+{
+    *w = (struct waiter){.lock = PTHREAD_MUTEX_INITIALIZER,
+                         .cond = PTHREAD_COND_INITIALIZER,
+                         .req = {.op = BLOCK_READ,
+                                 .offset = at,
+                                 .len = iov->iov_len,
+                                 .iov = iov,
+                                 .iovcnt = 1,
+                                 .done = on_done}};
+    return block_near(b, &w->req);
+}
+
+static bool is_readable(int fd, int ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    return poll(&p, 1, ms) == 1;
+}
+
+/* Either who has begun it or who waits for event_fd sees the end of a near read, and not both. */
+static void who_begins_a_read_may_see_its_end(void **state)
+{
+    static uint8_t in[4096] __attribute__((aligned(4096)));
+    struct iovec iov = {in, sizeof(in)};
+    struct image *i = *state;
+    struct waiter w;
+    int fd;
+
+    open_image(i);
+    memset(in, 0x77, sizeof(in));
+    assert_int_equal(move(i->b, BLOCK_WRITE, 8192, in, sizeof(in)), 0);
+    assert_int_equal(block_watch(i->b), -1);
+    if (!i->b->near) {
+        assert_int_equal(begin_near(i->b, &w, &iov, 8192), -EAGAIN);
+        return;
+    }
+    assert_int_equal(begin_near(i->b, &w, &iov, SIZE), -EAGAIN);
+    for (unsigned way = 0; way < 2; way++) {
+        memset(in, 0, sizeof(in));
+        assert_int_equal(begin_near(i->b, &w, &iov, 8192), 0);
+        fd = block_watch(i->b);
+        assert_true(fd >= 0);
+        assert_int_equal(block_watch(i->b), fd);
+        assert_true(is_readable(fd, 60000));
+        assert_false(is_readable(i->b->event_fd, 0));
+        block_unwatch(i->b);
+        assert_false(is_readable(i->b->event_fd, 0));
+        if (way)
+            block_reap(i->b);
+        block_unwatch(i->b);
+        if (!way) {
+            assert_true(is_readable(i->b->event_fd, 60000));
+            block_reap(i->b);
+        }
+        block_drain(i->b); /* a worker may have had to do it once more */
+        assert_true(w.done);
+        assert_int_equal(w.result, 0);
+        assert_true(is_filled(in, sizeof(in), 0x77));
+        assert_int_equal(block_watch(i->b), -1);
+    }
+}
+
+#define NEAR 64
+
+struct near_reads {
+    struct block *b;
+    struct waiter w[NEAR];
+    struct iovec iov[NEAR];
+    uint8_t in[NEAR][4096] __attribute__((aligned(4096)));
+};
+
+static void *begin_and_end(void *opaque)
+{
+    struct near_reads *r = opaque;
+
+    for (unsigned n = 0; n < NEAR; n++) {
+        r->iov[n] = (struct iovec){r->in[n], sizeof(r->in[n])};
+        if (begin_near(r->b, &r->w[n], &r->iov[n], n * sizeof(r->in[n])))
+            r->w[n].result = -EAGAIN;
+    }
+    return NULL;
+}
+
+/* As those of vCPUs do when a guest is paused. */
+static void near_reads_survive_their_thread(void **state)
+{
+    static struct near_reads r;
+    struct image *i = *state;
+    pthread_t thread;
+
+    open_image(i);
+    r.b = i->b;
+    for (unsigned n = 0; n < NEAR; n++) {
+        memset(r.in[n], (int)n, sizeof(r.in[n]));
+        assert_int_equal(move(i->b, BLOCK_WRITE, n * sizeof(r.in[n]), r.in[n], sizeof(r.in[n])), 0);
+    }
+    for (unsigned turn = 0; i->b->near && turn < 10; turn++) {
+        memset(r.in, 0xff, sizeof(r.in));
+        assert_int_equal(pthread_create(&thread, NULL, begin_and_end, &r), 0);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        block_drain(i->b);
+        for (unsigned n = 0; n < NEAR; n++) {
+            assert_true(r.w[n].done);
+            assert_int_equal(r.w[n].result, 0);
+            assert_true(is_filled(r.in[n], sizeof(r.in[n]), (uint8_t)n));
+        }
+    }
+}
+
 /* As containers do: io_uring_setup gives EPERM in this process from now on. False: that cannot be arranged. */
 static bool refuse_uring(void)
 {
@@ -659,6 +770,8 @@ int main(void)
         CASE(closes_with_requests_under_way),
         CASE(parts_of_pages_stay_beside_whole_ones),
         CASE(many_at_once_behind_a_plug),
+        CASE(who_begins_a_read_may_see_its_end),
+        CASE(near_reads_survive_their_thread),
         CASE(threads_where_uring_is_refused),
         CASE(goes_on_in_overlays),
         CASE(an_overlay_that_fails_changes_nothing),

@@ -65,6 +65,7 @@ static const struct engine_ops plain = {.name = "plain"};
 static const struct engine_ops able = {.name = "able", .ioevent = fake_ioevent, .irqchip = &chip};
 
 static struct vm vm;
+static struct vcpu vcpu;
 
 static int setup(void **state)
 {
@@ -118,25 +119,25 @@ static void writes_are_matched(void **state)
     const struct ioevent exact = {
         .match = true, .size = 2, .addr = 0x1000, .data = 0xabcd1234, .fd = b};
 
-    assert_false(ioevents_take(NULL, true, 0x100, 1, 0));
-    assert_false(ioevents_take(vm.ioevents, true, 0x100, 1, 0));
+    assert_false(ioevents_take(NULL, &vcpu, true, 0x100, 1, 0));
+    assert_false(ioevents_take(vm.ioevents, &vcpu, true, 0x100, 1, 0));
     assert_int_equal(ioevent_add(&vm, &any, NULL), 0);
     assert_int_equal(ioevent_add(&vm, &exact, NULL), 0);
-    assert_true(ioevents_take(vm.ioevents, true, 0x100, 1, 7));
-    assert_true(ioevents_take(vm.ioevents, true, 0x100, 4, 0));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, true, 0x100, 1, 7));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, true, 0x100, 4, 0));
     assert_int_equal(event_take(a), 2);
-    assert_false(ioevents_take(vm.ioevents, false, 0x100, 4, 0));
-    assert_false(ioevents_take(vm.ioevents, true, 0x101, 1, 0));
+    assert_false(ioevents_take(vm.ioevents, &vcpu, false, 0x100, 4, 0));
+    assert_false(ioevents_take(vm.ioevents, &vcpu, true, 0x101, 1, 0));
     /* Two bytes of the data count, of the write as of the event. */
-    assert_true(ioevents_take(vm.ioevents, false, 0x1000, 2, 0x1234));
-    assert_true(ioevents_take(vm.ioevents, false, 0x1000, 2, 0xffff1234));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, false, 0x1000, 2, 0x1234));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, false, 0x1000, 2, 0xffff1234));
     assert_int_equal(event_take(b), 2);
-    assert_false(ioevents_take(vm.ioevents, false, 0x1000, 4, 0x1234));
-    assert_false(ioevents_take(vm.ioevents, false, 0x1000, 2, 0x1235));
+    assert_false(ioevents_take(vm.ioevents, &vcpu, false, 0x1000, 4, 0x1234));
+    assert_false(ioevents_take(vm.ioevents, &vcpu, false, 0x1000, 2, 0x1235));
     assert_int_equal(event_take(b), 0);
     ioevent_remove(&vm, &exact);
-    assert_false(ioevents_take(vm.ioevents, false, 0x1000, 2, 0x1234));
-    assert_true(ioevents_take(vm.ioevents, true, 0x100, 1, 7));
+    assert_false(ioevents_take(vm.ioevents, &vcpu, false, 0x1000, 2, 0x1234));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, true, 0x100, 1, 7));
     close(a);
     close(b);
 }
@@ -178,12 +179,12 @@ static void an_engine_takes_doorbells(void **state)
     assert_int_equal(ioevent_add(&vm, &one, NULL), 0);
     /* Not before it is rung. */
     assert_int_equal(seen.bells, 0);
-    assert_true(ioevents_take(vm.ioevents, false, 8, 4, 0));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, false, 8, 4, 0));
     assert_int_equal(event_take(one.fd), 1);
     assert_int_equal(seen.bells, 1);
     seen.refuse = true; /* then they are core's */
     assert_int_equal(ioevent_add(&vm, &two, NULL), 0);
-    assert_true(ioevents_take(vm.ioevents, false, 16, 4, 0));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, false, 16, 4, 0));
     assert_int_equal(event_take(two.fd), 1);
     assert_int_equal(seen.bells, 1);
     seen.refuse = false;
@@ -191,13 +192,13 @@ static void an_engine_takes_doorbells(void **state)
     vm.engine = &plain;
     ioevents_resume(&vm, true);
     assert_int_equal(seen.bells, 0);
-    assert_true(ioevents_take(vm.ioevents, false, 8, 4, 0));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, false, 8, 4, 0));
     ioevents_pause(&vm);
     vm.engine = &able;
     ioevents_resume(&vm, true);
     assert_int_equal(seen.bells, 0);
-    assert_true(ioevents_take(vm.ioevents, false, 8, 4, 0));
-    assert_true(ioevents_take(vm.ioevents, false, 16, 4, 0));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, false, 8, 4, 0));
+    assert_true(ioevents_take(vm.ioevents, &vcpu, false, 16, 4, 0));
     assert_int_equal(seen.bells, 2);
     ioevent_remove(&vm, &one);
     ioevent_remove(&vm, &two);

@@ -18,10 +18,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "core/dirty.h"
+#include "core/ioevent.h"
 #include "core/machine.h"
 #include "engine/engine.h"
 #include "x86/boot.h"
@@ -282,6 +284,85 @@ static void stop_reaches_sleeping_cpus(void **state)
     vm_free(vm);
     assert_int_equal(fake.vcpu_finis, 2);
     assert_int_equal(fake.vm_finis, 1);
+}
+
+static struct {
+    struct vm *vm;
+    int fd;
+    _Atomic unsigned begun, looked, ended;
+} watched;
+
+/* The first two times there is something to look at, then nothing comes but an event, then there is nothing to watch. */
+static int watch_begin(void *opaque)
+{
+    assert_ptr_equal(opaque, &watched);
+    if (++watched.begun <= 2)
+        assert_int_equal(eventfd_write(watched.fd, 1), 0);
+    return watched.begun <= 3 ? watched.fd : -1;
+}
+
+static void watch_look(void *opaque)
+{
+    eventfd_t count;
+
+    assert_int_equal(eventfd_read(watched.fd, &count), 0);
+    if (++watched.looked == 2)
+        vcpu_post(&watched.vm->vcpus[0], VCPU_EV_INTR);
+}
+
+static void watch_end(void *opaque)
+{
+    watched.ended++;
+}
+
+static const struct idle_watch watch = {watch_begin, watch_look, watch_end, &watched};
+
+static enum vcpu_exit_reason guest_watches(struct vcpu *vcpu)
+{
+    if (vcpu->id == 0 && !(atomic_load(&vcpu->events) & VCPU_EV_STOP)) {
+        assert_int_equal(vcpu->sleeping, 0);
+        fake.step++;
+        if (fake.step == 1)
+            vcpu->watch = &watch;
+        if (fake.step == 2)
+            assert_int_equal(watched.looked, 2);
+    }
+    return guest_idle(vcpu);
+}
+
+static void *disturb(void *opaque)
+{
+    while (watched.begun < 3)
+        nap_ms(1);
+    nap_ms(5);
+    vcpu_post(&watched.vm->vcpus[0], VCPU_EV_INTR);
+    while (watched.begun < 4)
+        nap_ms(1);
+    vm_request(watched.vm, VM_REQ_STOP);
+    return NULL;
+}
+
+/* A halted vCPU goes back to sleep while what it looks at is not for it, and wakes for all that is. */
+static void a_sleeping_cpu_looks_after_what_it_left_behind(void **state)
+{
+    struct vm *vm = make(&base_config);
+    enum vm_end end = VM_END_FAILED;
+    pthread_t thread;
+
+    memset(&watched, 0, sizeof(watched));
+    watched.vm = vm;
+    watched.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    fake.guest = guest_watches;
+    assert_int_equal(pthread_create(&thread, NULL, disturb, NULL), 0);
+    assert_int_equal(vm_run(vm, &end, NULL), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(end, VM_END_STOPPED);
+    assert_int_equal(watched.looked, 2);
+    assert_int_equal(watched.ended, 3);
+    assert_in_range(fake.step, 2, 3);
+    assert_null(vm->vcpus[0].watch);
+    close(watched.fd);
+    vm_free(vm);
 }
 
 /* The boot CPU switches the machine off: SLP_EN with the S5 type. */
@@ -678,6 +759,7 @@ int main(void)
         VM_TEST(strings_are_copied),
         VM_TEST(a_kernel_that_does_not_load_is_an_error),
         VM_TEST(stop_reaches_sleeping_cpus),
+        VM_TEST(a_sleeping_cpu_looks_after_what_it_left_behind),
         VM_TEST(poweroff_through_acpi),
         VM_TEST(reset_starts_afresh),
         VM_TEST(reset_ends_a_guest_without_reboot),

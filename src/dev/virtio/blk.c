@@ -103,17 +103,16 @@ struct parts {
     uint8_t *status;
 };
 
-static void submit(const struct parts *p, struct block_req io)
+/* NULL: no memory. Its bytes are under way from here on. */
+static struct blk_req *request_new(const struct parts *p, struct block_req io)
 {
     const struct virtq_chain *c = p->c;
     bool in = io.op == BLOCK_READ, out = io.op == BLOCK_WRITE;
     unsigned n = in ? c->in : out ? c->out : 0;
     struct blk_req *r = malloc(sizeof(*r) + n * sizeof(r->iov[0]));
 
-    if (!r) {
-        answer(p->blk, p->q, c->head, p->status, BLK_S_IOERR, c->in_len);
-        return;
-    }
+    if (!r)
+        return NULL;
     r->io = io;
     r->io.done = request_done;
     r->blk = p->blk;
@@ -129,7 +128,17 @@ static void submit(const struct parts *p, struct block_req io)
     r->io.iov = r->iov;
     r->io.iovcnt = r->niov;
     atomic_fetch_add(&p->blk->under_way, moved_bytes(&r->io));
-    block_submit(p->blk->block, &r->io);
+    return r;
+}
+
+static void submit(const struct parts *p, struct block_req io)
+{
+    struct blk_req *r = request_new(p, io);
+
+    if (r)
+        block_submit(p->blk->block, &r->io);
+    else
+        answer(p->blk, p->q, p->c->head, p->status, BLK_S_IOERR, p->c->in_len);
 }
 
 /* Beyond what can be counted in bytes is beyond every disk. */
@@ -199,20 +208,30 @@ static bool start(const struct parts *p, uint8_t *status)
     }
 }
 
+/* False: it has not the parts that every request has. */
+static bool take_apart(struct parts *p)
+{
+    const struct virtq_chain *c = p->c;
+    const struct iovec *last = &c->iov[c->out + c->in - 1];
+
+    if (c->out_len < sizeof(p->h) || !c->in_len)
+        return false;
+    virtq_read(c->iov, c->out, 0, &p->h, sizeof(p->h));
+    p->out_len = c->out_len - (uint32_t)sizeof(p->h);
+    p->in_len = c->in_len - 1;
+    p->status = (uint8_t *)last->iov_base + last->iov_len - 1;
+    return true;
+}
+
 static enum virtio_served serve(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
 {
     struct parts p = {.blk = container_of(dev, struct virtio_blk, dev), .q = q, .c = c};
-    const struct iovec *last = &c->iov[c->out + c->in - 1];
     uint8_t status;
 
-    if (c->out_len < sizeof(p.h) || !c->in_len)
+    if (!take_apart(&p))
         return VIRTIO_MALFORMED;
     if (is_too_much(p.blk))
         return VIRTIO_LATER;
-    virtq_read(c->iov, c->out, 0, &p.h, sizeof(p.h));
-    p.out_len = c->out_len - (uint32_t)sizeof(p.h);
-    p.in_len = c->in_len - 1;
-    p.status = (uint8_t *)last->iov_base + last->iov_len - 1;
     if (!start(&p, &status))
         answer(p.blk, q, c->head, p.status, status, c->in_len);
     return VIRTIO_SERVED;
@@ -231,25 +250,54 @@ static bool process(struct virtio_device *dev, unsigned q)
 }
 
 /* A small read that the host's cache answers is over before another thread would be awake. */
+static bool read_now(const struct parts *p, const struct block_req *io)
+{
+    const struct virtq_chain *c = p->c;
+    struct iovec iov[NOW_PIECES];
+    struct block_req req = *io;
+
+    req.iov = iov;
+    req.iovcnt = virtq_slice(c->iov + c->out, c->in, 0, p->in_len, iov);
+    if (block_try(p->blk->block, &req))
+        return false;
+    virtq_written(&p->blk->dev.queue[p->q], iov, req.iovcnt, req.len);
+    answer(p->blk, p->q, c->head, p->status, BLK_S_OK, c->in_len);
+    return true;
+}
+
+/*
+ * Who waits for a single read is halted soon: this vCPU begins it, and may see its end, too, without the device's thread.
+ * When there are more, that thread begins the next ones while the guest goes on.
+ */
+static bool read_near(const struct parts *p, const struct block_req *io)
+{
+    struct blk_req *r;
+
+    if (!p->blk->block->near || atomic_load(&p->blk->under_way))
+        return false;
+    r = request_new(p, *io);
+    if (r && !block_near(p->blk->block, &r->io))
+        return true;
+    if (r)
+        settle_bytes(p->blk, moved_bytes(&r->io));
+    free(r);
+    return false;
+}
+
 static enum virtio_served serve_now(struct virtio_device *dev, unsigned q, struct virtq_chain *c)
 {
     struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
-    const struct iovec *last = &c->iov[c->out + c->in - 1];
-    struct iovec iov[NOW_PIECES];
-    struct blk_header h;
-    struct block_req req = {.op = BLOCK_READ, .iov = iov, .len = c->in_len - 1};
+    struct parts p = {.blk = blk, .q = q, .c = c};
+    struct block_req io = {.op = BLOCK_READ};
 
     blk->left = true;
-    if (c->out_len < sizeof(h) || !c->in_len || req.len > NOW_MOST || c->in > NOW_PIECES)
+    if (!take_apart(&p) || p.in_len > NOW_MOST || c->in > NOW_PIECES || p.h.type != BLK_T_IN)
         return VIRTIO_LATER;
-    virtq_read(c->iov, c->out, 0, &h, sizeof(h));
-    req.offset = sector_offset(h.sector);
-    req.iovcnt = virtq_slice(c->iov + c->out, c->in, 0, req.len, iov);
-    if (h.type != BLK_T_IN || block_try(blk->block, &req))
+    io.offset = sector_offset(p.h.sector);
+    io.len = p.in_len;
+    if (!read_now(&p, &io) && !read_near(&p, &io))
         return VIRTIO_LATER;
     blk->left = false;
-    virtq_written(&dev->queue[q], iov, req.iovcnt, req.len);
-    answer(blk, q, c->head, (uint8_t *)last->iov_base + last->iov_len - 1, BLK_S_OK, c->in_len);
     return VIRTIO_SERVED;
 }
 
@@ -273,6 +321,21 @@ static void settle(void *opaque)
 
     if (pthread_equal(pthread_self(), blk->dev.thread))
         flush_batch(blk);
+}
+
+static int watch_begin(void *opaque)
+{
+    return block_watch(((struct virtio_blk *)opaque)->block);
+}
+
+static void watch_look(void *opaque)
+{
+    block_reap(((struct virtio_blk *)opaque)->block);
+}
+
+static void watch_end(void *opaque)
+{
+    block_unwatch(((struct virtio_blk *)opaque)->block);
 }
 
 static void drain(struct virtio_device *dev)
@@ -335,6 +398,7 @@ int virtio_blk_init(struct virtio_blk *blk, const struct virtio_memory *memory, 
         .queues = queues,
         .queue_size = QUEUE_SIZE,
         .event_fd = block->event_fd,
+        .watch = block->near ? &blk->watch : NULL,
     };
 
     if (info->read_only)
@@ -346,6 +410,7 @@ int virtio_blk_init(struct virtio_blk *blk, const struct virtio_memory *memory, 
         cfg.features |= BLK_F_FLUSH;
     memset(blk, 0, sizeof(*blk));
     blk->block = block;
+    blk->watch = (struct idle_watch){watch_begin, watch_look, watch_end, blk};
     block->settle = settle;
     block->settle_opaque = blk;
     if (serial)

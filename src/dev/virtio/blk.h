@@ -4,6 +4,7 @@
 #define LODGE_DEV_VIRTIO_BLK_H
 
 #include "block/block.h"
+#include "core/ioevent.h"
 #include "dev/virtio/virtio.h"
 
 /*
@@ -17,6 +18,7 @@
 struct virtio_blk {
     struct virtio_device dev;
     struct block *block;
+    struct idle_watch watch;
     char serial[VIRTIO_BLK_SERIAL];
     _Atomic uint64_t under_way; /* bytes of requests */
     bool left;                  /* process_now left a chain in the ring; under dev.io_lock */

@@ -382,7 +382,11 @@ static void bar_moved(void *opaque, unsigned n, bool on, uint64_t base)
 
     for (unsigned q = 0; n == BAR_REGISTERS && cfg->doorbell && q < vp->dev->nqueues; q++) {
         const struct doorbell_now now = {
-            .serve = vp->dev->ops->process_now ? notified : NULL, .opaque = vp->dev, .n = q};
+            .serve = vp->dev->ops->process_now ? notified : NULL,
+            .opaque = vp->dev,
+            .n = q,
+            .watch = vp->dev->watch,
+        };
 
         cfg->doorbell(cfg->opaque, base + AT_NOTIFY + NOTIFY_STEP * q, vp->dev->kick_fd, &now, on);
     }

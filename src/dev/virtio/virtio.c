@@ -404,6 +404,7 @@ int virtio_init(struct virtio_device *dev, const struct virtio_config *cfg, stru
     dev->features = cfg->features | VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT;
     dev->queue_size = cfg->queue_size;
     dev->event_fd = cfg->ops->event ? cfg->event_fd : -1;
+    dev->watch = cfg->watch;
     pthread_mutex_init(&dev->lock, NULL);
     pthread_mutex_init(&dev->io_lock, NULL);
     dev->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

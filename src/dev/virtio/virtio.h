@@ -120,8 +120,9 @@ struct virtio_device {
     pthread_t thread;
     bool thread_started;
     _Atomic bool stop;
-    int kick_fd;             /* eventfd, not blocking: look at the queues */
-    int event_fd;            /* -1: none */
+    int kick_fd;  /* eventfd, not blocking: look at the queues */
+    int event_fd; /* -1: none */
+    const struct idle_watch *watch;
     pthread_mutex_t io_lock; /* held by the thread, or a vCPU's, while it serves */
     _Atomic unsigned held;   /* not 0: the thread is to stay out of `process` */
     _Atomic bool running;    /* from DRIVER_OK to reset or the first malformed chain */
@@ -135,6 +136,8 @@ struct virtio_config {
     unsigned queues;
     uint16_t queue_size;
     int event_fd; /* with ops->event: what else the thread waits for, -1: nothing */
+    const struct idle_watch
+        *watch; /* NULL, or for vCPUs that have notified it; outlives the device */
 };
 
 /* Make it and start its thread. On failure nothing is held. */
