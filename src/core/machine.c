@@ -541,6 +541,11 @@ void machine_power_button(struct vm *vm)
     acpipm_power_button(vm->machine->acpipm);
 }
 
+void machine_generation(struct vm *vm)
+{
+    acpipm_generation(vm->machine->acpipm);
+}
+
 void machine_print_stats(struct vm *vm, FILE *out)
 {
     devices_print_stats(vm->machine->devices, out);

@@ -93,6 +93,9 @@ struct machine_devices machine_devices(struct vm *vm);
 /* An edge on ISA line `irq`, which is low before and afterwards. Any thread. */
 void machine_isa_pulse(struct vm *vm, unsigned irq);
 
+/* Tell the guest that its generation ID (core/generation.h) has changed. Any thread. */
+void machine_generation(struct vm *vm);
+
 /* Press the power button, which an operating system may heed or not. Any thread. */
 void machine_power_button(struct vm *vm);
 

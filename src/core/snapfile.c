@@ -10,7 +10,7 @@
 #include "base/crc32c.h"
 
 #define MAGIC   "LODGESNP"
-#define VERSION 1
+#define VERSION 2
 
 struct header {
     char magic[8];

@@ -11,6 +11,7 @@
 #include "base/crc32c.h"
 #include "block/block.h"
 #include "core/devices.h"
+#include "core/generation.h"
 #include "core/ioevent.h"
 #include "core/machine.h"
 #include "core/snapfile.h"
@@ -458,6 +459,8 @@ int vm_restore(struct vm *vm, struct err *err)
     }
     if (!code && vm->cfg.origin->fork)
         devices_disks_changed(machine_devices(vm).devices);
+    if (!code && (code = generation_change(vm)) < 0)
+        err_set(err, code, "the guest's memory has no place for its generation ID");
     state_free(s);
     return code;
 }

@@ -179,7 +179,13 @@ const struct field snap_rtc_fields[] = {
 
 #define S struct acpipm_state
 const struct field snap_acpipm_fields[] = {
-    FIELD(S, status), FIELD(S, enable), FIELD(S, control), FIELD(S, reset), END,
+    FIELD(S, status),
+    FIELD(S, enable),
+    FIELD(S, control),
+    FIELD(S, reset),
+    FIELD(S, gpe_status),
+    FIELD(S, gpe_enable),
+    END,
 };
 #undef S
 

@@ -11,6 +11,7 @@
 
 #include "base/thread.h"
 #include "core/dirty.h"
+#include "core/generation.h"
 #include "core/ioevent.h"
 #include "core/machine.h"
 #include "core/memcopy.h"
@@ -189,6 +190,7 @@ int vm_new(struct vm **out, const struct vm_config *cfg, struct err *err)
     vm->cfg = *cfg;
     clock_gettime(CLOCK_MONOTONIC, &vm->made);
     vm->engine = cfg->engine;
+    generation_init(vm);
     pthread_mutex_init(&vm->lock, NULL);
     pthread_cond_init(&vm->wake, NULL);
     rc = vm_build(vm, err);
@@ -268,6 +270,9 @@ static int vm_load(struct vm *vm, struct err *err)
         atomic_store(&vm->vcpus[i].events, 0);
         atomic_store(&vm->vcpus[i].nmis, 0);
     }
+    rc = generation_place(vm);
+    if (rc < 0)
+        err_set(err, rc, "the guest has no memory for its generation ID");
     vm_all_mem_written(vm);
 out:
     free(st);

@@ -122,6 +122,7 @@ struct vm {
     _Atomic(const struct engine_ops *) move_to; /* for VM_REQ_MOVE */
     void *engine_data;
     struct machine *machine;
+    uint8_t generation[16]; /* core/generation.h */
     struct ioevents *ioevents;
     _Atomic uint64_t *dirty; /* core/dirty.h */
     _Atomic bool dirty_on;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The tables are built in a host buffer that mirrors [ACPI_BASE, 1 MiB) and
+ * The tables are built in a host buffer that mirrors the area from ACPI_BASE and is
  * written in one go. The DSDT's AML comes from a small emitter (ACPI 6.4,
  * chapter 20): blocks are emitted body first, their length put in front when
  * they close.
@@ -16,8 +16,8 @@
 #include "x86/pci_window.h"
 #include "x86/platform.h"
 
-#define ACPI_BASE 0xe0000ull
-#define ACPI_ROOM 0x20000
+#define ACPI_BASE ACPI_TABLES
+#define ACPI_ROOM ACPI_TABLES_SIZE
 
 #define RSDP_LEN   36
 #define HEADER_LEN 36
@@ -96,8 +96,11 @@ enum aml_op {
     AML_SCOPE = 0x10,
     AML_BUFFER = 0x11,
     AML_PACKAGE = 0x12,
+    AML_METHOD = 0x14,
+    AML_DUAL_NAME = 0x2e,
     AML_EXT = 0x5b,
     AML_EXT_DEVICE = 0x82,
+    AML_NOTIFY = 0x86,
 };
 
 static void aml_op(struct out *o, enum aml_op op)
@@ -376,6 +379,55 @@ static void aml_board(struct out *o)
     aml_end(o, dev);
 }
 
+static void aml_named_string(struct out *o, const char *name, const char *s)
+{
+    aml_op(o, AML_NAME);
+    aml_name_string(o, name);
+    aml_string(o, s);
+}
+
+/*
+ * Virtual Machine Generation ID (Microsoft, 2018): a device known by its _CID and _DDN, with the address of the ID in two halves
+ * in ADDR, and 0x80 as the notification that it has changed.
+ */
+static void aml_generation(struct out *o)
+{
+    size_t dev = aml_device(o, "VGEN"), package;
+
+    aml_named_string(o, "_HID", "LDGE0001");
+    aml_named_string(o, "_CID", "VM_Gen_Counter");
+    aml_named_string(o, "_DDN", "VM_Gen_Counter");
+    aml_op(o, AML_NAME);
+    aml_name_string(o, "ADDR");
+    aml_op(o, AML_PACKAGE);
+    package = o->len;
+    emit_int(o, 2, 1);
+    aml_integer(o, (uint32_t)ACPI_GENERATION);
+    aml_integer(o, (uint32_t)(ACPI_GENERATION >> 32));
+    aml_end(o, package);
+    aml_end(o, dev);
+}
+
+/* The event (5.6.4.1.1), edge-triggered: its bit is cleared before this runs. */
+static void aml_generation_event(struct out *o)
+{
+    size_t gpe = aml_scope(o, "\\_GPE"), method;
+    char name[5];
+
+    snprintf(name, sizeof(name), "_E%02X", GPE_GENERATION);
+    aml_op(o, AML_METHOD);
+    method = o->len;
+    aml_name_string(o, name);
+    emit_int(o, 0, 1); /* no arguments */
+    aml_op(o, AML_NOTIFY);
+    aml_name_string(o, "\\");
+    aml_op(o, AML_DUAL_NAME);
+    aml_name_string(o, "_SB_VGEN");
+    aml_integer(o, 0x80);
+    aml_end(o, method);
+    aml_end(o, gpe);
+}
+
 static void emit_dsdt_body(struct out *o, const struct mem *mem, unsigned cpus)
 {
     size_t sb;
@@ -387,7 +439,9 @@ static void emit_dsdt_body(struct out *o, const struct mem *mem, unsigned cpus)
     aml_isa_device(o, "RTC0", "PNP0B00", PIO_RTC, 2, IRQ_RTC);
     aml_board(o);
     aml_pci(o, mem);
+    aml_generation(o);
     aml_end(o, sb);
+    aml_generation_event(o);
 }
 
 /* System description table header (5.2.6); returns where the table starts. */
@@ -446,9 +500,11 @@ enum fadt {
     FADT_PM1A_EVT_BLK = 56,
     FADT_PM1A_CNT_BLK = 64,
     FADT_PM_TMR_BLK = 76,
+    FADT_GPE0_BLK = 80,
     FADT_PM1_EVT_LEN = 88,
     FADT_PM1_CNT_LEN = 89,
     FADT_PM_TMR_LEN = 91,
+    FADT_GPE0_BLK_LEN = 92,
     FADT_P_LVL2_LAT = 96,
     FADT_P_LVL3_LAT = 98,
     FADT_CENTURY = 108,
@@ -461,6 +517,7 @@ enum fadt {
     FADT_X_PM1A_EVT_BLK = 148,
     FADT_X_PM1A_CNT_BLK = 172,
     FADT_X_PM_TMR_BLK = 208,
+    FADT_X_GPE0_BLK = 220,
 };
 
 #define FADT_WBINVD  (1u << 0)
@@ -501,6 +558,8 @@ static gpa_t build_fadt(struct out *o, gpa_t facs, gpa_t dsdt)
     patch_int(o, t + FADT_PM1A_EVT_BLK, PIO_PM1A_EVT, 4);
     patch_int(o, t + FADT_PM1A_CNT_BLK, PIO_PM1A_CNT, 4);
     patch_int(o, t + FADT_PM_TMR_BLK, PIO_PM_TMR, 4);
+    patch_int(o, t + FADT_GPE0_BLK, PIO_GPE0, 4);
+    patch_int(o, t + FADT_GPE0_BLK_LEN, 2, 1);
     patch_int(o, t + FADT_PM1_EVT_LEN, 4, 1);
     patch_int(o, t + FADT_PM1_CNT_LEN, 2, 1);
     patch_int(o, t + FADT_PM_TMR_LEN, 4, 1);
@@ -515,6 +574,7 @@ static gpa_t build_fadt(struct out *o, gpa_t facs, gpa_t dsdt)
     patch_gas(o, t + FADT_X_PM1A_EVT_BLK, 32, 2, PIO_PM1A_EVT);
     patch_gas(o, t + FADT_X_PM1A_CNT_BLK, 16, 2, PIO_PM1A_CNT);
     patch_gas(o, t + FADT_X_PM_TMR_BLK, 32, 3, PIO_PM_TMR);
+    patch_gas(o, t + FADT_X_GPE0_BLK, 16, 1, PIO_GPE0);
     return table_end(o, t);
 }
 
@@ -624,7 +684,7 @@ int acpi_build(struct mem *mem, unsigned cpus, gpa_t *rsdp, struct err *err)
     patch_rsdp(&o, xsdt);
     if (o.full)
         ret = err_set(err, -ENOSPC, "the ACPI tables for %u CPUs take more than %d KiB", cpus,
-                      ACPI_ROOM >> 10);
+                      (int)(ACPI_ROOM >> 10));
     else if (mem_write(mem, ACPI_BASE, o.buf, o.len) < 0)
         ret = err_set(err, -EFAULT, "the guest has no memory at %#llx for the ACPI tables",
                       (unsigned long long)ACPI_BASE);

@@ -17,6 +17,7 @@
 #define STS_TIMER (1u << 0)
 #define STS_POWER (1u << 8)
 #define EN_BITS   0x0721u
+#define GPE_BITS  (1u << GPE_GENERATION)
 
 #define CNT_SCI_EN     (1u << 0)
 #define CNT_KEPT       0x1c02u /* SLP_TYP, BM_RLD */
@@ -34,7 +35,7 @@ struct acpipm {
     struct irq_line sci;
     bool sci_level;
     uint16_t status, enable, control;
-    uint8_t reset;
+    uint8_t reset, gpe_status, gpe_enable;
     const struct region_ops *pci;
     void *pci_opaque;
     struct vtimer overflow;
@@ -57,7 +58,7 @@ static void update_locked(struct acpipm *pm)
         pm->half = half;
         pm->status |= STS_TIMER;
     }
-    level = pm->status & pm->enable;
+    level = pm->status & pm->enable || pm->gpe_status & pm->gpe_enable;
     if (pm->enable & STS_TIMER && !level) {
         unsigned __int128 next = (unsigned __int128)(half + 1) << 31;
 
@@ -112,6 +113,33 @@ static int event_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
             pm->status &= (uint16_t)~byte;
         else
             pm->enable = (uint16_t)((pm->enable & ~(0xffu << shift)) | (byte & EN_BITS));
+    }
+    update_locked(pm);
+    pthread_mutex_unlock(&pm->lock);
+    return 0;
+}
+
+/* 4.8.4.1.1: status bits are cleared by writing ones. */
+static int gpe_read(void *opaque, uint64_t off, unsigned size, uint64_t *val)
+{
+    struct acpipm *pm = opaque;
+
+    pthread_mutex_lock(&pm->lock);
+    reply((uint32_t)pm->gpe_enable << 8 | pm->gpe_status, off, size, val);
+    pthread_mutex_unlock(&pm->lock);
+    return 0;
+}
+
+static int gpe_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
+{
+    struct acpipm *pm = opaque;
+
+    pthread_mutex_lock(&pm->lock);
+    for (unsigned i = 0; i < size; i++, val >>= 8) {
+        if (off + i)
+            pm->gpe_enable = (uint8_t)val & GPE_BITS;
+        else
+            pm->gpe_status &= (uint8_t)~val;
     }
     update_locked(pm);
     pthread_mutex_unlock(&pm->lock);
@@ -203,6 +231,7 @@ static int keyboard_write(void *opaque, uint64_t off, unsigned size, uint64_t va
 
 static const struct region_ops event_ops = {event_read, event_write, 1, 2};
 static const struct region_ops control_ops = {control_read, control_write, 1, 2};
+static const struct region_ops gpe_ops = {gpe_read, gpe_write, 1, 2};
 static const struct region_ops timer_ops = {timer_read, timer_write, 1, 4};
 static const struct region_ops reset_ops = {reset_read, reset_write, 1, 4};
 static const struct region_ops keyboard_ops = {keyboard_read, keyboard_write, 1, 1};
@@ -215,6 +244,7 @@ static const struct {
     {PIO_PM1A_EVT, 4, &event_ops, "pm1a-event"},
     {PIO_PM1A_CNT, 2, &control_ops, "pm1a-control"},
     {PIO_PM_TMR, 4, &timer_ops, "pm-timer"},
+    {PIO_GPE0, 2, &gpe_ops, "gpe0"},
     {PIO_RESET - RESET_OFFSET, 4, &reset_ops, "reset"},
     {PIO_PS2_STATUS, 1, &keyboard_ops, "keyboard-reset"},
 };
@@ -233,12 +263,20 @@ void acpipm_power_button(struct acpipm *pm)
     pthread_mutex_unlock(&pm->lock);
 }
 
+void acpipm_generation(struct acpipm *pm)
+{
+    pthread_mutex_lock(&pm->lock);
+    pm->gpe_status |= 1u << GPE_GENERATION;
+    update_locked(pm);
+    pthread_mutex_unlock(&pm->lock);
+}
+
 void acpipm_reset(struct acpipm *pm)
 {
     pthread_mutex_lock(&pm->lock);
     pm->half = timer_ticks(pm) >> 31;
     pm->status = pm->enable = pm->control = 0;
-    pm->reset = 0;
+    pm->reset = pm->gpe_status = pm->gpe_enable = 0;
     update_locked(pm);
     pthread_mutex_unlock(&pm->lock);
 }
@@ -247,7 +285,8 @@ void acpipm_save(struct acpipm *pm, struct acpipm_state *s)
 {
     pthread_mutex_lock(&pm->lock);
     update_locked(pm);
-    *s = (struct acpipm_state){pm->status, pm->enable, pm->control, pm->reset};
+    *s = (struct acpipm_state){pm->status, pm->enable,     pm->control,
+                               pm->reset,  pm->gpe_status, pm->gpe_enable};
     pthread_mutex_unlock(&pm->lock);
 }
 
@@ -259,6 +298,8 @@ void acpipm_load(struct acpipm *pm, const struct acpipm_state *s)
     pm->enable = s->enable & EN_BITS;
     pm->control = s->control & CNT_KEPT;
     pm->reset = s->reset & RESET_KEPT;
+    pm->gpe_status = s->gpe_status & GPE_BITS;
+    pm->gpe_enable = s->gpe_enable & GPE_BITS;
     update_locked(pm);
     pthread_mutex_unlock(&pm->lock);
 }

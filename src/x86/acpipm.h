@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * ACPI fixed hardware: PM1a event and control blocks, PM timer, the reset
+ * ACPI fixed hardware: PM1a event and control blocks, PM timer, eight general-purpose events, the reset
  * register 0xcf9 and the keyboard controller's reset command. Power-off and
  * reset become vm_request().
  */
@@ -28,6 +28,9 @@ void acpipm_load(struct acpipm *pm, const struct acpipm_state *s);
  * no vCPU runs.
  */
 void acpipm_set_pci(struct acpipm *pm, const struct region_ops *ops, void *opaque);
+
+/* The VM generation ID is another one; the guest gets GPE_GENERATION when it wants it. Any thread. */
+void acpipm_generation(struct acpipm *pm);
 
 void acpipm_power_button(struct acpipm *pm); /* any thread */
 

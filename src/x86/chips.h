@@ -67,7 +67,7 @@ struct rtc_state {
 
 struct acpipm_state {
     uint16_t status, enable, control;
-    uint8_t reset;
+    uint8_t reset, gpe_status, gpe_enable;
 };
 
 #endif

@@ -18,6 +18,10 @@
 #define PIO_PM1A_CNT    0x604 /* 2 bytes */
 #define PIO_PM_TMR      0x608 /* 4 bytes, 3.579545 MHz, 32 bits */
 
+#define PIO_GPE0 0x60c /* 2 bytes: status, enable */
+
+#define GPE_GENERATION 0 /* bit of GPE0: the VM generation ID is another one */
+
 #define IRQ_PIT  0
 #define IRQ_COM1 4
 #define IRQ_RTC  8
@@ -33,6 +37,11 @@
 #define MMIO_IOAPIC          0xfec00000ull
 #define MMIO_LAPIC           0xfee00000ull
 #define IOAPIC_PINS          24
+
+/* Firmware's place below 1 MiB: the ACPI tables, and in the last page the VM generation ID, 16 bytes. */
+#define ACPI_TABLES      0xe0000ull
+#define ACPI_TABLES_SIZE 0x1f000ull
+#define ACPI_GENERATION  0xff000ull
 
 #define ACPI_S5_SLP_TYP 5
 #define RESET_VALUE     0x06 /* to PIO_RESET; also the FADT reset value */

@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     if (acpipm_new(&pm, &vm, fake_irq(&sci), NULL) < 0)
         return 0;
     for (unsigned i = 0; i < FUZZ_OPS_MAX && fuzz_next(&data, &len, &op); i++) {
-        uint16_t port = PIO_PM1A_EVT + op.addr % 12;
+        uint16_t port = PIO_PM1A_EVT + op.addr % 14;
 
         if (op.addr >= 0xf0)
             port = op.addr & 1 ? PIO_RESET : PIO_PS2_STATUS;
@@ -36,6 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         default:
             if (op.val % 16 == 0)
                 acpipm_reset(pm);
+            else if (op.val % 16 == 1)
+                acpipm_generation(pm);
             else
                 acpipm_power_button(pm);
         }

@@ -210,11 +210,29 @@ def cut_short():
             disk.unmount()
 
 
+def another_generation():
+    """A stock kernel draws new random numbers in a fork and after a restore, and the original does not."""
+    words = ["--engine", "soft", "-m", "256M", "--kernel", kernel("amd64"), "--initrd", initramfs(),
+             "--append", "console=ttyS0 nokaslr lodge.test=talk"]
+    reseeded = "crng reseeded due to virtual machine fork"
+    with Lodge() as lodge:
+        one, two = lodge.name(), lodge.name()
+        lodge.verb("run", "-q", "-d", "--name", one, *words)
+        lodge.wait_log(one, "talk ready")
+        lodge.verb("snapshot", "-q", one, "tag")
+        lodge.verb("fork", "-q", one, two)
+        lodge.wait_log(two, reseeded)
+        check(reseeded not in lodge.verb("logs", one), "the original took itself for a copy")
+        lodge.verb("restore", "-q", one, "tag")
+        lodge.wait_log(one, reseeded)
+
+
 CASES = [
     Case("saved and gone on with", saved_here, 2, *["soft"] * 4),
     Case("saved and gone on with while it writes to a disk", saved_with_disk),
     Case("snapshot, snapshots and restore", verbs),
     Case("snapshot with a full disk, and cancelled", cut_short),
+    Case("new random numbers after fork and restore", another_generation),
     Case(f"{SNAPSHOTS} snapshots and restores", again_and_again),
     Case("saved under one engine, gone on with by the other, nested", saved_nested, 1, "kvm", "soft",
          "kvm"),

@@ -16,7 +16,7 @@
 #include "x86/platform.h"
 
 #define AREA     0xe0000u
-#define AREA_END 0x100000u
+#define AREA_END 0xff000u /* the page of the generation ID is none of the tables' */
 
 struct tables {
     struct mem mem;
@@ -111,6 +111,9 @@ static void test_fixed_hardware(void **state)
     assert_int_equal(get(f + 56, 4), PIO_PM1A_EVT);
     assert_int_equal(get(f + 64, 4), PIO_PM1A_CNT);
     assert_int_equal(get(f + 76, 4), PIO_PM_TMR);
+    assert_int_equal(get(f + 80, 4), PIO_GPE0);
+    assert_int_equal(f[92], 2);
+    assert_int_equal(get(f + 84, 4), 0); /* no second block of events */
     assert_int_equal(f[88], 4);
     assert_int_equal(f[89], 2);
     assert_int_equal(f[91], 4);
@@ -127,6 +130,7 @@ static void test_fixed_hardware(void **state)
     assert_gas(f + 148, 32, 2, PIO_PM1A_EVT);
     assert_gas(f + 172, 16, 2, PIO_PM1A_CNT);
     assert_gas(f + 208, 32, 3, PIO_PM_TMR);
+    assert_gas(f + 220, 16, 1, PIO_GPE0);
     assert_memory_equal(tb.facs, "FACS", 4);
     assert_int_equal(get(tb.facs + 4, 4), 64);
     assert_int_equal(tb.facs[32], 2);
@@ -180,7 +184,7 @@ static void check_madt(const uint8_t *madt, unsigned cpus)
 /* What the AML reader saw. */
 struct seen {
     unsigned processors, devices;
-    bool com1, rtc, pci, board, s5;
+    bool com1, rtc, pci, board, s5, generation, event;
 };
 
 static size_t pkg_length(const uint8_t *p, size_t *len)
@@ -337,6 +341,33 @@ static void check_prt(const uint8_t *p)
     assert_ptr_equal(e, p + 1 + len);
 }
 
+/* A device by its _CID, with the address of 16 bytes that no table lies in. */
+static void check_generation(const uint8_t *p, const uint8_t *end, struct seen *seen)
+{
+    static const char cid[] = "\x08_CID\x0dVM_Gen_Counter", ddn[] = "\x08_DDN\x0dVM_Gen_Counter";
+    static const uint8_t addr[] = {0x08, 'A',  'D', 'D',  'R',  0x12, 0x08,
+                                   2,    0x0c, 0,   0xf0, 0x0f, 0,    0};
+
+    assert_memory_equal(p + 4, "\x08_HID\x0dLDGE0001", 15);
+    assert_memory_equal(p + 19, cid, sizeof(cid));
+    assert_memory_equal(p + 19 + sizeof(cid), ddn, sizeof(ddn));
+    assert_memory_equal(p + 19 + sizeof(cid) + sizeof(ddn), addr, sizeof(addr));
+    assert_ptr_equal(p + 19 + sizeof(cid) + sizeof(ddn) + sizeof(addr), end);
+    seen->generation = true;
+}
+
+/* Method(\\_GPE._E00) { Notify(\\_SB.VGEN, 0x80) } */
+static void check_event(const uint8_t *p, const uint8_t *end, struct seen *seen)
+{
+    static const uint8_t body[] = {'\\', '_', 'G', 'P',  'E',  0x14, 0x13, '_', 'E',
+                                   '0',  '0', 0,   0x86, '\\', 0x2e, '_',  'S', 'B',
+                                   '_',  'V', 'G', 'E',  'N',  0x0a, 0x80};
+
+    assert_int_equal(end - p, sizeof(body));
+    assert_memory_equal(p, body, sizeof(body));
+    seen->event = true;
+}
+
 static void check_device(const uint8_t *p, const uint8_t *end, struct seen *seen)
 {
     const uint8_t *name = p, *hid = NULL, *uid = NULL, *crs = NULL, *prt = NULL;
@@ -401,7 +432,10 @@ static void check_scope(const uint8_t *p, const uint8_t *end, struct seen *seen)
         assert_int_equal(p[1], 0x82);
         n = pkg_length(p + 2, &len);
         assert_true(len <= (size_t)(end - p - 2));
-        check_device(p + 2 + n, p + 2 + len, seen);
+        if (!memcmp(p + 2 + n, "VGEN", 4))
+            check_generation(p + 2 + n, p + 2 + len, seen);
+        else
+            check_device(p + 2 + n, p + 2 + len, seen);
         p += 2 + len;
     }
     assert_ptr_equal(p, end);
@@ -424,12 +458,16 @@ static void check_dsdt(const uint8_t *dsdt, unsigned cpus)
 
             assert_int_equal(p[0], 0x10);
             assert_true(len <= (size_t)(end - p - 1));
-            check_scope(p + 1 + n, p + 1 + len, &seen);
+            if (!memcmp(p + 1 + n, "\\_GPE", 5))
+                check_event(p + 1 + n, p + 1 + len, &seen);
+            else
+                check_scope(p + 1 + n, p + 1 + len, &seen);
             p += 1 + len;
         }
     }
     assert_ptr_equal(p, end);
     assert_true(seen.s5 && seen.com1 && seen.rtc && seen.pci && seen.board);
+    assert_true(seen.generation && seen.event);
     assert_int_equal(seen.processors, cpus);
     assert_int_equal(seen.devices, cpus + 4);
 }

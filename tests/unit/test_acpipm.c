@@ -8,6 +8,7 @@
 
 #include "fake_pc.h"
 #include "x86/acpipm.h"
+#include "x86/chips.h"
 #include "x86/platform.h"
 
 #define EVT_STS PIO_PM1A_EVT
@@ -54,6 +55,32 @@ static void test_power_button(void **state)
     out(EVT_STS, 2, 0x100);
     assert_false(sci.level);
     assert_int_equal(in(EVT_STS, 4), 0x100 << 16);
+}
+
+static void test_generation(void **state)
+{
+    struct acpipm_state saved;
+
+    acpipm_generation(pm);
+    assert_int_equal(in(PIO_GPE0, 2), 1);
+    assert_false(sci.level);
+    out(PIO_GPE0 + 1, 1, 0xff); /* there is one event */
+    assert_int_equal(in(PIO_GPE0, 2), 0x101);
+    assert_true(sci.level);
+    acpipm_save(pm, &saved);
+    out(PIO_GPE0, 1, 0xfe); /* other bits leave it */
+    assert_true(sci.level);
+    out(PIO_GPE0, 1, 1);
+    assert_false(sci.level);
+    assert_int_equal(in(PIO_GPE0, 2), 0x100);
+    out(PIO_GPE0, 2, 0x0001);
+    assert_int_equal(in(PIO_GPE0, 2), 0);
+    acpipm_load(pm, &saved);
+    assert_true(sci.level);
+    assert_int_equal(in(PIO_GPE0, 2), 0x101);
+    acpipm_reset(pm);
+    assert_false(sci.level);
+    assert_int_equal(in(PIO_GPE0, 2), 0);
 }
 
 static void test_event_bytes(void **state)
@@ -164,6 +191,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_power_button, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_generation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_event_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sci_enable_reads_one, setup, teardown),
         cmocka_unit_test_setup_teardown(test_power_off, setup, teardown),

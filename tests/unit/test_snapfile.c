@@ -194,7 +194,7 @@ static void hostile_files_are_refused(void **state)
         const char *why;
     } table[] = {
         {0, 'X', "this is no saved state"},
-        {8, 2, "version 2"},
+        {8, 3, "version 3"},
         {12, 4, "cut off"},           /* sections */
         {12, 2, "behind its last"},   /* fewer than there are */
         {13, 0xff, "too many"},       /* many more */
