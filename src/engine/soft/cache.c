@@ -320,10 +320,12 @@ static const struct block *block_up_to(const struct cache *k, const uint8_t *pc)
 
 static void entry_redirect(struct cache *k, const uint8_t *entry, const uint8_t *to)
 {
-    uint64_t *w = (uint64_t *)(k->rw + (entry - k->rx)), v = __atomic_load_n(w, __ATOMIC_RELAXED);
+    size_t at = (size_t)(entry - k->rx);
+    uint64_t *w = (uint64_t *)(k->rw + (at & ~7ull)), v = __atomic_load_n(w, __ATOMIC_RELAXED);
     uint64_t jmp = 0xe9 | (uint64_t)(uint32_t)(to - (entry + 5)) << 8;
+    unsigned shift = 8 * (at & 7);
 
-    __atomic_store_n(w, (v & ~0xffffffffffull) | jmp, __ATOMIC_RELEASE);
+    __atomic_store_n(w, (v & ~(0xffffffffffull << shift)) | jmp << shift, __ATOMIC_RELEASE);
 }
 
 #define REPLACE_MAX 8

@@ -211,15 +211,30 @@ static inline void emit_align(struct emit *e, unsigned to)
         emit_8(e, 0x90);
 }
 
-/* A NOP at an 8-byte boundary, of 5 or 8 bytes: an entry that can be turned into a jump by one store. */
-static inline const uint8_t *emit_entry(struct emit *e, unsigned bytes)
+#define ENTRY_LEN   5
+#define IN_QUADWORD 3 /* where in an aligned quadword an entry may begin at most */
+
+/* A NOP that lies in one aligned quadword: an entry that can be turned into a jump by one store. */
+static inline const uint8_t *emit_entry(struct emit *e)
 {
     const uint8_t *entry;
+    unsigned at = (uintptr_t)e->p & 7;
 
-    emit_nops(e, -(uintptr_t)e->p & 7);
+    emit_nops(e, at > IN_QUADWORD ? 8 - at : 0);
     entry = emit_here(e);
-    emit_nops(e, bytes);
+    emit_nops(e, ENTRY_LEN);
     return entry;
+}
+
+/* Fill up, so that neither an entry here nor one behind it and `between` bytes more needs to be moved. */
+static inline void emit_entries_align(struct emit *e, unsigned between)
+{
+    for (;; emit_8(e, 0x90)) {
+        unsigned at = (uintptr_t)e->p & 7;
+
+        if (at <= IN_QUADWORD && ((at + ENTRY_LEN + between) & 7) <= IN_QUADWORD)
+            return;
+    }
 }
 
 /* rorx reg, src, by */
@@ -233,6 +248,9 @@ static inline void emit_rorx(struct emit *e, unsigned reg, unsigned src, unsigne
     emit_8(e, by);
 }
 
+#define FLAGS_SAVE_LEN 18
+#define FLAGS_LOAD_LEN 17
+
 /* Guest flags from EFLAGS to lazy_flags; T0 is lost. EFLAGS keep their value. */
 static inline void emit_flags_save(struct emit *e)
 {
@@ -241,7 +259,6 @@ static inline void emit_flags_save(struct emit *e)
     emit_8(e, 0x0f); /* seto al */
     emit_8(e, 0x90);
     emit_8(e, 0xc0);
-    emit_8(e, 0x66); /* mov gs:lazy_flags, ax */
     emit_gs(e, false, 0x89, X86_RAX, CPU_OFF(lazy_flags));
     emit_mov(e, X86_RAX, T0);
 }
@@ -250,11 +267,40 @@ static inline void emit_flags_save(struct emit *e)
 static inline void emit_flags_load(struct emit *e)
 {
     emit_mov(e, T0, X86_RAX);
-    emit_gs(e, false, 0x0fb7, X86_RAX, CPU_OFF(lazy_flags)); /* movzx eax, word */
-    emit_8(e, 0x04);                                         /* add al, 0x7f: OF from bit 0 */
+    emit_gs(e, false, 0x8b, X86_RAX, CPU_OFF(lazy_flags));
+    emit_8(e, 0x04); /* add al, 0x7f: OF from bit 0 */
     emit_8(e, 0x7f);
     emit_8(e, 0x9e); /* sahf */
     emit_mov(e, X86_RAX, T0);
+}
+
+/* A conditional jump of at most 127 bytes forward: where its displacement goes, for emit_patch_short. */
+static inline uint8_t *emit_jcc_short(struct emit *e, unsigned cc)
+{
+    emit_8(e, 0x70 | cc);
+    emit_8(e, 0);
+    return e->p - 1;
+}
+
+static inline void emit_patch_short(struct emit *e, uint8_t *disp)
+{
+    *disp = (uint8_t)(e->p - (disp + 1));
+}
+
+/* RSP += by, EFLAGS kept or not. */
+static inline void emit_rsp_add(struct emit *e, int32_t by, bool keep_flags)
+{
+    if (keep_flags) {
+        emit_lea(e, X86_RSP, X86_RSP, INSN_NOREG, 1, by);
+        return;
+    }
+    emit_8(e, 0x48);
+    emit_8(e, by == (int8_t)by ? 0x83 : 0x81);
+    emit_8(e, 0xc0 | X86_RSP);
+    if (by == (int8_t)by)
+        emit_8(e, (uint8_t)by);
+    else
+        emit_32(e, (uint32_t)by);
 }
 
 /* soft_cpu.page_va = the page of the address in T0, which is lost, as are EFLAGS. */

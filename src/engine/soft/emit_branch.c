@@ -42,14 +42,14 @@ static void emit_probe(struct translation *t)
     emit_8(e, 0x69);
     emit_8(e, 0xc0 | (T1 & 7) << 3 | (T0 & 7));
     emit_32(e, JC_HASH);
-    emit_8(e, 0x41); /* shr T1d, JC_SHIFT */
+    emit_8(e, 0x41); /* shr T1d, JC_SHIFT + 4 */
     emit_8(e, 0xc1);
     emit_8(e, 0xe8 | (T1 & 7));
-    emit_8(e, JC_SHIFT);
-    emit_8(e, 0x41); /* and T1d, mask */
-    emit_8(e, 0x81);
+    emit_8(e, JC_SHIFT + 4);
+    emit_8(e, 0x41); /* shl T1d, 4 */
+    emit_8(e, 0xc1);
     emit_8(e, 0xe0 | (T1 & 7));
-    emit_32(e, (JC_ENTRIES - 1) << 4);
+    emit_8(e, 4);
     emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
     emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
     stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
@@ -82,26 +82,31 @@ static bool is_linkable(const struct translation *t, int64_t target)
     return target >= 0 && target < (int64_t)PAGE_SIZE;
 }
 
+/* EFLAGS are about to be lost: only `live` ones are needed from here on. */
+static void leave_flags(struct translation *t, uint16_t live)
+{
+    if (t->flags == FLAGS_HOST && live) {
+        emit_flags_save(&t->e);
+        t->flags = FLAGS_MEM;
+    } else if (t->flags == FLAGS_HOST) {
+        t->flags = FLAGS_DEAD;
+    }
+}
+
 void emit_goto(struct translation *t, int64_t target, uint16_t live, bool backward)
 {
     struct emit *e = &t->e;
 
-    if (!live && t->flags != FLAGS_MEM)
-        t->flags = FLAGS_DEAD;
     if (!is_linkable(t, target)) {
-        if (t->flags == FLAGS_HOST) {
-            emit_flags_save(e);
-            t->flags = FLAGS_MEM;
-        }
+        leave_flags(t, live);
         emit_code_address(t, target);
         emit_probe(t);
         return;
     }
+    if (!live && t->flags != FLAGS_MEM)
+        t->flags = FLAGS_DEAD;
     if (backward) {
-        if (t->flags == FLAGS_HOST) {
-            emit_flags_save(e);
-            t->flags = FLAGS_MEM;
-        }
+        leave_flags(t, live);
         emit_gs(e, false, 0x83, 7, CPU_OFF(exit_request)); /* cmp dword gs:exit_request, 0 */
         emit_8(e, 0);
         stub_add(t, STUB_EXIT, emit_jcc_fwd(e, 5), exit_arg(EXIT_NEXT, target))->page =
@@ -131,23 +136,23 @@ void emit_branch(struct translation *t)
     bool backward = target <= t->off[t->cur];
     enum flags_at after;
     int8_t slot;
-    uint8_t *skip;
+    uint8_t *skip; /* what is skipped is shorter than 127 bytes in every case */
 
     flags_to_host(t);
     if (!backward && is_linkable(t, target)) {
         emit_chained(t, (int)condition(in), target);
         return;
     }
-    skip = emit_jcc_fwd(&t->e, condition(in) ^ 1);
+    skip = emit_jcc_short(&t->e, condition(in) ^ 1);
     after = t->flags;
     slot = t->t1_slot;
     emit_goto(t, target, t->taken_live, backward);
     t->flags = after;
     t->t1_slot = slot; /* the other way has not been gone */
-    emit_patch(&t->e, skip);
+    emit_patch_short(&t->e, skip);
 }
 
-/* Push the return address; the target, if indirect, waits in tmp[1]. */
+/* Push the return address, which T0 holds then; the target, if indirect, waits in tmp[1]. */
 static void emit_push_return(struct translation *t)
 {
     const struct insn *in = &t->in[t->cur];
@@ -156,7 +161,22 @@ static void emit_push_return(struct translation *t)
 
     emit_code_address(t, t->off[t->cur] + in->len);
     emit_rm(e, true, 0x89, T0, at.base, at.index, 1, at.disp);
-    emit_lea(e, X86_RSP, X86_RSP, INSN_NOREG, 1, -8);
+    emit_rsp_add(e, -8, t->flags == FLAGS_HOST);
+}
+
+static void emit_call(struct translation *t, int64_t target, bool backward)
+{
+    int64_t back = (int64_t)t->off[t->cur] + t->in[t->cur].len;
+
+    if (t->fixed || is_linkable(t, target)) {
+        emit_push_return(t);
+        emit_goto(t, target, t->taken_live, backward);
+        return;
+    }
+    leave_flags(t, t->taken_live);
+    emit_push_return(t);
+    emit_lea(&t->e, T0, T0, INSN_NOREG, 1, (int32_t)(target - back));
+    emit_probe(t);
 }
 
 /* Target operand of an indirect branch into T0. */
@@ -184,8 +204,7 @@ static void emit_ret(struct translation *t)
 
     flags_keep(t);
     emit_rm(&t->e, true, 0x8b, T0, at.base, at.index, 1, at.disp);
-    emit_lea(&t->e, X86_RSP, X86_RSP, INSN_NOREG, 1,
-             8 + (int32_t)(in->nopnd ? in->imm & 0xffff : 0));
+    emit_rsp_add(&t->e, 8 + (int32_t)(in->nopnd ? in->imm & 0xffff : 0), false);
     emit_probe(t);
 }
 
@@ -206,8 +225,7 @@ void emit_end(struct translation *t, enum insn_class k)
         emit_probe(t);
         break;
     case CLASS_CALL:
-        emit_push_return(t);
-        emit_goto(t, target, t->taken_live, backward);
+        emit_call(t, target, backward);
         break;
     case CLASS_CALL_IND:
         emit_branch_operand(t);

@@ -165,7 +165,7 @@ static void emit_push(struct translation *t)
         emit_mov_at(t, 0xc7, 0, &at);
         emit_32(e, (uint32_t)in->imm);
     }
-    emit_lea(e, X86_RSP, X86_RSP, INSN_NOREG, 1, -8);
+    emit_rsp_add(e, -8, t->flags == FLAGS_HOST);
 }
 
 static void emit_pop(struct translation *t)
@@ -178,7 +178,7 @@ static void emit_pop(struct translation *t)
         return;
     if (reg == T0 || reg == T1)
         emit_store(&t->e, GPR_OFF(reg), reg);
-    emit_lea(&t->e, X86_RSP, X86_RSP, INSN_NOREG, 1, 8);
+    emit_rsp_add(&t->e, 8, t->flags == FLAGS_HOST);
 }
 
 static void emit_leave(struct translation *t)

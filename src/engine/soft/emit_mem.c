@@ -204,7 +204,7 @@ static struct loc collapse_into(struct translation *t, unsigned into)
     return (struct loc){(uint8_t)into, INSN_NOREG, 0};
 }
 
-/* Open the current instruction's window: one check for all its accesses, then T0 = host minus guest address. */
+/* Open the current instruction's window: one check for all its accesses, then T1 = host minus guest address. */
 static void window_open(struct translation *t, const struct window *w)
 {
     struct emit *e = &t->e;
@@ -213,10 +213,10 @@ static void window_open(struct translation *t, const struct window *w)
 
     emit_check(t, &ea, (unsigned)(w->hi - w->lo), w->acc);
     s->arg = (uint32_t)EXIT_CAREFUL << EXIT_KIND_SHIFT | t->off[t->cur];
-    emit_lea(e, T0, T1, T0, 1, -w->lo);
-    emit_rr(e, 0x29, T0, w->base); /* sub T0, base */
+    emit_lea(e, T1, T1, T0, 1, -w->lo);
+    emit_rr(e, 0x29, T1, w->base); /* sub T1, base */
     if (w->kept)
-        emit_store(e, CPU_OFF(window[w->slot]), T0);
+        emit_store(e, CPU_OFF(window[w->slot]), T1);
 }
 
 /* Only a base register that is where the guest has it, and a displacement? */
@@ -301,7 +301,6 @@ struct loc emit_locate(struct translation *t, const struct ea *ea, unsigned size
     }
     if (opens) {
         window_open(t, w);
-        emit_mov(&t->e, T1, T0);
         t->t1_slot = (int8_t)w->slot;
     }
     if (flags && t->flags == FLAGS_MEM)

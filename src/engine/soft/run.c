@@ -62,7 +62,7 @@ void flags_to_lazy(struct soft_cpu *c)
 
 void flags_from_lazy(struct soft_cpu *c)
 {
-    uint16_t l = c->lazy_flags;
+    uint16_t l = (uint16_t)c->lazy_flags;
 
     c->st.rflags =
         (c->st.rflags & ~(uint64_t)X86_ARITH) | (l >> 8 & 0xd5) | (uint64_t)(l & 1) << 11;

@@ -122,7 +122,8 @@ struct soft_cpu {
     uint32_t exit_arg;        /* why translated code was left: cache.h */
     uint32_t exit_record;     /* with EXIT_RECORD: which */
     uint64_t host_rsp;
-    uint16_t lazy_flags;           /* AH of LAHF in the high byte, OF in bit 0 */
+    uint32_t
+        lazy_flags; /* AH of LAHF in bits 8 to 15, OF in bit 0; the upper half is of no meaning */
     _Atomic uint32_t exit_request; /* leave translated code at the next poll */
     uint8_t fpu_live;              /* guest vector state is in host registers */
     uint8_t fpu_ok;                /* fpu_live, and CR0/CR4/XCR0/MXCSR let SIMD code run natively */

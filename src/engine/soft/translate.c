@@ -265,19 +265,21 @@ static void emit_entries(struct translation *t, struct block *b)
     struct emit *e = &t->e;
 
     if (t->live_in && !reads_flags(t)) {
-        b->entry_host = emit_entry(e, 5);
+        emit_entries_align(e, FLAGS_SAVE_LEN);
+        b->entry_host = emit_entry(e);
         emit_flags_save(e);
-        b->entry_mem = emit_entry(e, 5);
+        b->entry_mem = emit_entry(e);
         t->flags = FLAGS_MEM;
         return;
     }
-    b->entry_mem = emit_entry(e, t->live_in ? 5 : 8);
+    emit_entries_align(e, t->live_in ? FLAGS_LOAD_LEN : 0);
+    b->entry_mem = emit_entry(e);
     t->flags = FLAGS_DEAD;
     if (t->live_in) {
         emit_flags_load(e);
         t->flags = FLAGS_HOST;
     }
-    b->entry_host = emit_entry(e, 5);
+    b->entry_host = emit_entry(e);
 }
 
 /* Entries, instructions, the way out. */
@@ -379,14 +381,14 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->peeked = t.peeked;
     emit_body(&t, b, rec, end);
     b->code_len = (uint32_t)(emit_here(&t.e) - b->code);
-    k->used = ALIGN_UP(k->used + b->code_len, 16);
+    k->used += b->code_len;
     t.e.p = k->rw + k->cold_used;
     for (unsigned i = 0; i < t.nstubs; i++)
         emit_stub(&t, k, &t.stubs[i]);
     killed = record_add(&t, (uint32_t)EXIT_KILLED << EXIT_KIND_SHIFT | t.start, b->code, 0);
     b->stub_mem = emit_block_stub(&t, killed, k->glue.record_mem);
     b->stub_host = emit_block_stub(&t, killed, k->glue.record_host);
-    k->cold_used = ALIGN_UP((size_t)(t.e.p - k->rw), 16);
+    k->cold_used = (size_t)(t.e.p - k->rw);
     k->nrecover += t.ninsn;
     atomic_store_explicit(&k->nblocks, (size_t)(b - k->blocks) + 1, memory_order_release);
     return b;
