@@ -113,20 +113,30 @@ enum exit_kind {
 #define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
 #define EXIT_BRANCH   (1u << 21) /* with RIP: the offset is that of the branch */
 
+/* In exit_record.arg, what is to be done there: leave with the flags in EFLAGS or in lazy_flags, or see first. */
+#define EXIT_WAY_SHIFT 24
+enum exit_way {
+    WAY_HOST,
+    WAY_MEM,
+    WAY_PROBE, /* for r11 in the jump cache's second table; flags are in lazy_flags */
+    WAY_READ, /* soft TLB misses: r11 is the address with the tag XORed in, r10 the entry, but for its */
+    WAY_WRITE, /* lowest four bits, less the table's offset. Flags are in lazy_flags or dead */
+};
+
 static inline enum exit_kind exit_kind_of(uint32_t arg)
 {
     return (enum exit_kind)(arg >> EXIT_KIND_SHIFT & 0xff);
 }
 
+#define STUBS_TOGETHER                                                                             \
+    16 /* four bits of r10: at a miss the others are the soft TLB entry's address */
+
 /* Common code, generated once at the start of the cache. */
 struct glue {
     void (*enter)(struct soft_cpu *c, const uint8_t *code);
-    const uint8_t *exit_mem, *exit_host;     /* jump here with exit_arg set */
-    const uint8_t *record_mem, *record_host; /* the same, r11 being the number of an exit_record */
-    /* Soft TLB misses. r11: address, r10: the exit_record, which says what to do if filling is no use. */
-    const uint8_t *miss_read, *miss_write;
-    /* Target in r11 that the jump cache's first table does not have. r10: the exit_record. Flags in lazy_flags. */
-    const uint8_t *probe;
+    const uint8_t *exit_mem, *exit_host; /* jump here with exit_arg set */
+    /* The same as a record says: the one that is soft_cpu.exit_record and the lowest four bits of r10 on. */
+    const uint8_t *stub;
     /* One instruction. r11: struct insn or NULL, r10: where to go on, exit_arg: offset. Flags in lazy_flags. */
     const uint8_t *interp;
 };

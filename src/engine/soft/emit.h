@@ -179,11 +179,16 @@ static inline uint8_t *emit_jcc_fwd(struct emit *e, unsigned cc)
     return e->p - 4;
 }
 
-static inline void emit_patch(struct emit *e, uint8_t *disp)
+static inline void emit_patch_to(struct emit *e, uint8_t *disp, const uint8_t *to)
 {
-    uint32_t rel = (uint32_t)(e->p - (disp + 4));
+    uint32_t rel = (uint32_t)(to - (disp + 4 + e->to_rx));
 
     memcpy(disp, &rel, 4);
+}
+
+static inline void emit_patch(struct emit *e, uint8_t *disp)
+{
+    emit_patch_to(e, disp, emit_here(e));
 }
 
 /* One NOP of up to 8 bytes (SDM volume 2, NOP). */
@@ -251,14 +256,20 @@ static inline void emit_rorx(struct emit *e, unsigned reg, unsigned src, unsigne
 #define FLAGS_SAVE_LEN 18
 #define FLAGS_LOAD_LEN 17
 
-/* Guest flags from EFLAGS to lazy_flags; T0 is lost. EFLAGS keep their value. */
-static inline void emit_flags_save(struct emit *e)
+/* EAX = EFLAGS in the form of lazy_flags. */
+static inline void emit_flags_take(struct emit *e)
 {
-    emit_mov(e, T0, X86_RAX);
     emit_8(e, 0x9f); /* lahf */
     emit_8(e, 0x0f); /* seto al */
     emit_8(e, 0x90);
     emit_8(e, 0xc0);
+}
+
+/* Guest flags from EFLAGS to lazy_flags; T0 is lost. EFLAGS keep their value. */
+static inline void emit_flags_save(struct emit *e)
+{
+    emit_mov(e, T0, X86_RAX);
+    emit_flags_take(e);
     emit_gs(e, false, 0x89, X86_RAX, CPU_OFF(lazy_flags));
     emit_mov(e, X86_RAX, T0);
 }

@@ -169,7 +169,6 @@ void emit_check(struct translation *t, const struct ea *ea, unsigned size, enum 
     emit_32(e, (uint32_t)(PAGE_SIZE - size));
     s = stub_add(t, STUB_MISS, emit_jcc_fwd(e, 7), EXIT_INTERP << EXIT_KIND_SHIFT | t->off[t->cur]);
     s->retry = retry;
-    s->ea = *ea;
     s->acc = acc;
     emit_rm(e, true, 0x8b, T1, T1, INSN_NOREG, 1, table + 8); /* mov T1, [T1 + table + 8] */
 }

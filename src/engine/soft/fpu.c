@@ -122,13 +122,13 @@ FPU_BARE const uint8_t *code_interp(struct soft_cpu *c, const struct insn *in, c
     return to;
 }
 
-FPU_BARE const uint8_t *code_miss(struct soft_cpu *c, gva_t va, enum mem_access acc,
-                                  uint32_t record)
+FPU_BARE const uint8_t *code_miss(struct soft_cpu *c, uint64_t xored, enum mem_access acc,
+                                  uint32_t record, uint64_t entry)
 {
     const uint8_t *to;
 
     code_ends(c);
-    to = soft_miss(c, va, acc, record);
+    to = soft_miss(c, xored, acc, record, entry);
     code_begins(c);
     return to;
 }

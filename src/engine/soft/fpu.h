@@ -35,7 +35,8 @@
 #if FPU_IN_CODE_ONLY
 void soft_enter(struct soft_cpu *c, const uint8_t *code);
 const uint8_t *code_interp(struct soft_cpu *c, const struct insn *in, const uint8_t *next);
-const uint8_t *code_miss(struct soft_cpu *c, gva_t va, enum mem_access acc, uint32_t record);
+const uint8_t *code_miss(struct soft_cpu *c, uint64_t xored, enum mem_access acc, uint32_t record,
+                         uint64_t entry);
 #else
 static inline void soft_enter(struct soft_cpu *c, const uint8_t *code)
 {

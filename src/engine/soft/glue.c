@@ -105,23 +105,18 @@ static const uint8_t *make_interp(struct emit *e, const uint8_t *leave)
 static const uint8_t clobbered[] = {X86_RAX, X86_RCX, X86_RDX, X86_RSI,
                                     X86_RDI, X86_R8,  X86_R9,  X86_RSP};
 
-/*
- * A soft TLB miss: r11 holds the address, r10 the exit_record. Flags are lost (the caller saved them if they matter).
- * soft_miss says where to go on.
- */
-static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8_t *exit_mem)
+/* A soft TLB miss: soft_miss says where to go on. */
+static void make_miss(struct emit *e, enum mem_access acc, const uint8_t *exit_mem)
 {
-    const uint8_t *start;
     uint8_t *fail;
 
-    emit_align(e, 16);
-    start = emit_here(e);
     for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
         emit_store(e, GPR_OFF(clobbered[i]), clobbered[i]);
     emit_mov(e, X86_RSI, T0);
     emit_8(e, 0xba); /* mov edx, acc */
     emit_32(e, acc);
-    emit_mov(e, X86_RCX, T1);
+    emit_gs(e, false, 0x8b, X86_RCX, CPU_OFF(exit_record));
+    emit_mov(e, X86_R8, T1);
     emit_host_call(e, (uintptr_t)code_miss);
     emit_store(e, CPU_OFF(tmp[3]), X86_RAX);
     emit_rr(e, 0x85, X86_RAX, X86_RAX); /* test rax, rax */
@@ -131,32 +126,14 @@ static const uint8_t *make_miss(struct emit *e, enum mem_access acc, const uint8
     emit_gs(e, false, 0xff, 4, CPU_OFF(tmp[3])); /* jmp gs:tmp[3] */
     emit_patch(e, fail);
     emit_jmp(e, exit_mem);
-    return start;
 }
 
-/* Leave as the record in r11 says. */
-static const uint8_t *make_record(struct emit *e, const uint8_t *exit)
-{
-    const uint8_t *start;
-
-    emit_align(e, 16);
-    start = emit_here(e);
-    emit_gs(e, false, 0x89, T0, CPU_OFF(exit_record));
-    emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT);
-    emit_jmp(e, exit);
-    return start;
-}
-
-/* A target the first table does not have: the jump cache's second table, then out as the record in r10 says. */
-static const uint8_t *make_probe(struct emit *e, const uint8_t *exit_mem)
+/* A target the first table does not have: the jump cache's second table. */
+static void make_probe(struct emit *e, const uint8_t *exit_mem)
 {
     const int32_t second = JC_ENTRIES * (int32_t)sizeof(struct jc_entry);
-    const uint8_t *start;
     uint8_t *miss;
 
-    emit_align(e, 16);
-    start = emit_here(e);
-    emit_gs(e, false, 0x89, T1, CPU_OFF(exit_record));
     emit_8(e, 0x45); /* mov T1d, T0d */
     emit_8(e, 0x89);
     emit_8(e, 0xc0 | (T0 & 7) << 3 | (T1 & 7));
@@ -173,6 +150,72 @@ static const uint8_t *make_probe(struct emit *e, const uint8_t *exit_mem)
     emit_store(e, CPU_OFF(st.rip), T0);
     emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT);
     emit_jmp(e, exit_mem);
+}
+
+/* exit_record and the way it says, which becomes T0. EFLAGS and both temporaries are kept in tmp[2], tmp[4] and tmp[5]. */
+static void emit_find_way(struct emit *e, const struct exit_record *exits)
+{
+    emit_store(e, CPU_OFF(tmp[4]), T0);
+    emit_store(e, CPU_OFF(tmp[5]), T1);
+    emit_mov(e, T0, X86_RAX);
+    emit_flags_take(e);
+    emit_store(e, CPU_OFF(tmp[2]), X86_RAX);
+    emit_mov(e, X86_RAX, T0);
+    emit_8(e, 0x41); /* and T1d, 15 */
+    emit_8(e, 0x83);
+    emit_8(e, 0xe0 | (T1 & 7));
+    emit_8(e, STUBS_TOGETHER - 1);
+    emit_gs(e, false, 0x03, T1, CPU_OFF(exit_record));
+    emit_gs(e, false, 0x89, T1, CPU_OFF(exit_record));
+    emit_8(e, 0x49); /* mov T0, imm64 */
+    emit_8(e, 0xb8 | (T0 & 7));
+    emit_64(e, (uintptr_t)&exits->arg + EXIT_WAY_SHIFT / 8);
+    emit_lea(e, T1, T1, T1, 1, 0); /* twice the number */
+    emit_8(e, 0x47);               /* movzx T0d, byte [T0 + T1 * 8] */
+    emit_8(e, 0x0f);
+    emit_8(e, 0xb6);
+    emit_ea(e, T0, T0, T1, 8, 0);
+    _Static_assert(sizeof(*exits) == 16, "twice eight");
+}
+
+static uint8_t *emit_way(struct emit *e, enum exit_way way)
+{
+    emit_8(e, 0x41); /* cmp T0d, way */
+    emit_8(e, 0x83);
+    emit_8(e, 0xf8 | (T0 & 7));
+    emit_8(e, way);
+    return emit_jcc_fwd(e, 4);
+}
+
+/* What all stubs of blocks lead to. */
+static const uint8_t *make_stub(struct emit *e, const struct cache *k)
+{
+    uint8_t *probe, *read, *write, *mem;
+    const uint8_t *start;
+
+    emit_align(e, 16);
+    start = emit_here(e);
+    emit_find_way(e, k->exits);
+    probe = emit_way(e, WAY_PROBE);
+    read = emit_way(e, WAY_READ);
+    write = emit_way(e, WAY_WRITE);
+    mem = emit_way(e, WAY_MEM);
+    emit_load(e, T0, CPU_OFF(tmp[2]));
+    emit_gs(e, false, 0x89, T0, CPU_OFF(lazy_flags));
+    emit_patch(e, mem);
+    emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT);
+    emit_jmp(e, k->glue.exit_mem);
+    emit_patch(e, probe);
+    emit_load(e, T0, CPU_OFF(tmp[4]));
+    make_probe(e, k->glue.exit_mem);
+    emit_patch(e, read);
+    emit_load(e, T0, CPU_OFF(tmp[4]));
+    emit_load(e, T1, CPU_OFF(tmp[5]));
+    make_miss(e, ACC_READ, k->glue.exit_mem);
+    emit_patch(e, write);
+    emit_load(e, T0, CPU_OFF(tmp[4]));
+    emit_load(e, T1, CPU_OFF(tmp[5]));
+    make_miss(e, ACC_WRITE, k->glue.exit_mem);
     return start;
 }
 
@@ -192,11 +235,7 @@ void glue_make(struct soft_vm *svm)
     leave = emit_here(&e);
     make_leave(&e);
     k->glue.interp = make_interp(&e, leave);
-    k->glue.record_host = make_record(&e, k->glue.exit_host);
-    k->glue.record_mem = make_record(&e, k->glue.exit_mem);
-    k->glue.probe = make_probe(&e, k->glue.exit_mem);
-    k->glue.miss_read = make_miss(&e, ACC_READ, k->glue.exit_mem);
-    k->glue.miss_write = make_miss(&e, ACC_WRITE, k->glue.exit_mem);
+    k->glue.stub = make_stub(&e, k);
     k->cold_used = CACHE_COLD;
     k->glue_end = k->used = ALIGN_UP((size_t)(e.p - k->rw), 64);
 }

@@ -294,12 +294,19 @@ const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, con
     return j->code;
 }
 
-const uint8_t *soft_miss(struct soft_cpu *c, gva_t va, enum mem_access acc, uint32_t record)
+const uint8_t *soft_miss(struct soft_cpu *c, uint64_t xored, enum mem_access acc, uint32_t record,
+                         uint64_t entry)
 {
     const struct cache *k = &c->svm->cache;
     const struct exit_record *x = &k->exits[record];
+    const struct tlb_set *s = c->set;
+    uint64_t i = (entry - (uintptr_t)s) / sizeof(struct tlb_entry);
+    gva_t va = xored ^ atomic_load_explicit(acc == ACC_WRITE ? &s->wr[i].tag : &s->rd[i].tag,
+                                            memory_order_relaxed);
     const uint8_t *twin;
 
+    if (TLB_INDEX(va) != i) /* another vCPU has just emptied the entry, so this was not its tag */
+        return k->rx + x->at;
     if (tlb_fill_for_code(c, va, acc))
         return k->rx + x->at;
     if (exit_kind_of(x->arg) == EXIT_CAREFUL && (twin = atomic_load(&x->twin)))

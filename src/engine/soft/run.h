@@ -15,10 +15,12 @@ enum vcpu_exit_reason soft_run_loop(struct soft_cpu *c);
 const uint8_t *soft_interp_inline(struct soft_cpu *c, const struct insn *in, const uint8_t *next);
 
 /*
- * Called from translated code: a soft TLB miss. Gives where to go on: the access again, the block's careful twin,
- * NULL to leave to the run loop.
+ * Called from translated code: a soft TLB miss. `xored`: the address with the tag in; `entry`: the address of the read
+ * entry of the same number, but for its lowest four bits. Gives where to go on: the access again, the block's careful
+ * twin, NULL to leave to the run loop.
  */
-const uint8_t *soft_miss(struct soft_cpu *c, gva_t va, enum mem_access acc, uint32_t record);
+const uint8_t *soft_miss(struct soft_cpu *c, uint64_t xored, enum mem_access acc, uint32_t record,
+                         uint64_t entry);
 
 /* EFLAGS between st.rflags and the form translated code keeps them in. */
 void flags_to_lazy(struct soft_cpu *c);

@@ -113,11 +113,12 @@ struct soft_cpu {
     struct x86_state st;
     struct tlb_set *set; /* current TLB set: read, write, then the jump cache */
     const struct jc_entry
-        *_Atomic jc;    /* its jump cache, or the always-empty one while an exit is requested */
-    uint64_t page_va;   /* guest page being executed in translated code */
-    uint64_t tmp[4];    /* scratch of translated code */
-    uint64_t window[8]; /* host minus guest address of the block's windows */
-    uint64_t self;      /* the host address of this structure */
+        *_Atomic jc;  /* its jump cache, or the always-empty one while an exit is requested */
+    uint64_t page_va; /* guest page being executed in translated code */
+    uint64_t
+        tmp[6]; /* scratch: 0 and 1 of translated code, the others of what it shares (glue.c) */
+    uint64_t window[8];       /* host minus guest address of the block's windows */
+    uint64_t self;            /* the host address of this structure */
     const uint8_t *exit_site; /* with EXIT_CHAIN: the displacement to link */
     uint32_t exit_arg;        /* why translated code was left: cache.h */
     uint32_t exit_record;     /* with EXIT_RECORD: which */

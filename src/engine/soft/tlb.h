@@ -34,6 +34,8 @@ struct tlb_set {
     uint32_t code;    /* block_key of what `jc` leads to */
 };
 
+_Static_assert(sizeof(struct tlb_set) % sizeof(struct tlb_entry) == 0, "entries are aligned");
+
 /* Result of a page walk. */
 struct walk {
     gpa_t gpa; /* of the byte asked for */

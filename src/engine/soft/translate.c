@@ -200,45 +200,102 @@ uint32_t record_add(struct translation *t, uint32_t arg, const uint8_t *at, int3
     return (uint32_t)k->nexits++;
 }
 
-static void emit_stub(struct translation *t, const struct cache *k, const struct stub *s)
+static void emit_insn_data(struct translation *t, const struct stub *s)
 {
     struct emit *e = &t->e;
     const uint8_t *at;
 
-    if (s->kind != STUB_INSN)
-        emit_patch(e, s->from);
-    switch (s->kind) {
-    case STUB_INSN:
-        emit_align(e, 8);
-        at = emit_here(e);
-        memcpy(e->p, &t->in[s->arg], sizeof(struct insn));
-        e->p += sizeof(struct insn);
-        memcpy(s->from, &at, 8);
-        break;
-    case STUB_MISS:
-        emit_address(t, &s->ea);
-        emit_mov_imm32(e, T1, record_add(t, s->arg, s->retry, 0));
-        emit_jmp(e, s->acc == ACC_WRITE ? k->glue.miss_write : k->glue.miss_read);
-        break;
-    case STUB_PROBE:
-        emit_mov_imm32(e, T1, record_add(t, s->arg, NULL, s->page));
-        emit_jmp(e, k->glue.probe);
-        break;
-    case STUB_CHAIN:
-    case STUB_EXIT:
-        emit_mov_imm32(e, T0, record_add(t, s->arg, s->from + e->to_rx, s->page));
-        emit_jmp(e, s->flags == FLAGS_HOST ? k->glue.record_host : k->glue.record_mem);
-        break;
-    }
+    emit_align(e, 8);
+    at = emit_here(e);
+    memcpy(e->p, &t->in[s->arg], sizeof(struct insn));
+    e->p += sizeof(struct insn);
+    memcpy(s->from, &at, 8);
 }
 
-static const uint8_t *emit_block_stub(struct translation *t, uint32_t record, const uint8_t *glue)
-{
-    const uint8_t *start = emit_here(&t->e);
+/* Stubs that have what they do in common; their records follow each other. */
+struct stub_group {
+    uint8_t *out[STUBS_TOGETHER]; /* displacements */
+    unsigned n;
+    uint32_t first; /* record */
+};
 
-    emit_mov_imm32(&t->e, T0, record);
-    emit_jmp(&t->e, glue);
+static void group_close(struct translation *t, struct stub_group *g)
+{
+    struct emit *e = &t->e;
+
+    if (!g->n)
+        return;
+    e->p -= 2; /* the last one need not jump */
+    for (unsigned i = 0; i + 1 < g->n; i++)
+        emit_patch_short(e, g->out[i]);
+    emit_store_imm32(e, CPU_OFF(exit_record), g->first);
+    emit_jmp(e, t->cpu->svm->cache.glue.stub);
+    g->n = 0;
+}
+
+/* A stub that does what a new record says. The other arguments are those of record_add. */
+static const uint8_t *group_add(struct translation *t, struct stub_group *g, enum exit_way way,
+                                uint32_t arg, const uint8_t *at, int32_t page)
+{
+    struct emit *e = &t->e;
+    const uint8_t *start;
+    uint32_t record = record_add(t, arg | (uint32_t)way << EXIT_WAY_SHIFT, at, page);
+
+    if (g->n == STUBS_TOGETHER)
+        group_close(t, g);
+    if (!g->n)
+        g->first = record;
+    start = emit_here(e);
+    emit_8(e, 0x41);
+    if (way == WAY_READ || way == WAY_WRITE) {
+        emit_8(e, 0x80); /* or T1b, number */
+        emit_8(e, 0xc8 | (T1 & 7));
+    } else {
+        emit_8(e, 0xb0 | (T1 & 7)); /* mov T1b, number */
+    }
+    emit_8(e, g->n);
+    emit_8(e, 0xeb); /* jmp, short */
+    emit_8(e, 0);
+    g->out[g->n++] = e->p - 1;
     return start;
+}
+
+static void emit_stub(struct translation *t, struct stub_group *g, const struct stub *s)
+{
+    enum exit_way way = s->flags == FLAGS_HOST ? WAY_HOST : WAY_MEM;
+    const uint8_t *at = NULL, *start;
+
+    switch (s->kind) {
+    case STUB_MISS:
+        way = s->acc == ACC_WRITE ? WAY_WRITE : WAY_READ;
+        at = s->retry;
+        break;
+    case STUB_PROBE:
+        way = WAY_PROBE;
+        break;
+    default:
+        at = s->from + t->e.to_rx;
+        break;
+    }
+    start = group_add(t, g, way, s->arg, at, s->page);
+    emit_patch_to(&t->e, s->from, start);
+}
+
+/* The block's part of the cold half. */
+static void emit_stubs(struct translation *t, struct block *b)
+{
+    const uint32_t killed = (uint32_t)EXIT_KILLED << EXIT_KIND_SHIFT | t->start;
+    struct stub_group g = {.n = 0};
+
+    for (unsigned i = 0; i < t->nstubs; i++)
+        if (t->stubs[i].kind == STUB_INSN)
+            emit_insn_data(t, &t->stubs[i]);
+    for (unsigned i = 0; i < t->nstubs; i++)
+        if (t->stubs[i].kind != STUB_INSN)
+            emit_stub(t, &g, &t->stubs[i]);
+    b->stub_mem = group_add(t, &g, WAY_MEM, killed, b->code, 0);
+    b->stub_host = group_add(t, &g, WAY_HOST, killed, b->code, 0);
+    group_close(t, &g);
 }
 
 /* Does an instruction of the block itself need flags that were there before it in EFLAGS? */
@@ -339,7 +396,6 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     struct block *b;
     struct recover *rec = k->recover + k->nrecover;
     enum insn_class end;
-    uint32_t killed;
 
     *full = k->used + BLOCK_MAX_CODE > CACHE_COLD || k->cold_used + BLOCK_MAX_CODE > CACHE_SIZE ||
             k->nblocks + 2 > k->max_blocks || k->nrecover + BLOCK_MAX_INSNS > k->max_recover ||
@@ -383,11 +439,7 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     b->code_len = (uint32_t)(emit_here(&t.e) - b->code);
     k->used += b->code_len;
     t.e.p = k->rw + k->cold_used;
-    for (unsigned i = 0; i < t.nstubs; i++)
-        emit_stub(&t, k, &t.stubs[i]);
-    killed = record_add(&t, (uint32_t)EXIT_KILLED << EXIT_KIND_SHIFT | t.start, b->code, 0);
-    b->stub_mem = emit_block_stub(&t, killed, k->glue.record_mem);
-    b->stub_host = emit_block_stub(&t, killed, k->glue.record_host);
+    emit_stubs(&t, b);
     k->cold_used = (size_t)(t.e.p - k->rw);
     k->nrecover += t.ninsn;
     atomic_store_explicit(&k->nblocks, (size_t)(b - k->blocks) + 1, memory_order_release);

@@ -23,12 +23,14 @@ struct ea {
 
 enum stub_kind { STUB_MISS, STUB_EXIT, STUB_PROBE, STUB_CHAIN, STUB_INSN };
 
-/* What is put after the block: soft TLB misses, exits, unlinked branches, instructions for the interpreter. */
+/*
+ * What is put after the block: soft TLB misses, exits, unlinked branches, instructions for the interpreter. A stub puts
+ * a small number into T1 and jumps to what several of them have in common, which says what the number counts from.
+ */
 struct stub {
     enum stub_kind kind;
     uint8_t *from;        /* displacement that jumps here (writable address) */
     const uint8_t *retry; /* MISS */
-    struct ea ea;         /* MISS */
     enum mem_access acc;  /* MISS */
     enum flags_at flags;
     int32_t page; /* with an owner: RIP is in the page that many pages on */
