@@ -27,16 +27,15 @@ static struct block blocks[8192];
 static const struct mem mem;
 static char path[64];
 
-static struct block *add(size_t hot, uint32_t len, size_t cold, uint32_t stub)
+static struct block *add(size_t hot, uint32_t len, size_t cold_end)
 {
     struct block *b = &blocks[cache.nblocks++];
 
     memset(b, 0, sizeof(*b));
     b->code = RX + hot;
     b->code_len = len;
-    b->stub_mem = RX + CACHE_COLD + cold;
-    b->stub_host = b->stub_mem + stub;
-    cache.used = ALIGN_UP(hot + len, 16);
+    b->cold_end = RX + CACHE_COLD + cold_end;
+    cache.used = hot + len;
     return b;
 }
 
@@ -76,19 +75,18 @@ static void lines(void **state)
 {
     struct block *b;
 
-    b = add(0x4c0, 0x21, 0x100,
-            0x18); /* cold part: what is before the two stubs, they, and up to 16 */
+    b = add(0x4c0, 0x21, 0x123);
     b->phys = 0x1234abc;
     b->key = BLOCK_SOFT;
-    b = add(0x4f0, 0x10, 0x130, 0x10); /* behind the first without a gap */
-    b->phys = MEM_LOW_MAX + 0x5123;    /* from here on above 4 GiB */
+    b = add(0x4e1, 0x1f, 0x150);    /* behind the first without a gap */
+    b->phys = MEM_LOW_MAX + 0x5123; /* from here on above 4 GiB */
     b->key = BLOCK_CAREFUL;
-    b = add(0x540, 0, 0, 0); /* stands for bytes in the next page: no code */
+    b = add(0x540, 0, 0); /* stands for bytes in the next page: no code */
     b->of = b + 1;
-    b = add(0x540, 0x8, 0x1f0, 0x8); /* 0x500 to 0x540: thunks */
+    b = add(0x540, 0x8, 0x200); /* 0x500 to 0x540: thunks */
     b->phys = 0x7008;
     b->key = BLOCK_DIRECT;
-    b = add(0x550, 0x18, 0x208, 0x8); /* dead, but its code is still there */
+    b = add(0x548, 0x28, 0x21f); /* dead, but its code is still there */
     b->phys = 0x9fed;
     b->key = BLOCK_OF_VIEW(3);
     b->va = 0x7f5512345000;
@@ -97,14 +95,14 @@ static void lines(void **state)
     assert_int_equal(perfmap_write(&cache, &mem, NULL), 0);
     assert_text("7f0000000000 4c0 glue\n"
                 "7f00000004c0 21 soft:0x1234abc\n"
-                "7f0004000000 130 soft:0x1234abc.cold\n"
-                "7f00000004f0 10 careful:0x100005123\n"
-                "7f0004000130 20 careful:0x100005123.cold\n"
+                "7f0004000000 123 soft:0x1234abc.cold\n"
+                "7f00000004e1 1f careful:0x100005123\n"
+                "7f0004000123 2d careful:0x100005123.cold\n"
                 "7f0000000500 40 thunk\n"
                 "7f0000000540 8 direct:0x7008\n"
                 "7f0004000150 b0 direct:0x7008.cold\n"
-                "7f0000000550 18 own:0x7f5512345fed\n"
-                "7f0004000200 20 own:0x7f5512345fed.cold\n"
+                "7f0000000548 28 own:0x7f5512345fed\n"
+                "7f0004000200 1f own:0x7f5512345fed.cold\n"
                 "7f0000000570 30 thunk\n");
 }
 
@@ -171,7 +169,7 @@ static void whole_or_not_at_all(void **state)
     int r;
 
     for (unsigned i = 0; i < ARRAY_SIZE(blocks); i++)
-        add(0x4c0 + i * 16, 16, i * 16, 8);
+        add(0x4c0 + i * 16, 16, (i + 1) * 16);
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
     small = old;

@@ -65,6 +65,7 @@ struct block {
     const struct recover *recover;
     uint64_t peeked;                     /* 64-byte pieces looked at beyond its end, for flags */
     const uint8_t *stub_mem, *stub_host; /* what its entries are redirected to when it dies */
+    const uint8_t *cold_end;             /* of its part of the cold half */
     uint32_t code_len;                   /* without its part of the cold half */
     uint16_t len;                        /* guest bytes, all in one page */
     uint16_t ninsn;

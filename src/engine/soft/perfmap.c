@@ -24,18 +24,12 @@ struct snapshot {
     const uint8_t *rx, *hot, *hot_end; /* hot: behind the glue */
 };
 
-static const uint8_t *align_16(const uint8_t *p)
-{
-    return (const uint8_t *)ALIGN_UP((uintptr_t)p, 16);
-}
-
 static struct piece piece_of(const struct block *b)
 {
     return (struct piece){
         .code = b->code,
         .code_len = b->code_len,
-        /* A block's cold part ends with two stubs of the same length. */
-        .cold_end = align_16(b->stub_host + (b->stub_host - b->stub_mem)),
+        .cold_end = b->cold_end,
         .at = BLOCK_OWNER(b->key) ? b->va | (b->phys & ~PAGE_MASK) : b->phys,
         .key = b->key,
     };
@@ -98,7 +92,7 @@ static void put_all(FILE *f, const struct snapshot *s, const struct mem *mem)
         put_piece(f, p, mem, "");
         put_range(f, cold, p->cold_end);
         put_piece(f, p, mem, ".cold");
-        hot = align_16(p->code + p->code_len);
+        hot = p->code + p->code_len;
         cold = p->cold_end;
     }
     put_thunks(f, hot, s->hot_end);

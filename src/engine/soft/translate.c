@@ -296,6 +296,7 @@ static void emit_stubs(struct translation *t, struct block *b)
     b->stub_mem = group_add(t, &g, WAY_MEM, killed, b->code, 0);
     b->stub_host = group_add(t, &g, WAY_HOST, killed, b->code, 0);
     group_close(t, &g);
+    b->cold_end = emit_here(&t->e);
 }
 
 /* Does an instruction of the block itself need flags that were there before it in EFLAGS? */
