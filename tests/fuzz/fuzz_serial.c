@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* fuzz: src/dev/serial.c src/core/bus.c src/base/err.c */
+/* fuzz: src/dev/serial.c src/dev/serial_wire.c src/core/bus.c src/base/err.c */
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>

@@ -426,6 +426,12 @@ static inline void idt_long(unsigned vector, uint16_t cs, uint64_t off, unsigned
     put64(IDT + vector * 16 + 8, off >> 32);
 }
 
+static inline void idt_legacy(unsigned vector, uint16_t sel, uint32_t off, unsigned type,
+                              unsigned dpl)
+{
+    put64(IDT + vector * 8, gate(sel, off, type, dpl));
+}
+
 /* Real mode, as after RESET but with CS at 0. */
 static inline void fake_real(void)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/dev/serial.c src/core/bus.c src/base/err.c */
+/* unit: src/dev/serial.c src/dev/serial_wire.c src/core/bus.c src/base/err.c */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
