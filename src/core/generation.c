@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "core/generation.h"
 
-#include <stdlib.h>
+#include <errno.h>
 #include <sys/random.h>
 
 #include "core/machine.h"
 #include "core/vm.h"
 #include "x86/platform.h"
 
-void generation_init(struct vm *vm)
+int generation_init(struct vm *vm)
 {
-    /* Cannot fail once the system has come up: 16 bytes are below the size that a signal may cut short. */
-    if (getrandom(vm->generation, sizeof(vm->generation), 0) != sizeof(vm->generation))
-        abort();
+    /* So few bytes are never cut short by a signal (getrandom(2)). */
+    return getrandom(vm->generation, sizeof(vm->generation), 0) < 0 ? -errno : 0;
 }
 
 int generation_place(struct vm *vm)
@@ -22,10 +21,10 @@ int generation_place(struct vm *vm)
 
 int generation_change(struct vm *vm)
 {
-    int rc;
+    int rc = generation_init(vm);
 
-    generation_init(vm);
-    rc = generation_place(vm);
+    if (!rc)
+        rc = generation_place(vm);
     if (rc)
         return rc;
     vm_mem_written(vm, ACPI_GENERATION, sizeof(vm->generation));

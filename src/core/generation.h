@@ -9,13 +9,13 @@
 
 struct vm;
 
-/* A first ID, for a new VM. */
-void generation_init(struct vm *vm);
+/* A first ID, for a new VM. A negative errno where the host gives no random numbers. */
+int generation_init(struct vm *vm);
 
 /* Put it where the ACPI tables say that it is: memory was cleared. The caller tells of it (vm_mem_written). No vCPU runs. */
 int generation_place(struct vm *vm);
 
-/* Another ID in that place, and the guest is told. No vCPU runs. */
+/* Another ID in that place, and the guest is told. No vCPU runs. After a failure the guest has not been told. */
 int generation_change(struct vm *vm);
 
 #endif

@@ -460,7 +460,7 @@ int vm_restore(struct vm *vm, struct err *err)
     if (!code && vm->cfg.origin->fork)
         devices_disks_changed(machine_devices(vm).devices);
     if (!code && (code = generation_change(vm)) < 0)
-        err_set(err, code, "the guest's memory has no place for its generation ID");
+        err_set(err, code, "cannot give the guest a generation ID: %s", strerror(-code));
     state_free(s);
     return code;
 }

@@ -157,6 +157,9 @@ static int vm_build(struct vm *vm, struct err *err)
 
     if (rc < 0)
         return err_set(err, rc, "no memory for the guest's configuration");
+    rc = generation_init(vm);
+    if (rc < 0)
+        return err_set(err, rc, "the host gives no random numbers: %s", strerror(-rc));
     rc = vm_make_memory(vm, err);
     if (rc < 0)
         return rc;
@@ -190,7 +193,6 @@ int vm_new(struct vm **out, const struct vm_config *cfg, struct err *err)
     vm->cfg = *cfg;
     clock_gettime(CLOCK_MONOTONIC, &vm->made);
     vm->engine = cfg->engine;
-    generation_init(vm);
     pthread_mutex_init(&vm->lock, NULL);
     pthread_cond_init(&vm->wake, NULL);
     rc = vm_build(vm, err);
