@@ -50,21 +50,23 @@ _lodge()
     run:--net) words="user none switch= tap= bridge=" ;;
     set:--cpu-weight | set:--io-weight | run:--cpu-weight | run:--io-weight) words="50 100 200 1000" ;;
     set:--protected | set:--autostart | run:--protected | run:--autostart) words="on off" ;;
+    set:--at-shutdown | run:--at-shutdown) words="stop save" ;;
     set:--cpu-cap | run:--cpu-cap) words="0 20 50 100 200" ;;
     set:--cpu-pin | run:--cpu-pin) words="all 0 0-1" ;;
     set:--memory-max | run:--memory-max) words="0 512M 1G 2G 4G" ;;
-    set:*) words="$(_lodge_guests) --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight --protected --autostart -q --quiet -h --help" ;;
+    set:*) words="$(_lodge_guests) --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight --protected --autostart --at-shutdown -q --quiet -h --help" ;;
     run:*)
         words="--name -f --file -d --detach --rm --image --user --ssh-key --user-data --engine --cpu -c --cpus -m --memory --kernel --initrd --append
             --disk --port --net -p --publish --vsock --rng --balloon --sandbox
-            --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight --protected --autostart
+            --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight --protected --autostart --at-shutdown
             --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
         [[ $cur == -* ]] || words=$(lodge image ls 2>/dev/null | awk 'NR > 1 { print $1 }')
         ;;
     exec:--user | exec:-u | exec:--wait | exec:-w | shell:--user | shell:-u | shell:--wait | shell:-w) return ;;
     exec:* | shell:*) words="$(_lodge_guests) -u --user -t --tty -w --wait -h --help" ;;
     stop:--timeout | stop:-t | restart:--timeout | restart:-t) words="10 60 300" ;;
-    stop:* | restart:*) words="$(_lodge_guests) -a --all -t --timeout -q --quiet -h --help" ;;
+    stop:*) words="$(_lodge_guests) -a --all -t --timeout --save --at-shutdown -q --quiet -h --help" ;;
+    restart:*) words="$(_lodge_guests) -a --all -t --timeout -q --quiet -h --help" ;;
     balloon:*) words="$(_lodge_guests) --json -h --help" ;;
     snapshot:--format) words="text json" ;;
     snapshots:--format) words="table json" ;;
@@ -78,7 +80,7 @@ _lodge()
         fi
         ;;
     snapshots:*) words="$(_lodge_guests) --format -q --quiet -h --help" ;;
-    start:*) words="$(_lodge_guests) --autostart -q --quiet -h --help" ;;
+    start:*) words="$(_lodge_guests) --autostart --anew -q --quiet -h --help" ;;
     kill:* | pause:* | resume:* | fork:*) words="$(_lodge_guests) -q --quiet -h --help" ;;
     ls:--format) words="table json" ;;
     ls:*) words="--format -q --quiet -h --help" ;;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/registry.h"
+#include "cli/saved.h"
 #include "cli/verb.h"
 
 #define POLL_MS 20
@@ -133,6 +134,8 @@ const char *guest_state(const struct guest *g)
         return "created";
     if (!strcmp(last, "running"))
         return "crashed";
+    if (saved_exists(g->name))
+        return "saved";
     return how && !strcmp(how, "failed") ? "failed" : "stopped";
 }
 

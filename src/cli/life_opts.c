@@ -107,24 +107,43 @@ const struct opt_desc start_opts[] = {
      .parse = opt_flag,
      .field = offsetof(struct power_opts, all),
      .help = "all that have autostart and do not run"},
+    {.name = "anew",
+     .parse = opt_flag,
+     .field = offsetof(struct power_opts, anew),
+     .help = "begin with a boot, and drop what lodge stop --save kept"},
     QUIET,
     {NULL},
 };
 
+/* clang-format off */
+#define ALL_AND_TIMEOUT                                                                            \
+    {.name = "all",                                                                                \
+     .letter = 'a',                                                                                \
+     .parse = opt_flag,                                                                            \
+     .field = offsetof(struct power_opts, all),                                                    \
+     .help = "all that run"},                                                                      \
+    {.name = "timeout",                                                                            \
+     .letter = 't',                                                                                \
+     .arg = "SECONDS",                                                                             \
+     .parse = opt_uint,                                                                            \
+     .def = "60",                                                                                  \
+     .max = 86400,                                                                                 \
+     .field = offsetof(struct power_opts, timeout),                                                \
+     .help = "time that guests get before they are killed"}
+/* clang-format on */
+
+const struct opt_desc restart_opts[] = {ALL_AND_TIMEOUT, QUIET, {NULL}};
+
 const struct opt_desc stop_opts[] = {
-    {.name = "all",
-     .letter = 'a',
+    ALL_AND_TIMEOUT,
+    {.name = "save",
      .parse = opt_flag,
-     .field = offsetof(struct power_opts, all),
-     .help = "all that run"},
-    {.name = "timeout",
-     .letter = 't',
-     .arg = "SECONDS",
-     .parse = opt_uint,
-     .def = "60",
-     .max = 86400,
-     .field = offsetof(struct power_opts, timeout),
-     .help = "time that guests get before they are killed"},
+     .field = offsetof(struct power_opts, save),
+     .help = "keep what they are instead, for lodge start to go on from"},
+    {.name = "at-shutdown",
+     .parse = opt_flag,
+     .field = offsetof(struct power_opts, at_shutdown),
+     .help = "save those whose definition says so (lodge set --at-shutdown)"},
     QUIET,
     {NULL},
 };
@@ -201,6 +220,12 @@ const struct opt_desc set_opts[] = {
      .parse = opt_switch,
      .field = offsetof(struct set_opts, autostart),
      .help = "start it with the host (lodge start --autostart)"},
+    {.name = "at-shutdown",
+     .arg = "stop|save",
+     .parse = opt_choice,
+     .choices = "stop|save",
+     .field = offsetof(struct set_opts, at_shutdown),
+     .help = "what lodge stop --at-shutdown does with it"},
     {.name = "quiet",
      .letter = 'q',
      .parse = opt_flag,

@@ -27,7 +27,9 @@ struct watch_opts {
 struct power_opts {
     unsigned timeout;
     bool quiet;
-    bool all; /* start: those with autostart */
+    bool all;               /* start: those with autostart */
+    bool anew;              /* start */
+    bool save, at_shutdown; /* stop */
 };
 
 /* console and logs */
@@ -44,6 +46,7 @@ struct define_opts {
 /* set */
 struct set_opts {
     bool quiet, protected, autostart;
+    const char *at_shutdown;
     struct shares shares;
 };
 

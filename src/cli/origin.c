@@ -117,7 +117,7 @@ int origin_make(struct layers *l, struct vm *vm, struct snapshot_take *take, jso
     struct err more = {0};
     int r;
 
-    if (!l->dir[0])
+    if (!l->dir[0] || take->as)
         return snapshot_take(vm, take, err);
     r = layers_begin(l, vm->cfg.disk, vm->cfg.disks, &change, err);
     if (r)

@@ -10,7 +10,9 @@
 #include "cli/detach.h"
 #include "cli/guests.h"
 #include "cli/life_opts.h"
+#include "cli/registry.h"
 #include "cli/run.h"
+#include "cli/saved.h"
 #include "cli/verb.h"
 
 #define POLL_MS 50
@@ -20,10 +22,28 @@
 
 /* ---- start ---------------------------------------------------------------------- */
 
-/* Errors of the new process are printed by it. */
+/* The name is taken for a moment only: who starts the guest at the same time goes on from what was saved, or finds it gone. */
+static int drop_saved(const char *name, struct err *err)
+{
+    struct registry reg;
+    char base[256];
+    int r = registry_base(base, sizeof(base), err);
+
+    if (!r)
+        r = registry_claim(&reg, base, name, err);
+    if (r)
+        return r;
+    r = saved_exists(name) ? saved_drop(name, err) : 0;
+    registry_release(&reg);
+    return r;
+}
+
+/* Errors of the new process are printed by it. `opaque`: the options, NULL: none. */
 static int start_one(const char *name, void *opaque, struct err *err)
 {
+    const struct power_opts *how = opaque;
     struct run_opts opts = {0};
+    char saved[STATE_PATH];
     struct definition def;
     int r = guest_is_held(name) ? -EALREADY : state_read(name, &def, err);
 
@@ -33,6 +53,13 @@ static int start_one(const char *name, void *opaque, struct err *err)
     }
     if (!r)
         r = definition_apply(&def, &opts, sizeof(opts), err);
+    if (!r && how && how->anew)
+        r = drop_saved(name, err);
+    if (!r && saved_exists(name)) {
+        r = saved_check(name, saved, err);
+        opts.restore = saved;
+        opts.restore_once = true;
+    }
     if (!r) {
         opts.name = name;
         opts.detach = true;
@@ -128,6 +155,38 @@ static void stop_by_force(struct stop *s, const struct power_opts *opts)
     if (guest_kill(s->name, &err) && guest_is_held(s->name)) {
         err_report(&err);
         s->failed = true;
+    }
+}
+
+static bool is_saved_at_shutdown(const char *name)
+{
+    const char *val = NULL;
+    struct definition def;
+
+    definition_init(&def);
+    if (state_exists(name) && !state_read(name, &def, NULL))
+        val = definition_get(&def, "at-shutdown");
+    val = val && !strcmp(val, "save") ? val : NULL;
+    definition_fini(&def);
+    return val;
+}
+
+/* Those that are to be. At shutdown one that cannot be saved is stopped like the others. */
+static void save_all(struct stop *s, int count, const struct power_opts *opts)
+{
+    for (int i = 0; i < count; i++) {
+        struct err err = {0};
+
+        if (!opts->save && !(opts->at_shutdown && is_saved_at_shutdown(s[i].name)))
+            continue;
+        if (!saved_take(s[i].name, &err)) {
+            s[i].done = true;
+            continue;
+        }
+        if (err.code == -ESRCH && !opts->save)
+            continue;
+        err_report(&err);
+        s[i].failed = opts->save;
     }
 }
 
@@ -248,6 +307,7 @@ int verb_stop(const struct verb *verb, int argc, char **argv)
     int r = begin(verb, &b, argc, argv);
 
     if (r < 0) {
+        save_all(b.stops, b.nargs, &b.opts);
         r = stop_all(b.stops, b.nargs, &b.opts);
         for (int i = 0; !b.opts.quiet && i < b.nargs; i++)
             if (!b.stops[i].failed)
@@ -385,7 +445,7 @@ int verb_start(const struct verb *verb, int argc, char **argv)
         }
     }
     if (r < 0)
-        r = guests_each(verb, nargs, argv, opts.quiet, start_one, NULL);
+        r = guests_each(verb, nargs, argv, opts.quiet, start_one, &opts);
     state_names_free(&found);
     return r;
 }

@@ -25,6 +25,7 @@
 #include "cli/layers.h"
 #include "cli/origin.h"
 #include "cli/registry.h"
+#include "cli/saved.h"
 #include "cli/size.h"
 #include "cli/state.h"
 #include "cli/tidy.h"
@@ -33,6 +34,7 @@
 #include "control/conlog.h"
 #include "control/control.h"
 #include "core/machine.h"
+#include "core/snapshot_take.h"
 #include "core/vm.h"
 #include "engine/engine.h"
 #include "x86/boot.h"
@@ -50,11 +52,13 @@ struct session {
     struct console *console;
     bool console_tty; /* the guest writes to a terminal that was put in raw mode */
     pthread_mutex_t lock;
-    struct vm *vm;     /* while there is one to be told */
-    bool leaving;      /* somebody asked to end the run */
-    int signal;        /* the signal that did; 0: the escape key */
-    bool killed;       /* through the control socket */
-    struct conlog log; /* of the guest's console */
+    struct vm *vm;       /* while there is one to be told */
+    bool leaving;        /* somebody asked to end the run */
+    int signal;          /* the signal that did; 0: the escape key */
+    bool killed;         /* through the control socket */
+    _Atomic bool saved;  /* its state was, and so it ended */
+    struct err load_err; /* why it ended before it ran */
+    struct conlog log;   /* of the guest's console */
     struct control *control;
     double start, wall; /* seconds the guest ran */
     int status;         /* what a test program ended with, else 0 */
@@ -314,6 +318,8 @@ static int end_status(const struct session *s, enum vm_end end)
                 fprintf(stderr, "lodge: the guest was stopped by SIG%s\n", sigabbrev_np(s->signal));
             return 128 + s->signal;
         }
+        if (atomic_load(&s->saved))
+            return CLI_OK;
         if (!quiet)
             fprintf(stderr, "lodge: left the console; the guest was stopped\n");
         return CLI_OK;
@@ -358,7 +364,13 @@ static int session_snapshot(void *opaque, struct snapshot_take *take, json_t *re
     struct vm *vm;
     int r = session_vm(s, &vm, err);
 
-    return r ? r : origin_make(&s->layers, vm, take, result, err);
+    if (r)
+        return r;
+    atomic_store(&s->saved, take->as != NULL);
+    r = origin_make(&s->layers, vm, take, result, err);
+    if (r)
+        atomic_store(&s->saved, false);
+    return r;
 }
 
 static int start_control(struct session *s, struct vm *vm, struct err *err)
@@ -385,7 +397,11 @@ static void session_loaded(struct vm *vm, void *opaque)
 {
     struct session *s = opaque;
 
-    detach_ready(s->detach, s->opts->name);
+    /* From here on its disks change, and what was saved fits them no more. */
+    if (s->opts->restore_once && saved_drop(s->opts->name, &s->load_err))
+        vm_request(vm, VM_REQ_STOP);
+    else
+        detach_ready(s->detach, s->opts->name);
 }
 
 static bool is_confined(const struct session *s)
@@ -495,6 +511,10 @@ static int run_vm(struct session *s, struct err *err)
     session_set_vm(s, NULL);
     if (origin_close(&origin, err))
         r = err->code;
+    if (s->load_err.code) {
+        *err = s->load_err;
+        r = err->code;
+    }
     control_stop(s->control);
     s->wall = seconds_now() - s->start;
     if (o->stats)
@@ -580,7 +600,9 @@ static int run_named(struct session *s, struct err *err)
     if (!r)
         r = load_layers(s, err);
     if (!r) {
-        tidy_held(name, &s->layers);
+        /* Where it goes on from a snapshot, its disks of before are put back if it does not start. */
+        if (!s->opts->restore)
+            tidy_held(name, &s->layers);
         r = run_with_console(s, err);
     }
     layers_fini(&s->layers);
@@ -594,6 +616,8 @@ static const char *how_ended(const struct session *s, int r)
                                       [VM_END_STOPPED] = "signal",
                                       [VM_END_FAILED] = "failed"};
 
+    if (r >= 0 && s->end == VM_END_STOPPED && atomic_load(&s->saved))
+        return "saved";
     return r < 0 ? "failed" : s->killed ? "killed" : how[s->end];
 }
 

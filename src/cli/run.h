@@ -26,6 +26,7 @@ struct run_opts {
     const char *user, *ssh_key, *user_data;
     const char *kernel, *initrd, *append;
     const char *restore; /* the folder of a snapshot to go on from; NULL: boot */
+    bool restore_once;   /* it is what was saved (cli/saved.h) */
     unsigned cpus;       /* 0: not given */
     uint64_t memory;     /* 0: not given */
     int escape;          /* control byte, -1: none */
@@ -35,6 +36,7 @@ struct run_opts {
     struct run_publishes publishes;
     struct shares shares;
     bool protected, autostart;
+    const char *at_shutdown;
     const char *rng, *balloon, *vsock, *sandbox;
     bool no_reboot, test_devices, stats, perf_map, quiet;
     char name_buf[64]; /* for a name that was not given */

@@ -16,6 +16,7 @@
 #include "cli/life_opts.h"
 #include "cli/registry.h"
 #include "cli/run.h"
+#include "cli/saved.h"
 #include "cli/size.h"
 #include "cli/snapshots.h"
 #include "cli/verb.h"
@@ -110,26 +111,32 @@ static json_t *request_of(const char *dir, const struct definition *def, const j
     return args;
 }
 
+int snapshot_request(struct client_conn *conn, const char *dir, const struct definition *def,
+                     json_t **args, struct err *err)
+{
+    json_t *status = NULL;
+    int r = client_ask(conn, "status", NULL, &status, err);
+
+    *args = r ? NULL : request_of(dir, def, status, err);
+    json_decref(status);
+    return r ? r : *args ? 0 : err->code;
+}
+
 /* Asked for, and waited for. */
 static int take_in(struct client_conn *conn, const char *name, const char *dir,
                    const struct definition *def, const struct snapshot_opts *opts, json_t **result,
                    struct err *err)
 {
-    json_t *status = NULL, *args = NULL;
     struct progress progress;
-    int r = client_ask(conn, "status", NULL, &status, err);
+    json_t *args;
+    int r = snapshot_request(conn, dir, def, &args, err);
 
-    if (!r) {
-        args = request_of(dir, def, status, err);
-        r = args ? 0 : err->code;
-    }
     if (!r) {
         conn->patience = PATIENCE_MS;
         progress_begin(&progress, name, opts->quiet);
         r = client_ask(conn, "snapshot", args, result, err);
         progress_end(&progress);
     }
-    json_decref(status);
     return r;
 }
 
@@ -359,6 +366,8 @@ static int restore(const char *name, const char *tag, struct err *err)
         r = snapshot_path(dir, name, tag, NULL, err);
     if (!r)
         r = clone_layers_dir(&def, name, layers, err);
+    if (!r)
+        r = saved_refuse(name, err);
     /* One that runs is not given up for what is no good. */
     if (!r && guest_is_held(name))
         r = snapshot_check(name, tag, err);

@@ -126,17 +126,24 @@ json_t *snapshot_facts(const char *name, const char *tag)
 
 int snapshot_check(const char *name, const char *tag, struct err *err)
 {
+    char dir[STATE_PATH];
+    int r = snapshot_path(dir, name, tag, NULL, err);
+
+    return r ? r : snapshot_check_folder(dir, err);
+}
+
+int snapshot_check_folder(const char *dir, struct err *err)
+{
     static const char *const files[] = {SNAPSHOT_STATE, SNAPSHOT_MEMORY, SNAPSHOT_SUMS};
     const _Atomic bool cancel = false;
     struct snapfile state = {0};
-    char path[STATE_PATH];
+    char path[STATE_PATH + 16];
     int fd[ARRAY_SIZE(files)] = {-1, -1, -1}, r = 0;
 
     for (size_t i = 0; !r && i < ARRAY_SIZE(files); i++) {
-        r = snapshot_path(path, name, tag, files[i], err);
-        if (!r)
-            fd[i] = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-        if (!r && fd[i] < 0)
+        snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
+        fd[i] = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd[i] < 0)
             r = err_set(err, -errno, "cannot open %s: %s", path, strerror(errno));
     }
     if (!r)

@@ -15,6 +15,7 @@
 #define LODGE_CLI_SNAPSHOTS_H
 
 #include "cli/definition.h"
+#include "cli/guests.h"
 #include "cli/state.h"
 
 #define SNAPSHOTS_DIR "snapshots"
@@ -51,6 +52,11 @@ json_t *snapshot_facts(const char *name, const char *tag);
  * something is given up for it. 0 or a negative errno.
  */
 int snapshot_check(const char *name, const char *tag, struct err *err);
+int snapshot_check_folder(const char *dir, struct err *err); /* one that is elsewhere */
+
+/* What a guest is to be asked, through a connection to it, for a snapshot in `dir`: the arguments of its job. */
+int snapshot_request(struct client_conn *conn, const char *dir, const struct definition *def,
+                     json_t **args, struct err *err);
 
 /* The definition that the guest had; -ENOENT when there is no such snapshot. definition_fini in any case. */
 int snapshot_definition(const char *name, const char *tag, struct definition *def, struct err *err);

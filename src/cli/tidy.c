@@ -10,6 +10,7 @@
 
 #include "cli/clone.h"
 #include "cli/registry.h"
+#include "cli/saved.h"
 #include "cli/snapshots.h"
 #include "cli/state.h"
 
@@ -42,6 +43,7 @@ void tidy_held(const char *name, const struct layers *layers)
 {
     tidy_files(name);
     snapshots_sweep(name);
+    saved_sweep(name);
     if (layers->dir[0])
         layers_sweep(layers);
 }

@@ -87,7 +87,7 @@ int verb_edit(const struct verb *verb, int argc, char **argv);
 int verb_validate(const struct verb *verb, int argc, char **argv);
 
 extern const struct opt_desc ls_opts[], info_opts[], console_opts[], logs_opts[];
-extern const struct opt_desc port_opts[], power_opts[], start_opts[], stop_opts[];
+extern const struct opt_desc port_opts[], power_opts[], start_opts[], stop_opts[], restart_opts[];
 extern const struct opt_desc snapshot_opts[], snapshots_opts[], restore_opts[];
 extern const struct opt_desc balloon_opts[], set_opts[];
 extern const struct opt_desc stats_opts[], top_opts[], events_opts[];

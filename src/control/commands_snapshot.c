@@ -9,6 +9,7 @@
 const struct proto_arg control_snapshot_args[] = {{"directory", PROTO_STRING, true},
                                                   {"meta", PROTO_STRING, true},
                                                   {"definition", PROTO_STRING, true},
+                                                  {"end", PROTO_STRING, false},
                                                   {NULL}};
 
 static const char *text_of(const struct control_call *call, const char *name)
@@ -30,11 +31,12 @@ int control_snapshot(struct control_call *call, struct err *err)
         .files = 2,
         .file = {{CONTROL_META, text_of(call, "meta")},
                  {CONTROL_DEFINITION, text_of(call, "definition")}},
+        .as = text_of(call, "end"),
         .cancel = &call->gone,
     };
     int r = 0;
 
-    if (t.dir[0] != '/')
+    if (t.dir[0] != '/' || (t.as && t.as[0] != '/'))
         r = err_set(err, -EINVAL, "the snapshot's directory has to be an absolute path");
     if (!r)
         r = call->cfg->snapshot(call->cfg->opaque, &t, call->result, err);

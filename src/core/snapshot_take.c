@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/log.h"
 #include "core/memcopy.h"
 #include "core/snapfile.h"
 #include "core/snapshot.h"
@@ -204,7 +206,7 @@ static int check_disks(struct taking *k)
     const struct vm_config *cfg = &k->vm->cfg;
 
     for (unsigned n = 0; n < cfg->disks; n++)
-        if (!cfg->disk[n].image.read_only && !k->t->disks)
+        if (!cfg->disk[n].image.read_only && !k->t->disks && !k->t->as)
             return err_set(k->err, -EOPNOTSUPP,
                            "there is no place for what the guest writes to the disk %s afterwards",
                            cfg->disk[n].image.path);
@@ -224,18 +226,6 @@ static void prepare(struct vm *vm, void *opaque)
     struct taking *k = opaque;
 
     k->code = memcopy_prepare(k->copy, k->err);
-}
-
-/* The moment. Disks last: what fails before has changed nothing. */
-static void moment(struct vm *vm, void *opaque)
-{
-    struct taking *k = opaque;
-
-    k->code = vm_save(vm, k->state, k->err);
-    if (!k->code)
-        k->code = memcopy_start(k->copy, k->err);
-    if (!k->code && k->t->disks)
-        k->code = k->t->disks(k->t->opaque, vm, k->err);
 }
 
 static int call(struct taking *k, void (*fn)(struct vm *vm, void *opaque))
@@ -318,6 +308,57 @@ static int complete(struct taking *k)
                : 0;
 }
 
+static int finish(struct taking *k)
+{
+    int code = copy_all(k);
+
+    if (!code && !k->t->transient)
+        code = put_sums(k);
+    return code ? code : complete(k);
+}
+
+/* Its disks have all that the guest was told they had, and the folder gets its name. */
+static int finish_last(struct taking *k)
+{
+    const char *slash = strrchr(k->t->as, '/');
+    char parent[PATH_MAX];
+    int fd, code = finish(k);
+
+    for (unsigned n = 0; !code && n < k->vm->cfg.disks; n++)
+        if (!k->vm->cfg.disk[n].image.read_only)
+            code = vm_disk_sync(k->vm, n);
+    if (code)
+        return k->err->code
+                   ? code
+                   : err_set(k->err, code, "cannot write a disk to its end: %s", strerror(-code));
+    snprintf(parent, sizeof(parent), "%.*s", (int)(slash - k->t->as), k->t->as);
+    fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || rename(k->t->dir, k->t->as))
+        code = failed(k->err, "make", k->t->as);
+    else if (fsync(fd) && errno != EINVAL)
+        log_warn("%s may be lost if the host fails: %s", k->t->as, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return code;
+}
+
+/* The moment. Disks last: what fails before has changed nothing. */
+static void moment(struct vm *vm, void *opaque)
+{
+    struct taking *k = opaque;
+
+    k->code = vm_save(vm, k->state, k->err);
+    if (!k->code)
+        k->code = memcopy_start(k->copy, k->err);
+    if (!k->code && k->t->disks)
+        k->code = k->t->disks(k->t->opaque, vm, k->err);
+    if (k->code || !k->t->as)
+        return;
+    k->code = finish_last(k);
+    if (!k->code)
+        vm_request(vm, VM_REQ_STOP);
+}
+
 int snapshot_take(struct vm *vm, struct snapshot_take *t, struct err *err)
 {
     struct taking k = {.vm = vm, .t = t, .dir = -1, .state = -1, .memory = -1, .err = err};
@@ -329,13 +370,9 @@ int snapshot_take(struct vm *vm, struct snapshot_take *t, struct err *err)
         code = get_ready(&k);
     if (!code)
         code = call(&k, moment);
-    if (!code)
-        code = copy_all(&k);
+    if (!code && !t->as)
+        code = finish(&k);
     memcopy_free(k.copy);
-    if (!code && !t->transient)
-        code = put_sums(&k);
-    if (!code)
-        code = complete(&k);
     if (code)
         drop_directory(&k);
     if (k.state >= 0)

@@ -23,6 +23,11 @@ struct snapshot_take {
     void *opaque;
     /* For guests that go on from it now: it need not outlive the host, and is not summed. */
     bool transient;
+    /*
+     * The guest is to end there: it stands still from the moment on, the disks stay where they are and are written to their end,
+     * and once `dir` has this name, in the same folder, the VM is asked to stop. NULL: it goes on.
+     */
+    const char *as;
     const _Atomic bool *cancel; /* set: give up soon */
     uint64_t stopped_ns;        /* for how long the guest stood still, at most */
 };

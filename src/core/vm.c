@@ -552,7 +552,10 @@ static int session_run(struct vm_session *s, uint32_t *req, struct err *err)
 
     do {
         rc = 0;
-        if (atomic_load(&s->vm->pause)) {
+        *req = atomic_load(&s->vm->requests);
+        if (*req) {
+            /* Not even for a moment: who asked may have counted on it that nothing has run. */
+        } else if (atomic_load(&s->vm->pause)) {
             *req = vm_wait_paused(s->vm);
         } else {
             rc = session_start(s, err);

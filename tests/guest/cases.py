@@ -25,6 +25,7 @@ import kills
 import life
 import nested
 import network
+import saves
 import snapshots
 import vsock
 
@@ -53,7 +54,7 @@ def main():
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in (boot.CASES + console.CASES + bad_input.CASES + directed.CASES +
                  devices.CASES + images.CASES + host.CASES + life.CASES + clones.CASES + kills.CASES + network.CASES +
-                 snapshots.CASES + vsock.CASES + nested.CASES):
+                 snapshots.CASES + saves.CASES + vsock.CASES + nested.CASES):
         if args.words and not any(word in case.name for word in args.words):
             continue
         if args.list:
