@@ -2,6 +2,7 @@
 #include "dev/virtio/balloon.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -45,6 +46,33 @@ static void give_back(struct virtio_balloon *b, gpa_t gpa, uint64_t len)
     m->written(m->opaque, gpa, len);
 }
 
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x, y;
+
+    memcpy(&x, a, sizeof(x));
+    memcpy(&y, b, sizeof(y));
+    return (x > y) - (x < y);
+}
+
+/* Neighbours go together, which is what costs least; Linux gives pages in falling order, as far as they are in any. */
+static void give_back_pages(struct virtio_balloon *b, uint32_t *pfn, size_t n)
+{
+    uint64_t first = 0, count = 0;
+
+    qsort(pfn, n, sizeof(*pfn), by_number);
+    for (size_t i = 0; i < n; i++) {
+        if (count && pfn[i] <= first + count) {
+            count = pfn[i] - first + 1;
+            continue;
+        }
+        give_back(b, first << PAGE_SHIFT, count << PAGE_SHIFT);
+        first = pfn[i];
+        count = 1;
+    }
+    give_back(b, first << PAGE_SHIFT, count << PAGE_SHIFT);
+}
+
 /*
  * An array of page numbers. Addresses that are no memory are the driver's affair: it loses nothing, nor by those beyond
  * PFNS_MAX, which the host merely does not get back.
@@ -58,20 +86,8 @@ static enum virtio_served serve_inflate(struct virtio_device *dev, unsigned q,
 
     while (at < PFNS_MAX * sizeof(pfn[0]) &&
            (got = virtq_read(c->iov, c->out, at, pfn, sizeof(pfn))) >= sizeof(pfn[0])) {
-        uint64_t first = 0, count = 0;
-
         at += got;
-        /* Neighbours go together: the driver takes pages as it finds them, often in order. */
-        for (size_t i = 0; i < got / sizeof(pfn[0]); i++) {
-            if (count && pfn[i] == first + count) {
-                count++;
-                continue;
-            }
-            give_back(b, first << PAGE_SHIFT, count << PAGE_SHIFT);
-            first = pfn[i];
-            count = 1;
-        }
-        give_back(b, first << PAGE_SHIFT, count << PAGE_SHIFT);
+        give_back_pages(b, pfn, got / sizeof(pfn[0]));
     }
     virtio_push(dev, q, c->head, 0);
     return VIRTIO_SERVED;
