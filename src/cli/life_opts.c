@@ -139,11 +139,11 @@ const struct opt_desc stop_opts[] = {
     {.name = "save",
      .parse = opt_flag,
      .field = offsetof(struct power_opts, save),
-     .help = "keep what they are instead, for lodge start to go on from"},
+     .help = "keep what they are, and go on from it when they are\nstarted"},
     {.name = "at-shutdown",
      .parse = opt_flag,
      .field = offsetof(struct power_opts, at_shutdown),
-     .help = "save those whose definition says so (lodge set --at-shutdown)"},
+     .help = "save those that are to be (lodge set --at-shutdown)"},
     QUIET,
     {NULL},
 };
