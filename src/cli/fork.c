@@ -27,6 +27,7 @@ struct forking {
     const char *from;
     char **names;
     unsigned count, made;
+    bool quiet;
     struct registry *held; /* of each */
     char dir[STATE_PATH];
     json_t *disks;
@@ -151,7 +152,7 @@ static int start_one(const struct forking *f, unsigned n)
     int r = definition_of(f, n, &def, &err);
 
     if (!r)
-        r = snapshot_go_on(f->names[n], &def, f->dir, &err);
+        r = snapshot_go_on(f->names[n], &def, f->dir, f->quiet, &err);
     definition_fini(&def);
     if (r && err.code)
         err_report(&err);
@@ -244,7 +245,8 @@ int verb_fork(const struct verb *verb, int argc, char **argv)
         err_set(&err, -EINVAL, "lodge fork needs the name of a guest and those of new ones");
         return verb_usage(verb, &err);
     }
-    f = (struct forking){.from = argv[0], .names = argv + 1, .count = (unsigned)nargs - 1};
+    f = (struct forking){
+        .from = argv[0], .names = argv + 1, .count = (unsigned)nargs - 1, .quiet = opts.quiet};
     f.held = calloc(f.count, sizeof(*f.held));
     if (!f.held) {
         perror("lodge: no memory");

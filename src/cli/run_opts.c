@@ -278,7 +278,7 @@ const struct opt_desc run_opts[] = {
      .choices = "stop|save",
      .def = "stop",
      FIELD(at_shutdown),
-     .help = "what lodge stop --at-shutdown does with it"},
+     .help = "what lodge stop --at-shutdown does"},
     {.name = "sandbox",
      .arg = "on|off",
      .parse = opt_choice,

@@ -292,7 +292,8 @@ int verb_snapshots(const struct verb *verb, int argc, char **argv)
 
 /* ---- restore ------------------------------------------------------------------------------ */
 
-int snapshot_go_on(const char *name, const struct definition *def, const char *dir, struct err *err)
+int snapshot_go_on(const char *name, const struct definition *def, const char *dir, bool quiet,
+                   struct err *err)
 {
     struct run_opts opts = {0};
     int r = definition_apply(def, &opts, sizeof(opts), err);
@@ -301,6 +302,7 @@ int snapshot_go_on(const char *name, const struct definition *def, const char *d
         opts.name = name;
         opts.detach = true;
         opts.restore = dir;
+        opts.quiet = opts.quiet || quiet;
         r = run_opts_check(&opts, err);
     }
     if (!r && detach_start(&opts, NULL, false) != CLI_OK)
@@ -355,7 +357,7 @@ static int disks_restore(const char *name, const char *tag, const char *layers, 
     return r;
 }
 
-static int restore(const char *name, const char *tag, struct err *err)
+static int restore(const char *name, const char *tag, bool quiet, struct err *err)
 {
     char dir[STATE_PATH], layers[STORE_PATH];
     struct old_disks old = {.json = NULL};
@@ -377,7 +379,7 @@ static int restore(const char *name, const char *tag, struct err *err)
         old_disks_read(&old, layers);
         r = disks_restore(name, tag, layers, err);
         if (!r)
-            r = snapshot_go_on(name, &def, dir, err);
+            r = snapshot_go_on(name, &def, dir, quiet, err);
         if (r && !guest_is_held(name))
             old_disks_put_back(&old);
     }
@@ -394,7 +396,7 @@ int verb_restore(const struct verb *verb, int argc, char **argv)
 
     if (r >= 0)
         return r;
-    if (restore(argv[0], argv[1], &err)) {
+    if (restore(argv[0], argv[1], opts.quiet, &err)) {
         if (err.code)
             err_report(&err);
         return CLI_FAILED;

@@ -63,9 +63,9 @@ int snapshot_definition(const char *name, const char *tag, struct definition *de
 
 /*
  * Start guest `name`, which does not run, in a process of its own from what is in the folder `dir`. Errors of that process
- * are printed by it, and err stays empty.
+ * are printed by it, and err stays empty; `quiet`: nothing else is.
  */
-int snapshot_go_on(const char *name, const struct definition *def, const char *dir,
+int snapshot_go_on(const char *name, const struct definition *def, const char *dir, bool quiet,
                    struct err *err);
 
 /* Away in one step, then deleted. -ENOENT when there is none. */
