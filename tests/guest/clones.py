@@ -182,6 +182,7 @@ def clones_full():
             before = wrote(lodge, one)
             full.fill()
             lodge.refuses("No space left", "clone", one, two)
+            lodge.refuses("No space left", "fork", one, two)
             check(two not in lodge.states(), "half a clone is there")
             full.empty()
             wrote(lodge, one, before + 2)

@@ -381,6 +381,8 @@ def disk_full_verbs(lodge, disk):
     lodge.refuses("No space left", "run", "-d", "--name", other, *options("talk"))
     lodge.extra_env = {"EDITOR": "sed -i 's/256M/300M/'", "VISUAL": ""}
     lodge.refuses("No space left", "edit", name)
+    lodge.refuses("No space left", "set", "--autostart", "on", name)
+    lodge.refuses("No space left", "clone", name, other)
     check(lodge.states() == {name: "created"}, f"{lodge.states()}")
     check(lodge.verb("info", "--format", "yaml", name) == before, "the definition has changed")
     # These write nothing, or nothing that matters.
