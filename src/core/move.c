@@ -40,9 +40,9 @@ static int move_in(struct vm *vm, struct moved *s, struct err *err)
         rc = machine_chips_make(vm, err);
     if (rc < 0)
         return rc;
-    for (unsigned i = 0; i < vm->cfg.cpus; i++)
-        vm->engine->set(&vm->vcpus[i], &s->cpus[i]);
-    return machine_chips_give(vm, &s->chips, err);
+    for (unsigned i = 0; !rc && i < vm->cfg.cpus; i++)
+        rc = vm_set_cpu(vm, i, &s->cpus[i], err);
+    return rc ? rc : machine_chips_give(vm, &s->chips, err);
 }
 
 int vm_move(struct vm *vm, const struct engine_ops *to, struct err *err)

@@ -410,16 +410,19 @@ static int give_clock(struct vm *vm, const struct snap_clock *c, struct err *err
     return err_next(err, "It goes on only on a host whose counter runs like that of the first.");
 }
 
-static void give_cpus(struct vm *vm, const struct snap_state *s)
+static int give_cpus(struct vm *vm, const struct snap_state *s, struct err *err)
 {
-    for (unsigned i = 0; i < vm->cfg.cpus; i++) {
+    int code = 0;
+
+    for (unsigned i = 0; !code && i < vm->cfg.cpus; i++) {
         struct vcpu *vcpu = &vm->vcpus[i];
 
-        vm->engine->set(vcpu, &s->cpus[i]);
+        code = vm_set_cpu(vm, i, &s->cpus[i], err);
         atomic_store(&vcpu->nmis, s->events[i].nmis);
         atomic_store(&vcpu->sipi_vector, s->events[i].sipi_vector);
         atomic_store(&vcpu->events, s->events[i].events);
     }
+    return code;
 }
 
 /*
@@ -439,8 +442,8 @@ static int state_give(struct vm *vm, struct snap_state *s, struct err *err)
     clock_go(&vm->clock);
     if (code)
         return code;
-    give_cpus(vm, s);
-    return machine_chips_give(vm, &s->chips, err);
+    code = give_cpus(vm, s, err);
+    return code ? code : machine_chips_give(vm, &s->chips, err);
 }
 
 int vm_restore(struct vm *vm, struct err *err)

@@ -72,7 +72,8 @@ void still_end(struct vm *vm, struct still *s)
     clock_go(&vm->clock);
     if (s->kept) {
         for (unsigned i = 0; i < vm->cfg.cpus; i++)
-            vm->engine->set(&vm->vcpus[i], &s->cpus[i]);
+            if (vm_set_cpu(vm, i, &s->cpus[i], &err) < 0)
+                log_error("%s", err.what);
         if (machine_chips_give(vm, &s->chips, &err) < 0)
             log_error("%s", err.what);
         ioevents_resume(vm, true);

@@ -241,6 +241,15 @@ static void vm_all_mem_written(struct vm *vm)
         vm_mem_written(vm, vm->mem.slots[i].base, vm->mem.slots[i].size);
 }
 
+int vm_set_cpu(struct vm *vm, unsigned n, const struct x86_state *st, struct err *err)
+{
+    int rc = vm->engine->set(&vm->vcpus[n], st);
+
+    return rc < 0 ? err_set(err, rc, "the %s engine does not take the state of CPU %u: %s",
+                            vm->engine->name, n, strerror(-rc))
+                  : 0;
+}
+
 /* Power-on or reset: machine, memory, kernel, vCPU states. No vCPU runs. */
 static int vm_load(struct vm *vm, struct err *err)
 {
@@ -268,7 +277,9 @@ static int vm_load(struct vm *vm, struct err *err)
             if (rc < 0)
                 goto out;
         }
-        vm->engine->set(&vm->vcpus[i], st);
+        rc = vm_set_cpu(vm, i, st, err);
+        if (rc < 0)
+            goto out;
         atomic_store(&vm->vcpus[i].events, 0);
         atomic_store(&vm->vcpus[i].nmis, 0);
     }

@@ -138,6 +138,11 @@ struct vm {
     pthread_cond_t wake;
 };
 
+struct x86_state;
+
+/* engine->set with words: the engine does not take that state of a CPU. No vCPU runs. */
+int vm_set_cpu(struct vm *vm, unsigned n, const struct x86_state *st, struct err *err);
+
 /* Build the VM: memory, engine, devices, vCPUs; the guest is loaded by vm_run. On failure nothing is held. */
 int vm_new(struct vm **vm, const struct vm_config *cfg, struct err *err);
 void vm_free(struct vm *vm);

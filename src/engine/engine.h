@@ -63,7 +63,8 @@ struct engine_ops {
     void (*kick)(struct vcpu *vcpu);
     /* Copy the whole CPU state out of or into the engine; only while the vCPU is not in run(). */
     void (*get)(struct vcpu *vcpu, struct x86_state *st);
-    void (*set)(struct vcpu *vcpu, const struct x86_state *st);
+    int (*set)(struct vcpu *vcpu,
+               const struct x86_state *st); /* 0, or a negative errno: it cannot hold that */
     /* Guest memory [gpa, gpa+len) changed behind the engine's back (loaders, DMA): drop code derived from it. Any thread. */
     void (*mem_written)(struct vm *vm, gpa_t gpa, uint64_t len);
     /*

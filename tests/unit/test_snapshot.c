@@ -14,6 +14,7 @@
 #include "core/snapfile.h"
 #include "core/snapshot.h"
 #include "core/snapshot_fields.h"
+#include "engine/engine.h"
 #include "snapshot_guest.h"
 #include "x86/msr.h"
 #include "x86/platform.h"
@@ -125,6 +126,24 @@ static void is_the_same_afterwards(void **state)
     snapfile_fini(&was);
     snapfile_fini(&is);
     close(again);
+}
+
+static int refuse(struct vcpu *vcpu, const struct x86_state *st)
+{
+    return vcpu->id ? -EINVAL : 0;
+}
+
+static void a_cpu_that_the_engine_refuses_is_named(void **state)
+{
+    struct fixture *f = *state;
+    const struct engine_ops *was = f->b.vm->engine;
+    struct engine_ops refusing = *was;
+
+    refusing.set = refuse;
+    f->b.vm->engine = &refusing;
+    assert_int_equal(restore(f, f->file), -EINVAL);
+    assert_non_null(strstr(f->err.what, "does not take the state of CPU 1"));
+    f->b.vm->engine = was;
 }
 
 /* Each restore makes another ID of it; a reset makes none. */
@@ -334,9 +353,13 @@ static void impossible_values_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(is_the_same_afterwards),     CASE(has_another_generation),
-        CASE(is_not_as_after_a_reset),    CASE(time_goes_on_from_there),
-        CASE(a_different_guest_is_named), CASE(impossible_values_are_refused),
+        CASE(is_the_same_afterwards),
+        CASE(has_another_generation),
+        CASE(a_cpu_that_the_engine_refuses_is_named),
+        CASE(is_not_as_after_a_reset),
+        CASE(time_goes_on_from_there),
+        CASE(a_different_guest_is_named),
+        CASE(impossible_values_are_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

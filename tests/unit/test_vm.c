@@ -109,10 +109,11 @@ static void fake_kick(struct vcpu *vcpu)
     fake.kicks++;
 }
 
-static void fake_set(struct vcpu *vcpu, const struct x86_state *st)
+static int fake_set(struct vcpu *vcpu, const struct x86_state *st)
 {
     fake.run[vcpu->id] = st->run;
     fake.rip[vcpu->id] = st->rip;
+    return 0;
 }
 
 static void fake_mem_written(struct vm *vm, gpa_t gpa, uint64_t len)

@@ -77,7 +77,7 @@ int kvm_cpuid_set(struct vcpu *vcpu, struct err *err);
 
 /* state.c: engine_ops.get and .set */
 void kvm_get(struct vcpu *vcpu, struct x86_state *st);
-void kvm_set(struct vcpu *vcpu, const struct x86_state *st);
+int kvm_set(struct vcpu *vcpu, const struct x86_state *st);
 bool kvm_msr_put(struct kvm_cpu *c, uint32_t index, uint64_t val); /* false: KVM does not take it */
 bool kvm_msr_take(struct kvm_cpu *c, uint32_t index, uint64_t *val);
 

@@ -255,23 +255,26 @@ static bool extended_get(struct kvm_cpu *c, struct x86_state *st)
 
 /* ---- engine_ops --------------------------------------------------------- */
 
-void kvm_set(struct vcpu *vcpu, const struct x86_state *st)
+int kvm_set(struct vcpu *vcpu, const struct x86_state *st)
 {
     struct kvm_cpu *c = vcpu->engine;
     struct kvm_regs r;
     struct kvm_sregs s;
-    bool ok = ioctl(c->fd, KVM_GET_SREGS, &s) >= 0; /* the APIC's base and CR8 stay */
+    bool ok;
+    int code;
 
+    errno = 0;
+    ok = ioctl(c->fd, KVM_GET_SREGS, &s) >= 0; /* the APIC's base and CR8 stay */
     kvm_regs_from_state(st, &r);
     kvm_sregs_from_state(st, &s);
     ok = ok && ioctl(c->fd, KVM_SET_SREGS, &s) >= 0 && ioctl(c->fd, KVM_SET_REGS, &r) >= 0;
     ok = ok && extended_set(c, st);
+    code = ok ? 0 : errno ? -errno : -EIO;
     tsc_set(c, st->tsc_adjust);
     kvmclock_set(c);
     msrs_set(c, st);
-    ok = ok && run_state_set(c, st);
-    if (!ok)
-        log_error("KVM does not take the state of vCPU %u: %s", vcpu->id, strerror(errno));
+    errno = 0;
+    return code ? code : run_state_set(c, st) ? 0 : errno ? -errno : -EIO;
 }
 
 void kvm_get(struct vcpu *vcpu, struct x86_state *st)

@@ -144,7 +144,7 @@ static void soft_get(struct vcpu *vcpu, struct x86_state *st)
     *st = c->st;
 }
 
-static void soft_set(struct vcpu *vcpu, const struct x86_state *st)
+static int soft_set(struct vcpu *vcpu, const struct x86_state *st)
 {
     struct soft_cpu *c = vcpu->engine;
 
@@ -155,6 +155,7 @@ static void soft_set(struct vcpu *vcpu, const struct x86_state *st)
     c->delivering = -1;
     tlb_flush_all(c);
     soft_mode_changed(c);
+    return 0;
 }
 
 /* "RIP ..., CS ..., bytes ..." for messages about a guest that cannot go on. */
