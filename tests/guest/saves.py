@@ -75,9 +75,10 @@ def save_killed():
                                   stderr=subprocess.DEVNULL) as save:
                 time.sleep(0.04 * turn)
                 os.kill(pid if turn % 2 else save.pid, signal.SIGKILL)
-            if lodge.states()[name] == "running":
-                lodge.verb("kill", "-q", name)
-            state = lodge.states()[name]
+            deadline = time.monotonic() + PATIENCE
+            while (state := lodge.states()[name]) in ("running", "starting"):
+                check(time.monotonic() < deadline, f"turn {turn}: it does not end")
+                lodge.try_verb("kill", "-q", name) # it may just be ending, saved or not
             check(state in ("saved", "crashed", "stopped"), f"turn {turn}: {state}")
             said = len(re.findall("count wrote", lodge.verb("logs", name)))
             with subprocess.Popen([*PROGRAM, "start", "-q", name], env=lodge.env(),
