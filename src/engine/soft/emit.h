@@ -314,6 +314,39 @@ static inline void emit_rsp_add(struct emit *e, int32_t by, bool keep_flags)
         emit_32(e, (uint32_t)by);
 }
 
+/* [gs:base + off] op reg, 64-bit */
+static inline void emit_gs_at(struct emit *e, unsigned opcode, unsigned reg, unsigned base,
+                              int32_t off)
+{
+    emit_8(e, 0x65);
+    emit_rm(e, true, opcode, reg, base, INSN_NOREG, 1, off);
+}
+
+/* T1 = where the jump cache's first table has the address in T0. EFLAGS are lost. */
+static inline void emit_jc_entry(struct emit *e)
+{
+    emit_8(e, 0x45); /* imul T1d, T0d, JC_HASH */
+    emit_8(e, 0x69);
+    emit_8(e, 0xc0 | (T1 & 7) << 3 | (T0 & 7));
+    emit_32(e, JC_HASH);
+    emit_8(e, 0x41); /* shr T1d, JC_SHIFT + 4 */
+    emit_8(e, 0xc1);
+    emit_8(e, 0xe8 | (T1 & 7));
+    emit_8(e, JC_SHIFT + 4);
+    emit_8(e, 0x41); /* shl T1d, 4 */
+    emit_8(e, 0xc1);
+    emit_8(e, 0xe0 | (T1 & 7));
+    emit_8(e, 4);
+    emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
+}
+
+/* Take the latest call off soft_cpu.returns. EFLAGS are lost. */
+static inline void emit_ret_pop(struct emit *e)
+{
+    emit_gs(e, false, 0x80, 5, CPU_OFF(ret_top)); /* sub byte gs:ret_top, 16 */
+    emit_8(e, sizeof(struct jc_entry));
+}
+
 /* soft_cpu.page_va = the page of the address in T0, which is lost, as are EFLAGS. */
 static inline void emit_page_of_target(struct emit *e)
 {

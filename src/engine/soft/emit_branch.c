@@ -33,28 +33,21 @@ static void emit_chained(struct translation *t, int cc, int64_t target)
         ->page = (int32_t)(target >> PAGE_SHIFT);
 }
 
+/* The current instruction, a branch, leads elsewhere. */
+static uint32_t rip_arg(const struct translation *t)
+{
+    return exit_arg(EXIT_RIP, t->off[t->cur]) | EXIT_BRANCH;
+}
+
 /* T0 holds the target's address; the flags are in lazy_flags or dead. */
 static void emit_probe(struct translation *t)
 {
     struct emit *e = &t->e;
 
-    emit_8(e, 0x45); /* imul T1d, T0d, JC_HASH */
-    emit_8(e, 0x69);
-    emit_8(e, 0xc0 | (T1 & 7) << 3 | (T0 & 7));
-    emit_32(e, JC_HASH);
-    emit_8(e, 0x41); /* shr T1d, JC_SHIFT + 4 */
-    emit_8(e, 0xc1);
-    emit_8(e, 0xe8 | (T1 & 7));
-    emit_8(e, JC_SHIFT + 4);
-    emit_8(e, 0x41); /* shl T1d, 4 */
-    emit_8(e, 0xc1);
-    emit_8(e, 0xe0 | (T1 & 7));
-    emit_8(e, 4);
-    emit_gs(e, true, 0x03, T1, CPU_OFF(jc));
+    emit_jc_entry(e);
     emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
     stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
-             t->cur < t->ninsn ? exit_arg(EXIT_RIP, t->off[t->cur]) | EXIT_BRANCH
-                               : exit_arg(EXIT_RIP, 0));
+             t->cur < t->ninsn ? rip_arg(t) : exit_arg(EXIT_RIP, 0));
     if (!t->fixed)
         emit_page_of_target(e);
     emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, 8); /* jmp [T1 + 8] */
@@ -164,19 +157,73 @@ static void emit_push_return(struct translation *t)
     emit_rsp_add(e, -8, t->flags == FLAGS_HOST);
 }
 
+/*
+ * Returns mostly lead back to the latest call, so calls leave there in soft_cpu.returns where to go on: an address, and
+ * code that is linked to its block when it is first come by. An entry is right for as long as the same pages are
+ * executable, so they are all dropped whenever the jump cache would lose something. What is not in the same page has
+ * nothing to be linked to; the entry that is there stays then, and is still right. A view's own blocks do without: there
+ * the jump cache seldom misses.
+ *
+ * T0 holds the return address and is lost. Gives the displacement to patch to where that code is, or NULL.
+ */
+static uint8_t *emit_call_note(struct translation *t, int64_t back)
+{
+    struct emit *e = &t->e;
+    uint8_t *code = NULL;
+
+    if (t->fixed)
+        return NULL;
+    emit_gs(e, false, 0x0fb6, T1, CPU_OFF(ret_top)); /* movzx T1d, byte */
+    emit_lea(e, T1, T1, INSN_NOREG, 1, sizeof(struct jc_entry));
+    emit_gs(e, false, 0x88, T1, CPU_OFF(ret_top));
+    if (is_linkable(t, back)) {
+        emit_8(e, 0x45); /* movzx T1d, T1b */
+        emit_8(e, 0x0f);
+        emit_8(e, 0xb6);
+        emit_8(e, 0xc0 | (T1 & 7) << 3 | (T1 & 7));
+        emit_gs_at(e, 0x89, T0, T1, CPU_OFF(returns[0].va));
+        emit_lea_code(e, T0, emit_here(e));
+        code = e->p - 4;
+        emit_gs_at(e, 0x89, T0, T1, CPU_OFF(returns[0].code));
+    }
+    return code;
+}
+
+static void emit_call_back(struct translation *t, uint8_t *code, int64_t back)
+{
+    if (!code)
+        return;
+    emit_patch(&t->e, code);
+    t->flags = FLAGS_MEM;
+    emit_chained(t, -1, back);
+}
+
 static void emit_call(struct translation *t, int64_t target, bool backward)
 {
     int64_t back = (int64_t)t->off[t->cur] + t->in[t->cur].len;
+    uint8_t *code;
 
-    if (t->fixed || is_linkable(t, target)) {
-        emit_push_return(t);
-        emit_goto(t, target, t->taken_live, backward);
-        return;
-    }
-    leave_flags(t, t->taken_live);
+    if (!t->fixed && !is_linkable(t, target))
+        leave_flags(t, t->taken_live);
     emit_push_return(t);
-    emit_lea(&t->e, T0, T0, INSN_NOREG, 1, (int32_t)(target - back));
-    emit_probe(t);
+    code = emit_call_note(t, back);
+    emit_goto(t, target, t->taken_live, backward);
+    emit_call_back(t, code, back);
+}
+
+/* T0 holds the return address; the flags are in lazy_flags or dead. */
+static void emit_return(struct translation *t)
+{
+    struct emit *e = &t->e;
+
+    _Static_assert(RETURNS * sizeof(struct jc_entry) == 256, "ret_top wraps around");
+    emit_gs(e, false, 0x0fb6, T1, CPU_OFF(ret_top)); /* movzx T1d, byte */
+    emit_gs(e, true, 0x03, T1, CPU_OFF(returns_now));
+    emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
+    stub_add(t, STUB_RETURN, emit_jcc_fwd(e, 5), rip_arg(t));
+    emit_ret_pop(e);
+    emit_page_of_target(e);
+    emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, 8); /* jmp [T1 + 8] */
 }
 
 /* Target operand of an indirect branch into T0. */
@@ -205,13 +252,17 @@ static void emit_ret(struct translation *t)
     flags_keep(t);
     emit_rm(&t->e, true, 0x8b, T0, at.base, at.index, 1, at.disp);
     emit_rsp_add(&t->e, 8 + (int32_t)(in->nopnd ? in->imm & 0xffff : 0), false);
-    emit_probe(t);
+    if (t->fixed)
+        emit_probe(t);
+    else
+        emit_return(t);
 }
 
 void emit_end(struct translation *t, enum insn_class k)
 {
-    int64_t target = branch_target(t);
+    int64_t target = branch_target(t), back = t->off[t->cur] + t->in[t->cur].len;
     bool backward = target <= t->off[t->cur];
+    uint8_t *code;
 
     switch (k) {
     case CLASS_INTERP_END:
@@ -231,8 +282,10 @@ void emit_end(struct translation *t, enum insn_class k)
         emit_branch_operand(t);
         emit_store(&t->e, CPU_OFF(tmp[1]), T0);
         emit_push_return(t);
+        code = emit_call_note(t, back);
         emit_load(&t->e, T0, CPU_OFF(tmp[1]));
         emit_probe(t);
+        emit_call_back(t, code, back);
         break;
     case CLASS_RET:
         emit_ret(t);

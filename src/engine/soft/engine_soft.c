@@ -115,6 +115,8 @@ static int soft_vcpu_init(struct vcpu *vcpu, struct err *err)
     memset(c, 0, sizeof(*c));
     jc_table_clear(empty);
     c->jc_empty = empty;
+    for (unsigned i = 0; i < RETURNS; i++)
+        c->returns_empty[i].code = svm->cache.glue.ret_none;
     c->vcpu = vcpu;
     c->svm = svm;
     c->self = (uint64_t)(uintptr_t)c;

@@ -190,13 +190,14 @@ static uint8_t *emit_way(struct emit *e, enum exit_way way)
 /* What all stubs of blocks lead to. */
 static const uint8_t *make_stub(struct emit *e, const struct cache *k)
 {
-    uint8_t *probe, *read, *write, *mem;
+    uint8_t *probe, *ret, *read, *write, *mem, *second;
     const uint8_t *start;
 
     emit_align(e, 16);
     start = emit_here(e);
     emit_find_way(e, k->exits);
     probe = emit_way(e, WAY_PROBE);
+    ret = emit_way(e, WAY_RETURN);
     read = emit_way(e, WAY_READ);
     write = emit_way(e, WAY_WRITE);
     mem = emit_way(e, WAY_MEM);
@@ -205,8 +206,17 @@ static const uint8_t *make_stub(struct emit *e, const struct cache *k)
     emit_patch(e, mem);
     emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT);
     emit_jmp(e, k->glue.exit_mem);
+    emit_patch(e, ret);
+    emit_load(e, T0, CPU_OFF(tmp[4]));
+    emit_ret_pop(e);
+    emit_jc_entry(e);
+    emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
+    second = emit_jcc_fwd(e, 5);
+    emit_page_of_target(e);
+    emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, 8); /* jmp [T1 + 8] */
     emit_patch(e, probe);
     emit_load(e, T0, CPU_OFF(tmp[4]));
+    emit_patch(e, second);
     make_probe(e, k->glue.exit_mem);
     emit_patch(e, read);
     emit_load(e, T0, CPU_OFF(tmp[4]));
@@ -216,6 +226,20 @@ static const uint8_t *make_stub(struct emit *e, const struct cache *k)
     emit_load(e, T0, CPU_OFF(tmp[4]));
     emit_load(e, T1, CPU_OFF(tmp[5]));
     make_miss(e, ACC_WRITE, k->glue.exit_mem);
+    return start;
+}
+
+/* A return to address 0, which an empty entry of soft_cpu.returns was taken for. */
+static const uint8_t *make_ret_none(struct emit *e, const uint8_t *exit_mem)
+{
+    const uint8_t *start;
+
+    emit_align(e, 16);
+    start = emit_here(e);
+    emit_mov_imm32(e, T0, 0);
+    emit_store(e, CPU_OFF(st.rip), T0);
+    emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RIP << EXIT_KIND_SHIFT);
+    emit_jmp(e, exit_mem);
     return start;
 }
 
@@ -236,6 +260,7 @@ void glue_make(struct soft_vm *svm)
     make_leave(&e);
     k->glue.interp = make_interp(&e, leave);
     k->glue.stub = make_stub(&e, k);
+    k->glue.ret_none = make_ret_none(&e, k->glue.exit_mem);
     k->cold_used = CACHE_COLD;
     k->glue_end = k->used = ALIGN_UP((size_t)(e.p - k->rw), 64);
 }

@@ -16,6 +16,7 @@ void soft_kick(struct soft_cpu *c)
 {
     atomic_store(&c->exit_request, 1);
     atomic_store_explicit(&c->jc, c->jc_empty, memory_order_relaxed);
+    atomic_store_explicit(&c->returns_now, c->returns_empty, memory_order_relaxed);
 }
 
 /* The instruction ends here: give back what it held. */
@@ -340,6 +341,7 @@ static bool enter_code(struct soft_cpu *c, const uint8_t *code)
     c->page_va = c->st.rip & PAGE_MASK;
     flags_to_lazy(c);
     atomic_store_explicit(&c->jc, c->set->jc, memory_order_relaxed);
+    atomic_store_explicit(&c->returns_now, c->returns, memory_order_relaxed);
     atomic_store(&c->in_code, 1);
     if (atomic_load(&c->exit_request) || atomic_load(&c->svm->cache.flushing) ||
         atomic_load(&c->svm->cache.gen) != c->cache_gen) {

@@ -48,6 +48,7 @@ struct jc_entry {
 #define JC_TOTAL       (2 * JC_ENTRIES)
 #define DCACHE_ENTRIES 4096
 #define RECHECK_MAX    64
+#define RETURNS        16 /* ret_top, one byte, wraps around by itself */
 #define JC_HASH        0x9e3779b1u
 #define JC_SHIFT       16 /* of the 32-bit product; entries are 16 bytes */
 #define JC_INDEX(va)   (((uint32_t)(va)*JC_HASH >> JC_SHIFT >> 4) & (JC_ENTRIES - 1))
@@ -113,8 +114,12 @@ struct soft_cpu {
     struct x86_state st;
     struct tlb_set *set; /* current TLB set: read, write, then the jump cache */
     const struct jc_entry
-        *_Atomic jc;  /* its jump cache, or the always-empty one while an exit is requested */
-    uint64_t page_va; /* guest page being executed in translated code */
+        *_Atomic jc; /* its jump cache, or the always-empty one while an exit is requested */
+    const struct jc_entry
+        *_Atomic returns_now; /* returns, or the always-empty ones while an exit is requested */
+    struct jc_entry returns[RETURNS]; /* return addresses of the latest calls: emit_branch.c */
+    uint8_t ret_top;                  /* where the latest is, in bytes from the first */
+    uint64_t page_va;                 /* guest page being executed in translated code */
     uint64_t
         tmp[6]; /* scratch: 0 and 1 of translated code, the others of what it shares (glue.c) */
     uint64_t window[8];       /* host minus guest address of the block's windows */
@@ -152,19 +157,20 @@ struct soft_cpu {
 
     struct insn *dcache; /* decoded instructions by host address, DCACHE_ENTRIES of them */
     const struct jc_entry *jc_empty; /* matches nothing */
-    uint32_t cache_gen;              /* cache.gen that jump caches and code addresses belong to */
-    const uint8_t *chain_site;       /* branch to link to the next block found, or NULL */
-    const uint8_t *killed_code;      /* block killed that the next one may replace, or NULL */
-    bool careful;                    /* the next block is to be the careful twin, */
-    uint32_t careful_record;         /* and this exit_record to be linked to it */
-    bool chain_mem;                  /* it leaves flags in lazy_flags */
-    uint8_t nmi_pending;             /* NMIs to take: up to two, one while another is served */
-    uint8_t intr_waiting;            /* there may be an interrupt that IF or a shadow keeps out */
-    bool no_translate;               /* interpret everything: for tests */
-    bool no_views;                   /* the same: no views, */
-    bool no_own_blocks;              /* no blocks of their own */
-    int8_t delivering;               /* vector whose delivery is under way, or -1 */
-    struct tlb_set *sets;            /* TLB_NSETS of them */
+    struct jc_entry returns_empty[RETURNS];
+    uint32_t cache_gen;         /* cache.gen that jump caches and code addresses belong to */
+    const uint8_t *chain_site;  /* branch to link to the next block found, or NULL */
+    const uint8_t *killed_code; /* block killed that the next one may replace, or NULL */
+    bool careful;               /* the next block is to be the careful twin, */
+    uint32_t careful_record;    /* and this exit_record to be linked to it */
+    bool chain_mem;             /* it leaves flags in lazy_flags */
+    uint8_t nmi_pending;        /* NMIs to take: up to two, one while another is served */
+    uint8_t intr_waiting;       /* there may be an interrupt that IF or a shadow keeps out */
+    bool no_translate;          /* interpret everything: for tests */
+    bool no_views;              /* the same: no views, */
+    bool no_own_blocks;         /* no blocks of their own */
+    int8_t delivering;          /* vector whose delivery is under way, or -1 */
+    struct tlb_set *sets;       /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */
     uint32_t *wfill;                       /* per guest page: where its write entry is (tlb.c) */
     uint64_t set_clock;                    /* for choosing the set to give up */
@@ -254,8 +260,9 @@ void soft_bus_unlock(struct soft_cpu *c);
 
 /* TLB maintenance after a change of CR0, CR3, CR4, EFER, CPL or EFLAGS.AC. */
 enum tlb_mode tlb_present_mode(const struct soft_cpu *c);
-void tlb_switch(struct soft_cpu *c);    /* choose the set for the present CR3/PCID and mode */
-void tlb_flush_all(struct soft_cpu *c); /* everything, global entries included */
+void tlb_switch(struct soft_cpu *c);         /* choose the set for the present CR3/PCID and mode */
+void tlb_forget_returns(struct soft_cpu *c); /* another address space, or other pages in it */
+void tlb_flush_all(struct soft_cpu *c);      /* everything, global entries included */
 void tlb_flush_nonglobal(struct soft_cpu *c);
 void tlb_flush_pcid(struct soft_cpu *c, unsigned pcid); /* non-global entries of one PCID */
 void tlb_flush_page(struct soft_cpu *c, gva_t va);      /* INVLPG */

@@ -61,6 +61,13 @@ static void entry_clear(struct tlb_entry *t, unsigned idx)
     entry_set_tag(&t[idx], idx == TLB_ENTRIES - 1 ? 0 : ~0ull);
 }
 
+/* Address 0 with code that goes there by itself, so that no address is one that matches wrongly. */
+void tlb_forget_returns(struct soft_cpu *c)
+{
+    for (unsigned i = 0; i < RETURNS; i++)
+        c->returns[i] = c->returns_empty[i];
+}
+
 static void jc_clear(struct tlb_set *s)
 {
     if (s->jc_used)
@@ -93,9 +100,10 @@ static bool evicted_maybe(struct tlb_set *s, gva_t page)
     return (*evicted_word(s, page, &bit) & bit) != 0;
 }
 
-void tlb_set_flush_jc(struct tlb_set *s)
+void tlb_set_flush_jc(struct soft_cpu *c, struct tlb_set *s)
 {
     jc_clear(s);
+    tlb_forget_returns(c);
 }
 
 static void jc_drop_page(struct tlb_set *s, gva_t page)
@@ -213,8 +221,15 @@ enum tlb_mode tlb_present_mode(const struct soft_cpu *c)
     return (c->st.cr4 & X86_CR4_SMAP) && !(c->st.rflags & X86_AC) ? TLB_KERNEL : TLB_KERNEL_AC;
 }
 
+/* Are the same pages executable by both? User and kernel differ, while the kernel's two modes do not. */
+static bool same_code(const struct tlb_set *a, const struct tlb_set *b)
+{
+    return a->pcid == b->pcid && (a->mode == TLB_USER) == (b->mode == TLB_USER);
+}
+
 void tlb_switch(struct soft_cpu *c)
 {
+    const struct tlb_set *before = c->set;
     unsigned pcid = present_pcid(c);
 
     if (unlikely(pcid != c->set_pcid)) {
@@ -223,9 +238,12 @@ void tlb_switch(struct soft_cpu *c)
             c->pcid_sets[m] = NULL;
     }
     c->set = set_for_mode(c, tlb_present_mode(c));
+    if (c->set != before && !(before && same_code(before, c->set)))
+        tlb_forget_returns(c);
     if (c->set->mode == TLB_USER)
         view_enter(c);
     atomic_store_explicit(&c->jc, c->set->jc, memory_order_relaxed);
+    atomic_store_explicit(&c->returns_now, c->returns, memory_order_relaxed);
 }
 
 /* The set of accesses the CPU makes as supervisor whatever the CPL: descriptor tables, TSS. */
@@ -239,6 +257,7 @@ void tlb_flush_all(struct soft_cpu *c)
     for (unsigned i = 0; i < TLB_NSETS; i++)
         if (c->sets[i].pcid != TLB_NO_PCID)
             set_clear(&c->sets[i]);
+    tlb_forget_returns(c);
     c->set_pcid = TLB_NO_PCID;
     c->counters.tlb_flush_all++;
     tlb_switch(c);
@@ -249,6 +268,7 @@ void tlb_flush_nonglobal(struct soft_cpu *c)
     for (unsigned i = 0; i < TLB_NSETS; i++)
         if (c->sets[i].pcid != TLB_NO_PCID)
             set_clear_nonglobal(&c->sets[i]);
+    tlb_forget_returns(c);
     c->counters.tlb_flush_all++;
 }
 
@@ -257,6 +277,7 @@ void tlb_flush_pcid(struct soft_cpu *c, unsigned pcid)
     for (unsigned i = 0; i < TLB_NSETS; i++)
         if (c->sets[i].pcid == pcid)
             set_clear_nonglobal(&c->sets[i]);
+    tlb_forget_returns(c);
     c->counters.tlb_flush_pcid++;
 }
 
@@ -280,6 +301,7 @@ void tlb_flush_page(struct soft_cpu *c, gva_t va)
             jc_drop_page(s, va);
         }
     }
+    tlb_forget_returns(c);
     view_flush_page(c, va);
     c->counters.tlb_flush_page++;
 }
@@ -289,6 +311,7 @@ void tlb_flush_jc(struct soft_cpu *c)
     for (unsigned i = 0; i < TLB_NSETS; i++)
         if (c->sets[i].pcid != TLB_NO_PCID)
             jc_clear(&c->sets[i]);
+    tlb_forget_returns(c);
 }
 
 /*

@@ -79,7 +79,7 @@ void soft_code_stored(struct soft_cpu *c);
 bool tlb_drop_writes(struct soft_cpu *c, hva_t page);
 
 /* Forget the set's translated-code addresses. */
-void tlb_set_flush_jc(struct tlb_set *s);
+void tlb_set_flush_jc(struct soft_cpu *c, struct tlb_set *s);
 
 /* Forget all write entries, so that the next write of each page is seen; the vCPU does not run. */
 void tlb_drop_all_writes(struct soft_cpu *c);

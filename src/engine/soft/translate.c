@@ -273,6 +273,9 @@ static void emit_stub(struct translation *t, struct stub_group *g, const struct 
     case STUB_PROBE:
         way = WAY_PROBE;
         break;
+    case STUB_RETURN:
+        way = WAY_RETURN;
+        break;
     default:
         at = s->from + t->e.to_rx;
         break;

@@ -21,7 +21,7 @@ struct ea {
     int64_t disp;
 };
 
-enum stub_kind { STUB_MISS, STUB_EXIT, STUB_PROBE, STUB_CHAIN, STUB_INSN };
+enum stub_kind { STUB_MISS, STUB_EXIT, STUB_PROBE, STUB_RETURN, STUB_CHAIN, STUB_INSN };
 
 /*
  * What is put after the block: soft TLB misses, exits, unlinked branches, instructions for the interpreter. A stub puts

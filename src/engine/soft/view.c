@@ -489,7 +489,7 @@ bool view_note_code(struct soft_cpu *c, gva_t va, const uint8_t *page)
     if (v->ncodes == CODE_SLOTS / 2) { /* start over */
         view_codes_forget(c, v);
         c->set->code = v->code;
-        tlb_set_flush_jc(c->set);
+        tlb_set_flush_jc(c, c->set);
         return false;
     }
     *p = (struct code_page){va, page};

@@ -214,7 +214,7 @@ void view_enter(struct soft_cpu *c)
     pthread_mutex_unlock(&vs->lock);
     if (s->code != code_of(c, v)) {
         s->code = code_of(c, v);
-        tlb_set_flush_jc(s);
+        tlb_set_flush_jc(c, s);
     }
     c->chain_site = NULL;
 }
