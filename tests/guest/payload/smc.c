@@ -334,6 +334,28 @@ static void remapped_behind(void)
     }
 }
 
+static uint8_t *return_text;
+
+static void changes_the_return(void)
+{
+    store32(return_text + 7, *(const volatile uint32_t *)(return_text + 64));
+}
+
+/* What a call returns to is changed before it does. */
+static void changed_return(void)
+{
+    /* sub $8, %rsp; call *%rdi; mov $n, %eax; add $8, %rsp; ret */
+    static const uint8_t text[] = {0x48, 0x83, 0xec, 8,    0xff, 0xd7, 0xb8, 0,
+                                   0,    0,    0,    0x48, 0x83, 0xc4, 8,    0xc3};
+
+    return_text = code_pages(1);
+    memcpy(return_text, text, sizeof(text));
+    for (uint32_t i = 1; i <= 5000; i++) {
+        store32(return_text + 64, i / 4);
+        EXPECT(run(return_text, (uint64_t)changes_the_return, 0) == i / 4, "round %u", i);
+    }
+}
+
 const struct test smc_tests[] = {
     {"smc-same-page", same_page},
     {"smc-ahead", ahead},
@@ -347,6 +369,7 @@ const struct test smc_tests[] = {
     {"smc-push", by_push},
     {"smc-crossing-store", crossing_store},
     {"smc-redirected-jump", redirected_jump},
+    {"smc-return", changed_return},
     {"smc-remap-invlpg", remapped_invlpg},
     {"smc-remap-cr3", remapped_cr3},
     {"smc-remap-second-page", remapped_behind},

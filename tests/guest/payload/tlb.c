@@ -141,6 +141,62 @@ static void rights_withdrawn(void)
     }
 }
 
+/* A page that calls while another is put in its place is not what the call returns to. */
+static uint8_t *return_pages;
+static unsigned return_to, return_how;
+
+static void moves_the_page(void)
+{
+    if (return_how == 0)
+        return;
+    set_pte(boot_pml4, TEST_VA, return_pages + return_to * PAGE, RW);
+    if (return_how == 1)
+        invlpg(TEST_VA);
+    else
+        write_cr3(read_cr3());
+}
+
+static void returned_elsewhere(void)
+{
+    /* sub $8, %rsp; call *%rdi; mov $n, %eax; add $8, %rsp; ret */
+    static const uint8_t text[] = {0x48, 0x83, 0xec, 8,    0xff, 0xd7, 0xb8, 0,
+                                   0,    0,    0,    0x48, 0x83, 0xc4, 8,    0xc3};
+    unsigned now = 0;
+
+    return_pages = page_alloc(4);
+    for (unsigned i = 0; i < 4; i++) {
+        memcpy(return_pages + i * PAGE, text, sizeof(text));
+        return_pages[i * PAGE + 7] = (uint8_t)i;
+    }
+    set_pte(boot_pml4, TEST_VA, return_pages, RW);
+    invlpg(TEST_VA);
+    for (unsigned i = 0; i < 6000; i++) {
+        uint64_t got;
+
+        return_how = i % 3;
+        return_to = (now + 1 + i / 3 % 3) % 4;
+        got = ((call_fn *)TEST_VA)((uint64_t)moves_the_page);
+        now = return_how ? return_to : now;
+        EXPECT(got == now, "round %u: page %lu, not %u", i, got, now);
+    }
+}
+
+/* Returns that no call was made for, to the address that means nothing in particular. */
+static void returned_to_0(void)
+{
+    __asm__ volatile("movb $0xc3, (%0)" : : "r"(0ul) : "memory"); /* ret */
+    for (unsigned i = 0; i < 500; i++) {
+        uint64_t there = 0;
+
+        invlpg(TEST_VA);
+        __asm__ volatile("lea 1f(%%rip), %%rax; push %%rax; push $0; ret; ud2; 1: mov $1, %0"
+                         : "+r"(there)
+                         :
+                         : "rax", "memory");
+        EXPECT(there == 1, "round %u", i);
+    }
+}
+
 /* ---- Process-context identifiers ------------------------------------------------ */
 
 static void invpcid(uint64_t type, uint64_t pcid, uint64_t va)
@@ -314,6 +370,8 @@ const struct test tlb_tests[] = {
     {"tlb-cr3", by_cr3},
     {"tlb-global", global_pages},
     {"tlb-rights-withdrawn", rights_withdrawn},
+    {"tlb-return", returned_elsewhere},
+    {"tlb-return-to-0", returned_to_0},
     {"tlb-pcid-switch", pcid_switch},
     {"tlb-pcid-many", pcid_many},
     {"tlb-invpcid", invpcid_types},
