@@ -119,8 +119,6 @@ enum exit_kind {
 enum exit_way {
     WAY_HOST,
     WAY_MEM,
-    WAY_PROBE,  /* for r11 in the jump cache's second table; flags are in lazy_flags */
-    WAY_RETURN, /* the same in both tables: a return not to where the latest call was */
     WAY_READ, /* soft TLB misses: r11 is the address with the tag XORed in, r10 the entry, but for its */
     WAY_WRITE, /* lowest four bits, less the table's offset. Flags are in lazy_flags or dead */
 };
@@ -139,6 +137,11 @@ struct glue {
     const uint8_t *exit_mem, *exit_host; /* jump here with exit_arg set */
     /* The same as a record says: the one that is soft_cpu.exit_record and the lowest four bits of r10 on. */
     const uint8_t *stub;
+    /*
+     * r11 is a target that the jump cache's first table does not have, or that the latest call does not return to: look on.
+     * Flags are in lazy_flags or dead. exit_record says how to leave.
+     */
+    const uint8_t *probe, *ret;
     /* Code of the empty entries of soft_cpu.returns, whose address is 0. */
     const uint8_t *ret_none;
     /* One instruction. r11: struct insn or NULL, r10: where to go on, exit_arg: offset. Flags in lazy_flags. */

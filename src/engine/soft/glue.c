@@ -152,6 +152,24 @@ static void make_probe(struct emit *e, const uint8_t *exit_mem)
     emit_jmp(e, exit_mem);
 }
 
+/* glue.ret and glue.probe. */
+static void make_look(struct emit *e, struct glue *g)
+{
+    uint8_t *second;
+
+    emit_align(e, 16);
+    g->ret = emit_here(e);
+    emit_ret_pop(e);
+    emit_jc_entry(e);
+    emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
+    second = emit_jcc_fwd(e, 5);
+    emit_page_of_target(e);
+    emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, 8); /* jmp [T1 + 8] */
+    emit_patch(e, second);
+    g->probe = emit_here(e);
+    make_probe(e, g->exit_mem);
+}
+
 /* exit_record and the way it says, which becomes T0. EFLAGS and both temporaries are kept in tmp[2], tmp[4] and tmp[5]. */
 static void emit_find_way(struct emit *e, const struct exit_record *exits)
 {
@@ -190,14 +208,12 @@ static uint8_t *emit_way(struct emit *e, enum exit_way way)
 /* What all stubs of blocks lead to. */
 static const uint8_t *make_stub(struct emit *e, const struct cache *k)
 {
-    uint8_t *probe, *ret, *read, *write, *mem, *second;
+    uint8_t *read, *write, *mem;
     const uint8_t *start;
 
     emit_align(e, 16);
     start = emit_here(e);
     emit_find_way(e, k->exits);
-    probe = emit_way(e, WAY_PROBE);
-    ret = emit_way(e, WAY_RETURN);
     read = emit_way(e, WAY_READ);
     write = emit_way(e, WAY_WRITE);
     mem = emit_way(e, WAY_MEM);
@@ -206,18 +222,6 @@ static const uint8_t *make_stub(struct emit *e, const struct cache *k)
     emit_patch(e, mem);
     emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT);
     emit_jmp(e, k->glue.exit_mem);
-    emit_patch(e, ret);
-    emit_load(e, T0, CPU_OFF(tmp[4]));
-    emit_ret_pop(e);
-    emit_jc_entry(e);
-    emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
-    second = emit_jcc_fwd(e, 5);
-    emit_page_of_target(e);
-    emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, 8); /* jmp [T1 + 8] */
-    emit_patch(e, probe);
-    emit_load(e, T0, CPU_OFF(tmp[4]));
-    emit_patch(e, second);
-    make_probe(e, k->glue.exit_mem);
     emit_patch(e, read);
     emit_load(e, T0, CPU_OFF(tmp[4]));
     emit_load(e, T1, CPU_OFF(tmp[5]));
@@ -260,6 +264,7 @@ void glue_make(struct soft_vm *svm)
     make_leave(&e);
     k->glue.interp = make_interp(&e, leave);
     k->glue.stub = make_stub(&e, k);
+    make_look(&e, &k->glue);
     k->glue.ret_none = make_ret_none(&e, k->glue.exit_mem);
     k->cold_used = CACHE_COLD;
     k->glue_end = k->used = ALIGN_UP((size_t)(e.p - k->rw), 64);

@@ -270,18 +270,29 @@ static void emit_stub(struct translation *t, struct stub_group *g, const struct 
         way = s->acc == ACC_WRITE ? WAY_WRITE : WAY_READ;
         at = s->retry;
         break;
-    case STUB_PROBE:
-        way = WAY_PROBE;
-        break;
-    case STUB_RETURN:
-        way = WAY_RETURN;
-        break;
     default:
         at = s->from + t->e.to_rx;
         break;
     }
     start = group_add(t, g, way, s->arg, at, s->page);
     emit_patch_to(&t->e, s->from, start);
+}
+
+/* It is taken so often that it does not look for its way first, and its record is read only to leave. */
+static void emit_stub_look(struct translation *t, const struct stub *s)
+{
+    const struct glue *g = &t->cpu->svm->cache.glue;
+    struct emit *e = &t->e;
+    uint32_t record = record_add(t, s->arg | (uint32_t)WAY_MEM << EXIT_WAY_SHIFT, NULL, s->page);
+
+    emit_patch_to(e, s->from, emit_here(e));
+    emit_store_imm32(e, CPU_OFF(exit_record), record);
+    emit_jmp(e, s->kind == STUB_RETURN ? g->ret : g->probe);
+}
+
+static bool stub_looks(const struct stub *s)
+{
+    return s->kind == STUB_PROBE || s->kind == STUB_RETURN;
 }
 
 /* The block's part of the cold half. */
@@ -293,8 +304,10 @@ static void emit_stubs(struct translation *t, struct block *b)
     for (unsigned i = 0; i < t->nstubs; i++)
         if (t->stubs[i].kind == STUB_INSN)
             emit_insn_data(t, &t->stubs[i]);
+        else if (stub_looks(&t->stubs[i]))
+            emit_stub_look(t, &t->stubs[i]);
     for (unsigned i = 0; i < t->nstubs; i++)
-        if (t->stubs[i].kind != STUB_INSN)
+        if (t->stubs[i].kind != STUB_INSN && !stub_looks(&t->stubs[i]))
             emit_stub(t, &g, &t->stubs[i]);
     b->stub_mem = group_add(t, &g, WAY_MEM, killed, b->code, 0);
     b->stub_host = group_add(t, &g, WAY_HOST, killed, b->code, 0);
