@@ -242,7 +242,7 @@ static void aml_processors(struct out *o, unsigned cpus)
         char name[8];
         size_t dev;
 
-        snprintf(name, sizeof(name), "C%03X", i);
+        snprintf(name, sizeof(name), "C%03X", i & 0xfff);
         dev = aml_device(o, name);
         aml_op(o, AML_NAME);
         aml_name_string(o, "_HID");
