@@ -599,6 +599,10 @@ static void cpuid_and_xcr0(void **state)
     assert_int_equal(RAX, (uint64_t)-1);
     FAULTS(X86_UD, 0, 0x0f, 0x01, 0xc8); /* monitor */
     FAULTS(X86_UD, 0, 0x0f, 0xaa);       /* rsm */
+    /* What was popcnt, tzcnt and lzcnt with VEX on Knights Corner. */
+    FAULTS(X86_UD, 0, 0xc5, 0xfa, 0xb8, 0xc5);
+    FAULTS(X86_UD, 0, 0x2e, 0xc5, 0x7a, 0xbc, 0xc5);
+    FAULTS(X86_UD, 0, 0xc5, 0xfa, 0xbd, 0xc5);
 }
 
 /* ---- Port I/O ------------------------------------------------------------ */

@@ -334,6 +334,17 @@ static uint32_t insn_flags(const ZydisDecodedInstruction *zi)
     return fl;
 }
 
+/*
+ * Others have handlers of the same names, which expect other registers, or which are for the legacy encoding alone (Knights
+ * Corner had POPCNT and its like with VEX).
+ */
+static bool is_offered(const ZydisDecodedInstruction *zi)
+{
+    return (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+            zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) &&
+           zi->meta.isa_set != ZYDIS_ISA_SET_KNCV;
+}
+
 int decode_insn(const uint8_t *bytes, unsigned avail, enum insn_mode mode, struct insn *out)
 {
     ZydisDecoder d;
@@ -356,9 +367,7 @@ int decode_insn(const uint8_t *bytes, unsigned avail, enum insn_mode mode, struc
         out->flags = INSN_TOO_LONG;
     if (!ZYAN_SUCCESS(status))
         return 0;
-    /* Not offered, and their registers and masks are not what the handlers of the same names expect. */
-    if (zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-        zi.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+    if (!is_offered(&zi))
         return 0;
     out->op = (uint16_t)zi.mnemonic;
     out->len = zi.length;
