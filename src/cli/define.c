@@ -105,7 +105,9 @@ static int rm_one(const char *name, void *opaque, struct err *err)
     if (!r && !state_exists(name) && opts->force && err->code == 0) {
         r = err_set(err, -ENOENT, "nothing is kept of the guest %s", name);
     } else if (!r) {
-        r = state_remove(name, as, err);
+        r = guest_image_note(name, false, err);
+        if (!r)
+            r = state_remove(name, as, err);
         if (!r)
             r = guest_image_move(name, as, err);
     }
@@ -156,6 +158,8 @@ static int recover_one(const char *name, void *opaque, struct err *err)
         return r;
     snprintf(to, sizeof(to), "%.*s", (int)strcspn(trashed, "~"), trashed);
     r = hold(&reg, to, err);
+    if (!r)
+        r = guest_image_note(trashed, true, err);
     if (!r)
         r = state_restore(trashed, to, err);
     if (!r)
@@ -227,6 +231,8 @@ static int rename_guest(const char *from, const char *to, struct err *err)
         r = hold(&old, from, err);
     if (!r)
         r = hold(&new, to, err);
+    if (!r)
+        r = guest_image_note(from, false, err);
     if (!r)
         r = state_rename(from, to, err);
     if (!r)

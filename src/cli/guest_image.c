@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "block/qcow2.h"
+#include "cli/state.h"
 
 #define USER_DATA_MAX MIB(1)
 
@@ -190,6 +191,39 @@ static void fill_paths(struct guest_image *g)
     g->seeded = !access(g->seed, F_OK);
 }
 
+static int settle_one(void *opaque, const char *from, const char *to)
+{
+    const struct store *s = opaque;
+    char old[STORE_PATH], new[STORE_PATH];
+
+    snprintf(old, sizeof(old), "%s/%.100s", s->guests, from);
+    snprintf(new, sizeof(new), "%s/%.100s", s->guests, to);
+    /* Where there is one of the new name already, it is that; and not every guest has one. */
+    if (!renameat2(AT_FDCWD, old, AT_FDCWD, new, RENAME_NOREPLACE) || errno == EEXIST ||
+        errno == ENOENT)
+        return 0;
+    return -errno;
+}
+
+/* Disks whose guests were renamed by processes that were killed then. */
+static void settle_locked(const struct store *s)
+{
+    struct store copy = *s;
+
+    state_each_renamed(settle_one, &copy);
+}
+
+static int settle(const struct store *s, struct err *err)
+{
+    int lock = store_lock(s, err);
+
+    if (lock < 0)
+        return lock;
+    settle_locked(s);
+    close(lock);
+    return 0;
+}
+
 int guest_image_open(struct guest_image *g, const struct guest_image_config *cfg, struct err *err)
 {
     char name[STORE_NAME_MAX + 1], path[STORE_PATH];
@@ -204,6 +238,8 @@ int guest_image_open(struct guest_image *g, const struct guest_image_config *cfg
     r = store_name(cfg->image, name, err);
     if (!r)
         r = store_open(&g->store, err);
+    if (!r)
+        r = settle(&g->store, err);
     if (!r)
         r = store_find(&g->store, name, &g->image, err);
     if (!r)
@@ -263,6 +299,8 @@ int guest_image_dir(const char *name, char dir[STORE_PATH], struct err *err)
     int r = store_open(&s, err);
 
     if (!r)
+        r = settle(&s, err);
+    if (!r)
         snprintf(dir, STORE_PATH, "%s/%s", s.guests, name);
     return r;
 }
@@ -308,6 +346,8 @@ int guest_image_clone(const char *from, const struct guest_image_config *cfg,
     if (!r)
         r = store_open(&g.store, err);
     if (!r)
+        r = settle(&g.store, err);
+    if (!r)
         r = store_find(&g.store, name, &g.image, err);
     if (r)
         return r;
@@ -342,6 +382,14 @@ int guest_image_clone(const char *from, const struct guest_image_config *cfg,
     return r;
 }
 
+int guest_image_note(const char *name, bool trash, struct err *err)
+{
+    char dir[STORE_PATH];
+    int r = guest_image_dir(name, dir, err);
+
+    return r || access(dir, F_OK) ? r : state_note(name, trash, err);
+}
+
 int guest_image_move(const char *from, const char *to, struct err *err)
 {
     char old[STORE_PATH], new[STORE_PATH];
@@ -354,10 +402,11 @@ int guest_image_move(const char *from, const char *to, struct err *err)
     lock = store_lock(&s, err);
     if (lock < 0)
         return lock;
+    settle_locked(&s);
     snprintf(old, sizeof(old), "%s/%s", s.guests, from);
     snprintf(new, sizeof(new), "%s/%.300s", s.guests, to ? to : "");
     if (lstat(old, &st))
-        r = 0; /* not every guest has one */
+        r = 0; /* not every guest has one, and it may have been moved just now */
     else if (!to)
         r = store_drop_locked(s.guests, old, err);
     else if (!lstat(new, &st))
@@ -376,6 +425,7 @@ int guest_image_discard(const struct store *s, const char *name, struct err *err
 
     if (lock < 0)
         return lock;
+    settle_locked(s);
     snprintf(g.name, sizeof(g.name), "%s", name);
     snprintf(g.dir, sizeof(g.dir), "%s/%s", s->guests, g.name);
     if (lstat(g.dir, &st)) {

@@ -60,6 +60,12 @@ int guest_image_clone(const char *from, const struct guest_image_config *cfg,
 /* The folder of a guest that is made from an image. */
 int guest_image_dir(const char *name, char dir[STORE_PATH], struct err *err);
 
+/*
+ * A guest gets another name, or goes to the trash or comes from it: guest_image_note before, guest_image_move afterwards.
+ * Should the process be killed in between, the next who looks for a disk moves this one first. The caller holds the names.
+ */
+int guest_image_note(const char *name, bool trash, struct err *err);
+
 /* The guest has another name now, or is gone for good (`to` NULL): so is its disk, if it has one. The caller holds the names. */
 int guest_image_move(const char *from, const char *to, struct err *err);
 

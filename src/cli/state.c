@@ -402,6 +402,60 @@ int state_restore(const char *trashed, const char *name, struct err *err)
     return r;
 }
 
+/* ---- Renamed, and what goes by the name not yet ---------------------------------------- */
+
+static const char *kind_of(bool trash)
+{
+    return trash ? "trash" : "guests";
+}
+
+int state_note(const char *name, bool trash, struct err *err)
+{
+    char dir[STATE_PATH], path[STATE_PATH];
+    int r = path_in(dir, kind_of(trash), name, NULL, err);
+
+    if (!r)
+        r = path_in(path, kind_of(trash), name, STATE_NOTE, err);
+    if (!r)
+        r = write_new(path, name, err);
+    return r ? r : sync_dir(dir, err);
+}
+
+/* False: it has no note, or is still called so. */
+static bool read_note(const char *path, const char *name, char *from, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    ssize_t n = fd < 0 ? 0 : read(fd, from, size - 1);
+
+    if (fd >= 0)
+        close(fd);
+    if (n <= 0)
+        return false;
+    from[n] = '\0';
+    return from[0] != '.' && !strchr(from, '/') && strcmp(from, name) != 0;
+}
+
+static void each_renamed(bool trash, int (*fn)(void *opaque, const char *from, const char *to),
+                         void *opaque)
+{
+    char path[STATE_PATH], from[REGISTRY_NAME_MAX + 16];
+    struct state_names names;
+
+    if (state_list(&names, trash, NULL))
+        return;
+    for (unsigned i = 0; i < names.count; i++)
+        if (!path_in(path, kind_of(trash), names.name[i], STATE_NOTE, NULL) &&
+            read_note(path, names.name[i], from, sizeof(from)) && !fn(opaque, from, names.name[i]))
+            unlink(path);
+    state_names_free(&names);
+}
+
+void state_each_renamed(int (*fn)(void *opaque, const char *from, const char *to), void *opaque)
+{
+    each_renamed(false, fn, opaque);
+    each_renamed(true, fn, opaque);
+}
+
 /* ---- Lists ----------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)

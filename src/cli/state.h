@@ -3,6 +3,7 @@
  * What is kept of a guest on disk: one directory each,
  *
  *     guests/NAME/guest.yaml     its definition (cli/definition.h)
+ *     guests/NAME/called         while it is renamed: state_note
  *     guests/NAME/last.json      how its last run began and ended
  *     guests/NAME/console.log    what its console said, the last MiB; before that, console.log.old
  *     guests/NAME/messages       what Lodge had to say during detached runs
@@ -29,6 +30,7 @@ struct definition;
 #define STATE_CONSOLE    "console.log"
 #define STATE_MESSAGES   "messages"
 #define STATE_DISKS      "disks"
+#define STATE_NOTE       "called"
 #define STATE_PATH       512
 
 /* Where all this is: $LODGE_STATE_DIR, else /var/lib/lodge for root, else $XDG_STATE_HOME/lodge or ~/.local/state/lodge. */
@@ -64,6 +66,16 @@ int state_rename(const char *from, const char *to, struct err *err);
 
 /* Take the newest NAME~N, or the one given in full, from the trash to `name`, whose name the caller holds. */
 int state_restore(const char *trashed, const char *name, struct err *err);
+
+/*
+ * What else goes by a guest's name, elsewhere (cli/guest_image.h), is renamed after the guest's directory. A note in that
+ * says what it is called, so that whoever comes by can do what a killed process has left undone.
+ *
+ * state_note: the guest, or NAME~N in the trash, is about to be renamed. state_each_renamed: fn for each that was renamed
+ * and still has its note, which is deleted when fn returns 0.
+ */
+int state_note(const char *name, bool trash, struct err *err);
+void state_each_renamed(int (*fn)(void *opaque, const char *from, const char *to), void *opaque);
 
 /* Names of all guests, or in the trash, sorted; to be freed with state_names_free. */
 struct state_names {

@@ -124,6 +124,41 @@ def removes_disks():
         check(store.left() == [], f"disks: {store.left()}")
 
 
+def renames_disks():
+    """A guest's disk goes with its name, also when whoever renames the guest is killed half way."""
+    with Place() as place:
+        store = Store(place)
+        store.bring("test/1", "--seed", "none", initrd=initramfs())
+        name, other = fresh_name(), fresh_name()
+        store.lodge("create", "test", "--name", name, "--engine", "soft", "-m", "256M", "--append",
+                    "lodge.test=boot")
+        store.lodge("start", name)
+        store.lodge("stop", name)
+        mark = store.path / "disks" / name / "mark"
+        mark.write_text("its disk")
+        store.lodge("rename", name, other)
+        check(store.left() == [other], f"disks: {store.left()}")
+        guests, trash = place.path / "state" / "guests", place.path / "state" / "trash"
+        # As a process leaves it that is killed after the first of its two renames.
+        (guests / other / "called").write_text(other)
+        (guests / other).rename(guests / name)
+        store.lodge("start", name)
+        store.lodge("kill", name)
+        check(store.left() == [name] and mark.exists(), f"disks: {store.left()}")
+        check(not (guests / name / "called").exists(), "the note is left")
+        (guests / name / "called").write_text(name)
+        trash.mkdir(mode=0o700, exist_ok=True)
+        (guests / name).rename(trash / f"{name}~1")
+        # The name is free, and so must be its disk's.
+        store.lodge("create", "test", "--name", name, "--engine", "soft", "-m", "256M")
+        store.lodge("start", name)
+        check(not mark.exists(), "a new guest has the disk of one that was removed")
+        store.lodge("kill", name)
+        store.lodge("rename", name, other)
+        store.lodge("recover", name)
+        check(mark.exists() and store.left() == sorted([name, other]), f"disks: {store.left()}")
+
+
 def tells_settings():
     """The seed has name and keys; it is made once, with the disk."""
     if not shutil.which("ssh-keygen"):
@@ -190,6 +225,7 @@ CASES = [
     Case("images: names", keeps_images),
     Case("images: disks that stay", keeps_disks),
     Case("images: disks that go", removes_disks),
+    Case("images: disks that are renamed", renames_disks),
     Case("images: settings", tells_settings),
     Case("images: kernels on disks", finds_kernels),
 ]
