@@ -19,6 +19,9 @@
 #include "x86/platform.h"
 
 #define SNAPSHOT_CPUS 2
+#ifndef SNAPSHOT_ENGINE
+#define SNAPSHOT_ENGINE (&engine_soft)
+#endif
 
 struct snapshot_guest {
     char dir[64], disk[96], port[96], vsock[96];
@@ -46,7 +49,7 @@ static inline bool snapshot_guest_new(struct snapshot_guest *g, unsigned number,
                                 .cpus = SNAPSHOT_CPUS,
                                 .memory = MIB(4),
                                 .kernel = "/dev/null",
-                                .engine = &engine_soft,
+                                .engine = SNAPSHOT_ENGINE,
                                 .serial_in = -1,
                                 .serial_out = -1,
                                 .rng = true,
