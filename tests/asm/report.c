@@ -165,8 +165,8 @@ static struct leeway leeway_of(const struct dt_case *k, const struct dt_result *
     case ZYDIS_MNEMONIC_IRETQ:
         l.order = true;
         break;
-    case ZYDIS_MNEMONIC_RET:
-        l.order = zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+    case ZYDIS_MNEMONIC_RET: /* AMD's read the outer stack before they refuse a selector whose RPL is not the CPL */
+        l.order = l.vector = zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
         break;
     case ZYDIS_MNEMONIC_FXSAVE: /* which end of the image is looked at first, how much has been written */
     case ZYDIS_MNEMONIC_FXSAVE64:
