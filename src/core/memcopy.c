@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -120,10 +121,23 @@ static bool is_zero(const uint8_t *page)
     return !page[0] && !memcmp(page, page + 1, PAGE_SIZE - 1);
 }
 
+/* File systems without a size have no blocks. */
+static bool is_reserved(const struct memcopy *m, uint64_t len)
+{
+    struct statfs fs;
+
+    return m->cfg.reserve && !fstatfs(m->cfg.fd, &fs) && fs.f_blocks &&
+           (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize < m->cfg.reserve + len;
+}
+
 static void put(struct memcopy *m, const uint8_t *buf, uint64_t page, uint64_t n)
 {
     uint64_t off = m->cfg.offset + page * PAGE_SIZE;
 
+    if (is_reserved(m, n * PAGE_SIZE)) {
+        fail(m, -ENOSPC);
+        return;
+    }
     for (uint64_t done = 0, len = n * PAGE_SIZE; done < len;) {
         ssize_t r = pwrite(m->cfg.fd, buf + done, len - done, (off_t)(off + done));
 

@@ -29,6 +29,8 @@ struct memcopy_config {
     int fd;
     uint64_t offset; /* a multiple of 4096 */
     bool sync;       /* the copy is complete when it is on the disk (fdatasync) */
+    /* Bytes of the file's file system that are others': -ENOSPC before less than that is free. 0: none. */
+    uint64_t reserve;
     /* Told once, on a thread of the copy, when memcopy_poll has come to say that it is over; NULL: nobody. */
     void (*done)(void *opaque);
     void *opaque;

@@ -19,6 +19,8 @@
 
 #define CHUNK   MIB(1)
 #define WAIT_MS 20
+/* What a snapshot leaves of a file system: the guest's own writes go on there meanwhile, and must not fail for it. */
+#define RESERVE MIB(16)
 #define SUMS    "memory"
 
 /* ---- Sums of memory ------------------------------------------------------------------ */
@@ -248,7 +250,8 @@ static int cancelled(struct taking *k)
 /* Before the guest stops: all that can be done then need not be done while it stands. */
 static int get_ready(struct taking *k)
 {
-    const struct memcopy_config cfg = {.fd = k->memory, .sync = !k->t->transient};
+    const struct memcopy_config cfg = {
+        .fd = k->memory, .sync = !k->t->transient, .reserve = RESERVE};
     int code = memcopy_new(&k->copy, k->vm, &cfg, k->err);
 
     if (!code)

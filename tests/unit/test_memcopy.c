@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -369,6 +370,33 @@ static void a_clear_and_a_move_lose_nothing(void **state)
     assert_copied(f, 0);
 }
 
+/* The last bytes of a file system are the guest's, whose disks may be there. */
+static void what_is_reserved_stays_free(void **state)
+{
+    struct fixture *f = *state;
+    FILE *file = tmpfile();
+    struct memcopy_config cfg = {.reserve = UINT64_MAX / 2};
+    struct memcopy *copy;
+    struct err err = {0};
+    struct stat st;
+
+    assert_non_null(file);
+    cfg.fd = fileno(file);
+    fill(f);
+    assert_int_equal(memcopy_new(&copy, &f->vm, &cfg, NULL), 0);
+    assert_int_equal(memcopy_start(copy, NULL), 0);
+    assert_int_equal(memcopy_wait(copy, &err), -ENOSPC);
+    memcopy_free(copy);
+    assert_int_equal(fstat(cfg.fd, &st), 0);
+    assert_int_equal(st.st_blocks, 0);
+    cfg.reserve = 1;
+    assert_int_equal(memcopy_new(&copy, &f->vm, &cfg, NULL), 0);
+    assert_int_equal(memcopy_start(copy, NULL), 0);
+    assert_int_equal(memcopy_wait(copy, NULL), 0);
+    memcopy_free(copy);
+    fclose(file);
+}
+
 static void a_log_that_fails_is_told(void **state)
 {
     struct fixture *f = *state;
@@ -426,6 +454,7 @@ int main(void)
         BOTH(it_can_be_cancelled),
         BOTH(a_clear_and_a_move_lose_nothing),
         BOTH(a_copy_reads_through_the_base),
+        cmocka_unit_test_setup_teardown(what_is_reserved_stays_free, setup_announcing, teardown),
         cmocka_unit_test_setup_teardown(a_log_that_fails_is_told, setup_logging, teardown),
     };
 
