@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/thread.h"
 #include "block/limiter.h"
 #include "block/throttle.h"
@@ -19,16 +21,29 @@
 
 #define WORKERS_MAX 16
 #define HEAD_SIZE   512
-#define DRAIN_MS    2 /* between looks at what workers have done */
+#define DRAIN_MS    2   /* between looks at what workers have done */
+#define ROOM_MS     250 /* between looks whether there is room */
+#define TOLD_S      60  /* and between two words about that */
 
-/* Requests wait in one list; a thread is added when one comes and nobody is idle. */
+/* In the order they came. */
+struct line {
+    struct block_req *first, **last;
+};
+
+/* Requests wait in one line; a thread is added when one comes and nobody is idle. */
 struct block_workers {
     pthread_mutex_t lock;
     pthread_cond_t work, none; /* `none`: nothing is under way any more */
-    struct block_req *first, **last;
+    struct line line;
     unsigned under_way; /* submitted and not done */
     unsigned threads, idle, waiting;
     bool stop;
+    /* What found no room on the host waits here, and one thread with it. */
+    struct line full;
+    pthread_cond_t room;
+    bool watched;      /* by that thread */
+    unsigned draining; /* nothing may wait */
+    time_t told;       /* when something was said about it; 0: never */
     pthread_t thread[WORKERS_MAX];
 };
 
@@ -49,15 +64,93 @@ static void complete(struct block *b, struct block_req *req, int result)
     requests_over(b->workers, 1);
 }
 
+static void line_init(struct line *line)
+{
+    line->first = NULL;
+    line->last = &line->first;
+}
+
+static void line_add(struct line *line, struct block_req *req)
+{
+    req->next = NULL;
+    *line->last = req;
+    line->last = &req->next;
+}
+
 static struct block_req *take_locked(struct block_workers *w)
 {
-    struct block_req *req = w->first;
+    struct block_req *req = w->line.first;
 
-    w->first = req->next;
-    if (!w->first)
-        w->last = &w->first;
+    w->line.first = req->next;
+    if (!w->line.first)
+        w->line.last = &w->line.first;
     w->waiting--;
     return req;
+}
+
+static struct timespec now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t;
+}
+
+/* What waits for room is tried again, by this thread and whoever comes. */
+static void try_again_locked(struct block_workers *w)
+{
+    for (struct block_req *req = w->full.first; req; req = req->next)
+        w->waiting++;
+    *w->line.last = w->full.first;
+    w->line.last = w->full.last;
+    line_init(&w->full);
+}
+
+/* The one thread that looks after them. */
+static void watch_room_locked(struct block *b)
+{
+    struct block_workers *w = b->workers;
+    struct timespec until = now();
+
+    if (!w->told || until.tv_sec - w->told >= TOLD_S) {
+        w->told = until.tv_sec;
+        log_error("%s: no room is left on the host; what the guest writes waits until there is",
+                  b->path);
+    }
+    until.tv_nsec += ROOM_MS * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    while (!w->draining && pthread_cond_timedwait(&w->room, &w->lock, &until) != ETIMEDOUT)
+        ;
+    try_again_locked(w);
+}
+
+/* The guest is told of no error that is the host's: true, the request waits. */
+static bool wait_for_room(struct block *b, struct block_req *req)
+{
+    struct block_workers *w = b->workers;
+    bool wait;
+
+    pthread_mutex_lock(&w->lock);
+    wait = !w->draining;
+    if (wait)
+        line_add(&w->full, req);
+    if (wait && !w->watched) {
+        w->watched = true;
+        watch_room_locked(b);
+        w->watched = false;
+    }
+    pthread_mutex_unlock(&w->lock);
+    return wait;
+}
+
+/* On a worker. */
+static void carry_out(struct block *b, struct block_req *req)
+{
+    int code = b->ops->execute(b, req);
+
+    if ((code != -ENOSPC && code != -EDQUOT) || !wait_for_room(b, req))
+        complete(b, req, code);
 }
 
 static void *worker_thread(void *opaque)
@@ -70,16 +163,16 @@ static void *worker_thread(void *opaque)
     for (;;) {
         struct block_req *req;
 
-        while (!w->first && !w->stop) {
+        while (!w->line.first && !w->stop) {
             w->idle++;
             pthread_cond_wait(&w->work, &w->lock);
             w->idle--;
         }
-        if (!w->first)
+        if (!w->line.first)
             break;
         req = take_locked(w);
         pthread_mutex_unlock(&w->lock);
-        complete(b, req, b->ops->execute(b, req));
+        carry_out(b, req);
         pthread_mutex_lock(&w->lock);
     }
     pthread_mutex_unlock(&w->lock);
@@ -113,9 +206,7 @@ void block_execute(struct block *b, struct block_req *req)
     pthread_mutex_lock(&w->lock);
     here = w->idle <= w->waiting && !worker_start_locked(b);
     if (!here) {
-        req->next = NULL;
-        *w->last = req;
-        w->last = &req->next;
+        line_add(&w->line, req);
         w->waiting++;
         pthread_cond_signal(&w->work);
     }
@@ -127,13 +218,19 @@ void block_execute(struct block *b, struct block_req *req)
 static struct block_workers *workers_new(void)
 {
     struct block_workers *w = calloc(1, sizeof(*w));
+    pthread_condattr_t attr;
 
     if (!w)
         return NULL;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->work, NULL);
     pthread_cond_init(&w->none, NULL);
-    w->last = &w->first;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->room, &attr);
+    pthread_condattr_destroy(&attr);
+    line_init(&w->line);
+    line_init(&w->full);
     return w;
 }
 
@@ -145,6 +242,7 @@ static void workers_free(struct block_workers *w)
     pthread_mutex_unlock(&w->lock);
     for (unsigned i = 0; i < w->threads; i++)
         pthread_join(w->thread[i], NULL);
+    pthread_cond_destroy(&w->room);
     pthread_cond_destroy(&w->none);
     pthread_cond_destroy(&w->work);
     pthread_mutex_destroy(&w->lock);
@@ -307,7 +405,7 @@ static void wait_a_while(struct block *b)
     block_reap(b);
 }
 
-/* Limits are for a guest that runs; nobody else waits for them. */
+/* Limits, and a wait for room, are for a guest that runs; nobody else waits for them. */
 void block_drain(struct block *b)
 {
     struct block_workers *w = b->workers;
@@ -315,6 +413,8 @@ void block_drain(struct block *b)
     if (b->limiter)
         limiter_open(b->limiter);
     pthread_mutex_lock(&w->lock);
+    w->draining++;
+    pthread_cond_broadcast(&w->room);
     while (w->under_way) {
         if (b->event_fd < 0) {
             pthread_cond_wait(&w->none, &w->lock);
@@ -324,6 +424,7 @@ void block_drain(struct block *b)
         wait_a_while(b);
         pthread_mutex_lock(&w->lock);
     }
+    w->draining--;
     pthread_mutex_unlock(&w->lock);
     if (b->limiter)
         limiter_shut(b->limiter);
@@ -424,12 +525,14 @@ int block_open(struct block **out, const struct block_config *cfg, struct err *e
         return err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
     b->ops = ops;
     b->event_fd = -1;
-    b->workers = workers_new();
+    b->path = strdup(cfg->path);
+    b->workers = b->path ? workers_new() : NULL;
     code = b->workers ? open_format(b, cfg, err)
                       : err_set(err, -ENOMEM, "no memory to open %s", cfg->path);
     if (code < 0) {
         if (b->workers)
             workers_free(b->workers);
+        free(b->path);
         free(b);
         return code;
     }
@@ -446,6 +549,7 @@ void block_close(struct block *b)
     block_uring_close(b);
     b->ops->close(b);
     workers_free(b->workers);
+    free(b->path);
     free(b);
 }
 

@@ -97,6 +97,7 @@ struct block {
     const struct block_ops *ops;
     struct block_info info; /* constant once open */
     void *priv;             /* the format's */
+    char *path;             /* of the image that was opened, for messages */
     struct block_workers *workers;
     struct block_limiter *limiter; /* NULL: no limits */
     struct uring *uring;           /* NULL: none */
@@ -134,7 +135,9 @@ void block_close(struct block *b);
 /*
  * Start a request. What cannot be right (beyond the end, not in whole
  * sectors, an iov of another length) completes with -EINVAL, a write to a
- * read-only image with -EROFS. Any thread; may block for a moment.
+ * read-only image with -EROFS. Any thread; may block for a moment. What finds no
+ * room on the host waits until there is some, or for block_drain, which lets it
+ * complete with -ENOSPC or -EDQUOT.
  */
 void block_submit(struct block *b, struct block_req *req);
 

@@ -88,3 +88,10 @@ int direct_choose(const struct direct *d, const struct iovec *iov, unsigned n, u
             return d->fd;
     return d->direct_fd;
 }
+
+int direct_sync(int fd)
+{
+    if (!fdatasync(fd))
+        return 0;
+    return errno == ENOSPC || errno == EDQUOT ? -EIO : -errno;
+}

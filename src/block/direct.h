@@ -33,4 +33,7 @@ int direct_enable(struct direct *d, const char *path, struct err *err);
 int direct_choose(const struct direct *d, const struct iovec *iov, unsigned n, uint64_t at,
                   uint64_t len);
 
+/* fdatasync. For want of room the kernel has lost what was written, and trying again would not bring it back: -EIO then, too. */
+int direct_sync(int fd);
+
 #endif

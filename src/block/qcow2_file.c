@@ -42,7 +42,7 @@ static ssize_t fd_pwritev(struct qcow2_file *f, const struct iovec *iov, int n, 
 
 static int fd_sync(struct qcow2_file *f)
 {
-    return fdatasync(f->fd) < 0 ? -errno : 0;
+    return direct_sync(f->fd);
 }
 
 static int fd_size(struct qcow2_file *f, uint64_t *size)

@@ -149,8 +149,8 @@ static int raw_range(const struct raw *r, const struct block_req *req)
     int code = req->op == BLOCK_DISCARD ? raw_discard(r, req) : raw_write_zeroes(r, req);
 
     /* O_DSYNC does not concern fallocate. */
-    if (!code && r->block->info.writethrough && fdatasync(r->file.fd) < 0)
-        code = -errno;
+    if (!code && r->block->info.writethrough)
+        code = direct_sync(r->file.fd);
     return code;
 }
 
@@ -163,7 +163,7 @@ static int raw_execute(struct block *b, struct block_req *req)
     case BLOCK_WRITE:
         return raw_read_write(r, req);
     case BLOCK_FLUSH:
-        return r->cache != BLOCK_UNSAFE && fdatasync(r->file.fd) < 0 ? -errno : 0;
+        return r->cache != BLOCK_UNSAFE ? direct_sync(r->file.fd) : 0;
     case BLOCK_DISCARD:
     case BLOCK_WRITE_ZEROES:
         return raw_range(r, req);
@@ -187,7 +187,7 @@ static int raw_try_now(struct block *b, struct block_req *req)
     return 0;
 }
 
-/* What the kernel did in part, or not at all, a worker does again from the beginning. */
+/* What the kernel did in part, or not at all, or found no room for, a worker does again from the beginning. */
 static bool raw_over(struct uring_op *op, int result)
 {
     struct block_req *req = op->req;
@@ -195,7 +195,8 @@ static bool raw_over(struct uring_op *op, int result)
 
     if (req->op != BLOCK_FLUSH && result >= 0 && (uint64_t)result != req->len)
         result = -ECANCELED;
-    if (result == -ECANCELED || result == -EAGAIN || result == -EINTR || result == -EINVAL) {
+    if (result == -ECANCELED || result == -EAGAIN || result == -EINTR || result == -EINVAL ||
+        (req->op != BLOCK_FLUSH && (result == -ENOSPC || result == -EDQUOT))) {
         block_execute(r->block, req);
         return false;
     }

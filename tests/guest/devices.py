@@ -14,6 +14,7 @@ from guest import (PROGRAM, Case, Place, Skip, check, initramfs_with_modules, ke
                    need_proc)
 
 from boot import DONE, INIT, ends_well
+from life import Full
 
 MIB = 1 << 20
 
@@ -380,6 +381,27 @@ def no_complaints():
             finish(run, place, [disk_image])
 
 
+def full_file_system(suffix):
+    """What the guest writes waits for room on the host, and nothing is lost."""
+    with Place() as place:
+        small = Full(place.path / "small", "8m")
+        try:
+            image = small.path / f"image.{suffix}"
+            image_verb(place, "create", str(image), "32M")
+            with place.run(command("fill", 2, [image])) as run:
+                run.wait_error("no room is left on the host")
+                check("fill ended" not in run.stdout(), f"it has all been written: {run.describe()}")
+                subprocess.run(["mount", "-o", "remount,size=64m", small.path], check=True)
+                run.wait_line(DONE)
+                check(said(run, "fill ended") == "0", f"the guest saw an error: {run.stdout()}")
+                check(run.wait_exit() == 0, run.describe())
+                image_verb(place, "convert", str(image), "copy.raw")
+                check(said(run, "fill holds").split()[0] == md5(place.path / "copy.raw"),
+                      "the disk is not what the guest wrote")
+        finally:
+            small.unmount()
+
+
 def refused(option, *words):
     with Place() as place:
         new_image(place, "cwd/empty", 0)
@@ -410,6 +432,8 @@ CASES = [
     Case("disk in use elsewhere", one_writer),
     Case("disk in qcow2", qcow2),
     Case("disk in qcow2, killed", qcow2_killed),
+    Case("disk on a full file system", full_file_system, "raw"),
+    Case("disk in qcow2 on a full file system", full_file_system, "qcow2"),
     Case("random numbers", random_numbers),
     Case("several ports", ports),
     Case("freed memory goes back to the host", gives_memory_back, 256),

@@ -154,6 +154,15 @@ class Run:
                     raise Timeout(f"no line {count} matching {pattern!r}; {self.describe()}")
                 self.changed.wait(min(left, 0.5))
 
+    def wait_error(self, pattern, timeout=120):
+        """Until a message of lodge's own matches pattern."""
+        deadline = time.monotonic() + timeout
+        with self.changed:
+            while not re.search(pattern, self.stderr()):
+                if time.monotonic() > deadline or not self.readers[1].is_alive():
+                    raise Timeout(f"no message matching {pattern!r}; {self.describe()}")
+                self.changed.wait(0.5)
+
     def wait_exit(self, timeout=120):
         """Exit status, once it has ended and all its output is here."""
         try:
