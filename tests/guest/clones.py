@@ -174,7 +174,7 @@ def clones_killed():
 def clones_full():
     """A full disk: an error, and the guest goes on where it was."""
     with Lodge() as lodge:
-        full = Full(lodge.state, "4m")
+        full = Full(lodge.state, "24m")  # more than it ever writes
         try:
             one, two = lodge.name(), lodge.name()
             disk = new_disk(lodge)
