@@ -556,6 +556,10 @@ void block_close(struct block *b)
 int block_sync(struct block *b)
 {
     struct block_req flush = {.op = BLOCK_FLUSH};
+    bool waits;
 
-    return b->ops->execute(b, &flush);
+    pthread_mutex_lock(&b->workers->lock);
+    waits = b->workers->watched;
+    pthread_mutex_unlock(&b->workers->lock);
+    return waits ? -ENOSPC : b->ops->execute(b, &flush);
 }

@@ -183,7 +183,10 @@ void block_drain(struct block *b);
  */
 int block_overlay(struct block *b, const struct block_config *cfg, struct err *err);
 
-/* Have what was written on stable storage, on this thread. Not while block_overlay runs. A negative errno. */
+/*
+ * Have what was written on stable storage, on this thread. Not while block_overlay runs. A negative errno; -ENOSPC also when
+ * requests wait for room, which a drain would end with errors.
+ */
 int block_sync(struct block *b);
 
 /* For formats: carry out on a worker. */

@@ -203,16 +203,31 @@ static void drop_directory(struct taking *k)
     rmdir(k->t->dir);
 }
 
+/* Whoever stops the guest ends what waits for room. Other errors are left for the guest's own flushes to show. */
+static int check_room(struct taking *k, unsigned n)
+{
+    if (vm_disk_sync(k->vm, n) != -ENOSPC)
+        return 0;
+    err_set(k->err, -ENOSPC, "what the guest writes to the disk %s waits for room on the host",
+            k->vm->cfg.disk[n].image.path);
+    return err_next(k->err, "Make room there. The guest goes on, and nothing was changed.");
+}
+
 static int check_disks(struct taking *k)
 {
     const struct vm_config *cfg = &k->vm->cfg;
+    int code = 0;
 
-    for (unsigned n = 0; n < cfg->disks; n++)
-        if (!cfg->disk[n].image.read_only && !k->t->disks && !k->t->as)
+    for (unsigned n = 0; !code && n < cfg->disks; n++) {
+        if (cfg->disk[n].image.read_only)
+            continue;
+        if (!k->t->disks && !k->t->as)
             return err_set(k->err, -EOPNOTSUPP,
                            "there is no place for what the guest writes to the disk %s afterwards",
                            cfg->disk[n].image.path);
-    return 0;
+        code = check_room(k, n);
+    }
+    return code;
 }
 
 static uint64_t now_ns(void)

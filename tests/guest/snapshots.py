@@ -210,6 +210,30 @@ def cut_short():
             disk.unmount()
 
 
+def no_room_for_the_guest():
+    """While what the guest writes waits for room, no snapshot ends the wait with an error."""
+    with Lodge() as lodge:
+        name = lodge.name()
+        small = Full(lodge.path / "small", "8m")
+        try:
+            disk = small.path / "disk.raw"
+            with open(disk, "wb") as file:
+                file.truncate(32 << 20)
+            lodge.verb("run", "-q", "-d", "--name", name, "--disk", str(disk),
+                       *options("fill", initramfs_with_modules("cloud")))
+            messages = lodge.state / "guests" / name / "messages"
+            deadline = time.monotonic() + PATIENCE
+            while "no room is left" not in messages.read_text():
+                check(time.monotonic() < deadline, "it found room for everything")
+                time.sleep(0.1)
+            lodge.refuses("waits for room on the host", "snapshot", name, "tag")
+            subprocess.run(["mount", "-o", "remount,size=64m", small.path], check=True)
+            lodge.wait_log(name, "LODGE-TEST fill ended 0")
+        finally:
+            lodge.try_verb("kill", "-q", name)
+            small.unmount()
+
+
 def another_generation():
     """A stock kernel draws new random numbers in a fork and after a restore, and the original does not."""
     words = ["--engine", "soft", "-m", "256M", "--kernel", kernel("amd64"), "--initrd", initramfs(),
@@ -232,6 +256,7 @@ CASES = [
     Case("saved and gone on with while it writes to a disk", saved_with_disk),
     Case("snapshot, snapshots and restore", verbs),
     Case("snapshot with a full disk, and cancelled", cut_short),
+    Case("snapshot while the guest's writes wait for room", no_room_for_the_guest),
     Case("new random numbers after fork and restore", another_generation),
     Case(f"{SNAPSHOTS} snapshots and restores", again_and_again),
     Case("saved under one engine, gone on with by the other, nested", saved_nested, 1, "kvm", "soft",

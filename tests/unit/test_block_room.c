@@ -137,7 +137,10 @@ static void writes_wait_until_there_is_room(void **state)
 {
     struct fixture *f = *state;
 
+    assert_int_equal(block_sync(f->b), 0);
     submit_writes(f);
+    while (block_sync(f->b) != -ENOSPC)
+        usleep(1000);
     /* Others do not wait behind them. */
     submit(f, BLOCK_READ);
     wait_done(f, 1);
