@@ -232,10 +232,10 @@ class Place:
 
     @staticmethod
     def shared():
-        """What guests of this process's tests have put into folders shared with others."""
-        return {os.path.join(folder, name) for folder in ("/dev/shm", "/run/lodge")
-                if os.path.isdir(folder) for name in os.listdir(folder)
-                if folder == "/dev/shm" or name.startswith(NAME)}
+        """What guests of this process's tests have put into folders shared with others, who put things there meanwhile."""
+        return {os.path.join(folder, name)
+                for folder, begin in (("/dev/shm", "lodge"), ("/run/lodge", NAME))
+                if os.path.isdir(folder) for name in os.listdir(folder) if name.startswith(begin)}
 
     def environment(self):
         return dict(os.environ, XDG_RUNTIME_DIR=str(self.path / "runtime"),
