@@ -15,6 +15,7 @@
 #include "cli/guest_image.h"
 #include "cli/guests.h"
 #include "cli/life_opts.h"
+#include "cli/passing.h"
 #include "cli/registry.h"
 #include "cli/run.h"
 #include "cli/snapshots.h"
@@ -86,11 +87,12 @@ static int claim_all(struct forking *f, struct err *err)
 static int take(struct forking *f, struct err *err)
 {
     struct client_conn conn;
-    char in[64];
+    char hidden[PASSING_NAME], in[PASSING_NAME + 16];
     int r = guest_connect(&conn, f->from, err);
     json_t *args;
 
-    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/.%d.fork", (int)getpid());
+    passing_name(hidden, "fork");
+    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/%s", hidden);
     if (!r)
         r = snapshots_make_dir(f->from, err);
     if (!r)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "cli/saved.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,13 +10,12 @@
 #include <unistd.h>
 
 #include "cli/guests.h"
+#include "cli/passing.h"
 #include "cli/snapshots.h"
 #include "core/snapshot_take.h"
 
 #define SAVE_MS (600 * 1000) /* a slow disk and much memory take their time */
 #define END_MS  60000
-
-#define ASIDE "." SAVED_DIR "." /* and who has put it there */
 
 bool saved_exists(const char *name)
 {
@@ -30,24 +28,8 @@ static int aside_path(char buf[STATE_PATH], const char *name, struct err *err)
 {
     char in[64];
 
-    snprintf(in, sizeof(in), ASIDE "%d", (int)getpid());
+    snprintf(in, sizeof(in), SAVED_ASIDE "%d", (int)getpid());
     return state_path(buf, name, in, err);
-}
-
-static void delete_folder(int parent, const char *name)
-{
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    DIR *d = fd < 0 ? NULL : fdopendir(fd);
-    struct dirent *e;
-
-    while (d && (e = readdir(d)))
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            unlinkat(fd, e->d_name, 0);
-    if (d)
-        closedir(d);
-    else if (fd >= 0)
-        close(fd);
-    unlinkat(parent, name, AT_REMOVEDIR);
 }
 
 static int save_in(struct client_conn *conn, const char *name, struct err *err)
@@ -125,26 +107,10 @@ int saved_drop(const char *name, struct err *err)
     if (fd < 0 || rename(path, aside) || (fsync(fd) && errno != EINVAL))
         r = err_set(err, -errno, "cannot take away %s: %s", path, strerror(errno));
     else
-        delete_folder(fd, strrchr(aside, '/') + 1);
+        passing_delete(aside); /* what is left is swept */
     if (fd >= 0)
         close(fd);
     return r;
-}
-
-void saved_sweep(const char *name)
-{
-    char parent[STATE_PATH];
-    struct dirent *e;
-    DIR *d;
-
-    if (state_path(parent, name, NULL, NULL))
-        return;
-    d = opendir(parent);
-    while (d && (e = readdir(d)))
-        if (!strncmp(e->d_name, ASIDE, strlen(ASIDE)))
-            delete_folder(dirfd(d), e->d_name);
-    if (d)
-        closedir(d);
 }
 
 int saved_refuse(const char *name, struct err *err)

@@ -9,7 +9,8 @@
 
 #include "cli/state.h"
 
-#define SAVED_DIR "saved"
+#define SAVED_DIR   "saved"
+#define SAVED_ASIDE ".saved." /* and the PID of who has put it there: on its way in or out */
 
 bool saved_exists(const char *name);
 
@@ -21,9 +22,6 @@ int saved_check(const char *name, char path[STATE_PATH], struct err *err);
 
 /* Take it away, by whoever holds the guest's name: at once, whatever ends the process. -ENOENT when there is none. */
 int saved_drop(const char *name, struct err *err);
-
-/* Delete what a killed process left of one. The guest's name is held. */
-void saved_sweep(const char *name);
 
 /* -EBUSY for what would make it useless: the guest's disks are to change. */
 int saved_refuse(const char *name, struct err *err);

@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/layers.h"
+#include "cli/passing.h"
 #include "cli/registry.h"
 #include "control/commands_snapshot.h"
 #include "core/snapfile.h"
@@ -53,9 +53,10 @@ int snapshots_make_dir(const char *name, struct err *err)
 
 static int hidden_path(char buf[STATE_PATH], const char *name, const char *tag, struct err *err)
 {
-    char in[200];
+    char hidden[PASSING_NAME], in[PASSING_NAME + 16];
 
-    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/.%d.%.100s", (int)getpid(), tag);
+    passing_name(hidden, tag);
+    snprintf(in, sizeof(in), SNAPSHOTS_DIR "/%s", hidden);
     return state_path(buf, name, in, err);
 }
 
@@ -171,25 +172,6 @@ int snapshot_definition(const char *name, const char *tag, struct definition *de
     return err_next(err, "lodge snapshots %s shows those that it has.", name);
 }
 
-/* A folder with files and folders of files. */
-static int delete_all(const char *dir)
-{
-    char path[STATE_PATH + 300];
-    struct dirent *e;
-    DIR *d = opendir(dir);
-
-    while (d && (e = readdir(d))) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
-            continue;
-        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
-        if (unlink(path) && errno == EISDIR)
-            delete_all(path);
-    }
-    if (d)
-        closedir(d);
-    return rmdir(dir) ? -errno : 0;
-}
-
 int snapshot_begin(char buf[STATE_PATH], const char *name, const char *tag, struct err *err)
 {
     char path[STATE_PATH];
@@ -208,7 +190,7 @@ int snapshot_begin(char buf[STATE_PATH], const char *name, const char *tag, stru
     snapshots_sweep(name);
     r = hidden_path(buf, name, tag, err);
     if (!r)
-        delete_all(buf);
+        passing_delete(buf);
     return r;
 }
 
@@ -268,7 +250,7 @@ int snapshot_complete(const char *name, const char *tag, const char *layers, jso
             err_set(err, r, "cannot complete the snapshot %s: %s", path, strerror(-r));
     }
     if (r)
-        delete_all(hidden);
+        passing_delete(hidden);
     return r;
 }
 
@@ -316,28 +298,14 @@ int snapshot_remove(const char *name, const char *tag, struct err *err)
         err_set(err, -ENOENT, "the guest %s has no snapshot %s", name, tag);
         return err_next(err, "lodge snapshots %s shows those that it has.", name);
     }
-    r = delete_all(hidden);
+    r = passing_delete(hidden);
     return r ? err_set(err, r, "cannot remove all of %s: %s", hidden, strerror(-r)) : 0;
 }
 
-/* As state_sweep: .PID.TAG whose process is gone. */
 void snapshots_sweep(const char *name)
 {
-    char dir[STATE_PATH], path[STATE_PATH + 300];
-    struct dirent *e;
-    DIR *d;
+    char dir[STATE_PATH];
 
-    if (state_path(dir, name, SNAPSHOTS_DIR, NULL))
-        return;
-    d = opendir(dir);
-    while (d && (e = readdir(d))) {
-        long pid = e->d_name[0] == '.' ? strtol(e->d_name + 1, NULL, 10) : 0;
-
-        if (pid <= 0 || !kill((pid_t)pid, 0) || errno != ESRCH)
-            continue;
-        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
-        delete_all(path);
-    }
-    if (d)
-        closedir(d);
+    if (!state_path(dir, name, SNAPSHOTS_DIR, NULL))
+        passing_sweep(dir, NULL);
 }

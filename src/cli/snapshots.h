@@ -9,7 +9,7 @@
  *     layers.json  what its disks were, as layers_live (cli/layers.h) says it, with names in disks/ below
  *     disks/       links to the layers that hold them
  *
- * One whose name is .PID.TAG is on its way in or out.
+ * One whose name begins with a dot is on its way in or out (cli/passing.h).
  */
 #ifndef LODGE_CLI_SNAPSHOTS_H
 #define LODGE_CLI_SNAPSHOTS_H
@@ -27,7 +27,7 @@ int snapshot_path(char buf[STATE_PATH], const char *name, const char *tag, const
 /* The folder that they are in, made if it is not there. */
 int snapshots_make_dir(const char *name, struct err *err);
 
-/* Where a new one is made, with the folder that all are in: .PID.TAG. -EEXIST when there is one of that tag. */
+/* Where a new one is made, with the folder that all are in: .PID-START.TAG. -EEXIST when there is one of that tag. */
 int snapshot_begin(char buf[STATE_PATH], const char *name, const char *tag, struct err *err);
 
 /*

@@ -4,8 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/definition.h"
+#include "cli/passing.h"
 #include "cli/registry.h"
 
 #define TRASH_MAX 10000
@@ -142,14 +141,13 @@ static int write_new(const char *path, const char *text, struct err *err)
     return code;
 }
 
-/* Replace `file` in a guest's directory. */
-static int replace(const char *name, const char *file, const char *text, struct err *err)
+/* Replace `file` in a guest's directory; it is `hidden` until it is on disk. */
+static int replace(const char *name, const char *file, const char *hidden, const char *text,
+                   struct err *err)
 {
-    char dir[STATE_PATH], path[STATE_PATH], temp[STATE_PATH], hidden[64];
-    int r;
+    char dir[STATE_PATH], path[STATE_PATH], temp[STATE_PATH];
+    int r = state_path(dir, name, NULL, err);
 
-    snprintf(hidden, sizeof(hidden), ".%s.%d", file, (int)getpid());
-    r = state_path(dir, name, NULL, err);
     if (!r)
         r = state_path(path, name, file, err);
     if (!r)
@@ -170,9 +168,11 @@ static int replace(const char *name, const char *file, const char *text, struct 
 
 int state_write(const char *name, const struct definition *def, struct err *err)
 {
-    char *text = definition_text(def, NULL, err);
-    int r = text ? replace(name, STATE_DEFINITION, text, err) : err->code;
+    char *text = definition_text(def, NULL, err), hidden[PASSING_NAME];
+    int r;
 
+    passing_name(hidden, STATE_DEFINITION);
+    r = text ? replace(name, STATE_DEFINITION, hidden, text, err) : err->code;
     free(text);
     return r;
 }
@@ -180,21 +180,11 @@ int state_write(const char *name, const struct definition *def, struct err *err)
 int state_write_last(const char *name, const json_t *last, struct err *err)
 {
     char *text = json_dumps(last, JSON_INDENT(2));
-    int r = text ? replace(name, STATE_LAST, text, err) : err_set(err, -ENOMEM, "no memory");
+    int r = text ? replace(name, STATE_LAST, STATE_LAST_NEW, text, err)
+                 : err_set(err, -ENOMEM, "no memory");
 
     free(text);
     return r;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    /* Not remove(3), which tries the wrong one first and may not be told so. */
-    return (type == FTW_DP ? rmdir(path) : unlink(path)) && errno != ENOENT;
-}
-
-static int remove_tree(const char *path)
-{
-    return nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS) ? -errno : 0;
 }
 
 /* From one directory to a name that nobody has. */
@@ -213,12 +203,11 @@ static int move_dir(const char *from, const char *to)
     return 0;
 }
 
-/* A name for what is on its way; the process's ID tells whether it still is. */
 static int passing_path(char buf[STATE_PATH], const char *kind, const char *name, struct err *err)
 {
-    char hidden[REGISTRY_NAME_MAX + 64];
+    char hidden[PASSING_NAME];
 
-    snprintf(hidden, sizeof(hidden), ".%d.%.100s", (int)getpid(), name);
+    passing_name(hidden, name);
     return path_in(buf, kind, hidden, NULL, err);
 }
 
@@ -256,7 +245,7 @@ int state_create_filled(const char *name, const struct definition *def,
     if (!r)
         r = passing_path(temp, "guests", name, err);
     if (!r) {
-        remove_tree(temp);
+        passing_delete(temp);
         r = fill_new(temp, text, fill, opaque, err);
         if (!r) {
             r = move_dir(temp, path);
@@ -268,7 +257,7 @@ int state_create_filled(const char *name, const struct definition *def,
             }
         }
         if (r)
-            remove_tree(temp);
+            passing_delete(temp);
     }
     free(text);
     return r;
@@ -348,7 +337,7 @@ static int drop(const char *kind, const char *name, struct err *err)
             return err_set(err, -errno, "cannot remove %s: %s", path, strerror(errno));
         strcpy(temp, path);
     }
-    r = remove_tree(temp);
+    r = passing_delete(temp);
     return r ? err_set(err, r, "cannot remove all of %s: %s", temp, strerror(-r)) : 0;
 }
 
@@ -515,25 +504,12 @@ int state_list(struct state_names *names, bool trash, struct err *err)
     return r;
 }
 
-/* .PID.NAME whose process is gone. */
 static void sweep_kind(const char *kind)
 {
-    char dir[STATE_PATH], path[STATE_PATH];
-    struct dirent *e;
-    DIR *d;
+    char dir[STATE_PATH];
 
-    if (path_in(dir, kind, NULL, NULL, NULL))
-        return;
-    d = opendir(dir);
-    while (d && (e = readdir(d))) {
-        long pid = e->d_name[0] == '.' ? strtol(e->d_name + 1, NULL, 10) : 0;
-
-        if (pid > 0 && kill((pid_t)pid, 0) && errno == ESRCH &&
-            !path_in(path, kind, e->d_name, NULL, NULL))
-            remove_tree(path);
-    }
-    if (d)
-        closedir(d);
+    if (!path_in(dir, kind, NULL, NULL, NULL))
+        passing_sweep(dir, NULL);
 }
 
 void state_sweep(void)

@@ -11,7 +11,9 @@
  *     trash/NAME~N/              the same of a guest that was removed
  *
  * Files are replaced and guests made, removed and renamed by one rename each, with everything on disk before: after a
- * crash a guest is there as before or as afterwards. A directory whose name begins with a dot was on its way in or out.
+ * crash a guest is there as before or as afterwards. What has a name with a dot before it is on its way in or out: of a
+ * process that may have the guest's name or not (cli/passing.h), or of who has it (STATE_LAST_NEW, SAVED_ASIDE), so that
+ * it was left by a killed process if somebody else has the name now.
  *
  * Who changes a guest's directory as such (removes it, renames it) holds its name (registry_claim), so that it does not run.
  */
@@ -27,6 +29,7 @@ struct definition;
 
 #define STATE_DEFINITION "guest.yaml"
 #define STATE_LAST       "last.json"
+#define STATE_LAST_NEW   ".last.json.new" /* before it is on disk */
 #define STATE_CONSOLE    "console.log"
 #define STATE_MESSAGES   "messages"
 #define STATE_DISKS      "disks"
@@ -53,7 +56,10 @@ int state_create_filled(const char *name, const struct definition *def,
 int state_write(const char *name, const struct definition *def, struct err *err);
 int state_read(const char *name, struct definition *def, struct err *err);
 
-/* How the last run went: an object, or NULL when the guest has not run. Errors in writing are the caller's to ignore. */
+/*
+ * How the last run went: an object, or NULL when the guest has not run. Who writes holds the name. Errors in writing are the
+ * caller's to ignore.
+ */
 int state_write_last(const char *name, const json_t *last, struct err *err);
 json_t *state_read_last(const char *name);
 

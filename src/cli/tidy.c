@@ -1,49 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "cli/tidy.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <signal.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli/clone.h"
+#include "cli/passing.h"
 #include "cli/registry.h"
 #include "cli/saved.h"
 #include "cli/snapshots.h"
 #include "cli/state.h"
 
-/* .FILE.PID (cli/state.c) of a process that is gone. */
-static bool is_abandoned(const char *name)
+/* Of who held the guest's name before: there is nobody any more that has it under way, whatever its PID is by now. */
+static bool is_of_holder(const char *name)
 {
-    const char *dot = strrchr(name, '.');
-    long pid = name[0] == '.' && dot > name ? strtol(dot + 1, NULL, 10) : 0;
-
-    return pid > 0 && kill((pid_t)pid, 0) && errno == ESRCH;
-}
-
-static void tidy_files(const char *name)
-{
-    char dir[STATE_PATH];
-    struct dirent *e;
-    DIR *d;
-
-    if (state_path(dir, name, NULL, NULL))
-        return;
-    d = opendir(dir);
-    while (d && (e = readdir(d)))
-        if (is_abandoned(e->d_name))
-            unlinkat(dirfd(d), e->d_name, 0);
-    if (d)
-        closedir(d);
+    return !strcmp(name, STATE_LAST_NEW) || !strncmp(name, SAVED_ASIDE, strlen(SAVED_ASIDE));
 }
 
 void tidy_held(const char *name, const struct layers *layers)
 {
-    tidy_files(name);
+    char dir[STATE_PATH];
+
+    if (!state_path(dir, name, NULL, NULL))
+        passing_sweep(dir, is_of_holder);
     snapshots_sweep(name);
-    saved_sweep(name);
     if (layers->dir[0])
         layers_sweep(layers);
 }

@@ -177,6 +177,32 @@ def killed_with_disks():
         check(not left, f"left behind: {left}")
 
 
+def other_process():
+    """What a killed process left is swept, also when its PID is another's by now."""
+    with Lodge() as lodge:
+        name = lodge.name()
+        lodge.verb("create", "--name", name, "--kernel", "/k")
+        folder = lodge.state / "guests" / name
+        (folder / "snapshots").mkdir()
+        alive = os.getpid()
+        for left in (f".{alive}-1.guest.yaml", ".last.json.new", f".saved.{alive}/state",
+                     f"snapshots/.{alive}-1.tag/disks/layer", f"../.{alive}-1.{name}/guest.yaml"):
+            (folder / left).parent.mkdir(parents=True, exist_ok=True)
+            (folder / left).write_text("half")
+        # These are under way, or nobody's: the time when a process began cannot be said everywhere.
+        stays = [folder / f".{alive}-0.guest.yaml", folder / ".notes"]
+        for path in stays:
+            path.write_text("whole")
+        lodge.verb("prune", "-q", "-f")
+        hidden = sorted(lodge.state.rglob(".*"))
+        check(hidden == sorted(stays), f"left: {hidden}")
+        check(lodge.states() == {name: "created"}, f"{lodge.states()}")
+        for path in stays:
+            path.unlink()
+        nothing_left(lodge, name, "in the end")
+
+
 CASES = [
+    Case("what processes left whose PIDs are others' by now", other_process),
     Case(f"kill -9 during {KILLS} verbs of a guest with disks", killed_with_disks),
 ]

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* unit: src/base/err.c src/cli/definition.c src/cli/definition_read.c src/cli/disk_opts.c src/cli/net_opts.c
  *       src/cli/opts.c src/cli/registry.c src/cli/run_opts.c src/cli/shares.c src/cli/cgroup.c src/cli/size.c src/cli/store.c
- *       src/cli/suggest.c src/net/publish.c src/net/user_config.c src/net/switch.c src/net/switch_wire.c src/net/frame.c src/cli/state.c */
+ *       src/cli/suggest.c src/net/publish.c src/net/user_config.c src/net/switch.c src/net/switch_wire.c src/net/frame.c src/cli/state.c src/cli/passing.c */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -295,8 +295,8 @@ static void leftovers(void **state)
     if (!pid)
         _exit(0);
     waitpid(pid, NULL, 0);
-    snprintf(dead, sizeof(dead), "%s/guests/.%d.a", top, (int)pid);
-    snprintf(mine, sizeof(mine), "%s/guests/.%d.a", top, (int)getpid());
+    snprintf(dead, sizeof(dead), "%s/guests/.%d-1.a", top, (int)pid);
+    snprintf(mine, sizeof(mine), "%s/guests/.%d-0.a", top, (int)getpid());
     assert_int_equal(mkdir(dead, 0700) | mkdir(mine, 0700), 0);
     assert_int_equal(state_list(&names, false, NULL), 0);
     assert_int_equal(names.count, 0);
