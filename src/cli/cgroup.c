@@ -222,3 +222,14 @@ int cgroup_write(const struct cgroup *g, const char *file, const char *text)
     snprintf(path, sizeof(path), "%s/%.60s", g->dir, file);
     return write_text(path, text);
 }
+
+int cgroup_read(const struct cgroup *g, const char *file, char *buf, size_t size)
+{
+    char path[CGROUP_PATH + 64];
+    int r;
+
+    snprintf(path, sizeof(path), "%s/%.60s", g->dir, file);
+    r = read_text(path, buf, size);
+    buf[strcspn(buf, "\n")] = '\0';
+    return r;
+}

@@ -26,6 +26,8 @@ int cgroup_join(const struct cgroup *g, const char *controller, pid_t pid);
 /* Is the process in it? */
 bool cgroup_has(const struct cgroup *g, pid_t pid);
 
+/* What a file of it says, as far as it fits, without its last line feed. */
+int cgroup_read(const struct cgroup *g, const char *file, char *buf, size_t size);
 int cgroup_write(const struct cgroup *g, const char *file, const char *text);
 
 #endif

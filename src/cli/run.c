@@ -34,6 +34,7 @@
 #include "control/conlog.h"
 #include "control/control.h"
 #include "core/machine.h"
+#include "core/pace.h"
 #include "core/snapshot_take.h"
 #include "core/vm.h"
 #include "engine/engine.h"
@@ -53,6 +54,7 @@ struct session {
     bool console_tty; /* the guest writes to a terminal that was put in raw mode */
     pthread_mutex_t lock;
     struct vm *vm;       /* while there is one to be told */
+    unsigned pace;       /* percent that it is held to by itself; 0: not */
     bool leaving;        /* somebody asked to end the run */
     int signal;          /* the signal that did; 0: the escape key */
     bool killed;         /* through the control socket */
@@ -486,6 +488,8 @@ static int run_vm(struct session *s, struct err *err)
     r = origin_open(&origin, o->restore, &cfg, err);
     if (!r)
         r = vm_new(&vm, &cfg, err);
+    if (!r && s->pace && pace_set(vm, s->pace))
+        r = err_set(err, -EAGAIN, "cannot start a thread for --cpu-cap");
     if (!r)
         r = start_control(s, vm, err);
     if (!r)
@@ -596,7 +600,7 @@ static int run_named(struct session *s, struct err *err)
         r = 0;
     }
     if (!r && shares_given(&s->opts->shares))
-        r = shares_apply(&s->opts->shares, name, getpid(), s->opts->quiet, err);
+        r = shares_apply(&s->opts->shares, name, getpid(), s->opts->quiet, &s->pace, err);
     if (!r)
         r = load_layers(s, err);
     if (!r) {

@@ -59,17 +59,37 @@ static int change_kept(struct guest *g, const struct change *c, struct shares *n
     return r;
 }
 
+/* Have its process hold the guest to the cap, or no longer. That it does not know how to, or is starting, is no failure. */
+static void set_pace(const char *name, unsigned percent, bool quiet)
+{
+    json_t *args = json_pack("{s:i}", "percent", (int)percent);
+    struct client_conn conn = {.fd = -1};
+    struct err err = {0};
+    int r = guest_connect(&conn, name, &err);
+
+    if (r)
+        json_decref(args);
+    else
+        r = client_ask(&conn, "cap", args, NULL, &err);
+    client_fini(&conn);
+    if (r && percent && !quiet)
+        fprintf(stderr, "lodge: --cpu-cap: not before the next start of %s: %s\n", name, err.what);
+}
+
 static int set_one(const char *name, void *opaque, struct err *err)
 {
     const struct change *c = opaque;
     struct shares now = merged((struct shares){0}, c);
+    unsigned pace = 0;
     struct guest g;
     int r = guest_init(&g, name, err);
 
     if (!r && g.kept)
         r = change_kept(&g, c, &now, err);
     if (!r && g.held && g.pid)
-        r = shares_apply(&now, name, g.pid, c->opts->quiet, err);
+        r = shares_apply(&now, name, g.pid, c->opts->quiet, &pace, err);
+    if (!r && g.held && g.pid && (pace || definition_get(&c->given, "cpu-cap")))
+        set_pace(name, pace, c->opts->quiet);
     if (!r && g.kept)
         r = state_write(name, &g.def, err);
     guest_fini(&g);

@@ -199,7 +199,8 @@ static const struct share {
     const char *instead; /* what becomes of it without a cgroup */
 } table[] = {
     {"cpu", "cpu-weight", has_weight, write_cpu_weight, "nice values stand in for it"},
-    {"cpu", "cpu-cap", has_cap, write_cpu_cap, "the guest is not limited"},
+    {"cpu", "cpu-cap", has_cap, write_cpu_cap,
+     "its process sees to it, by letting the guest's processors rest"},
     {"memory", "memory-max", has_memory, write_memory_max, "the guest is not limited"},
     {"io", "io-weight", has_io, write_io_weight, "the guest's disks have no weight"},
 };
@@ -215,8 +216,9 @@ static void note(const struct share *t, int code, bool quiet)
             t->instead);
 }
 
-static void apply_one(const struct share *t, const struct shares *s, const char *name, pid_t pid,
-                      bool quiet)
+/* Why there is no cgroup for it, or 0. */
+static int apply_one(const struct share *t, const struct shares *s, const char *name, pid_t pid,
+                     bool quiet)
 {
     struct cgroup g;
     int r = cgroup_find(&g, t->controller, name, pid);
@@ -224,7 +226,7 @@ static void apply_one(const struct share *t, const struct shares *s, const char 
 
     /* Nothing to put back where nothing was. */
     if (!t->given(s) && !there)
-        return;
+        return 0;
     if (!r && t->given(s)) /* also if it is there: version 2 has one group for all controllers */
         r = cgroup_join(&g, t->controller, pid);
     if (!r)
@@ -236,24 +238,41 @@ static void apply_one(const struct share *t, const struct shares *s, const char 
             fprintf(stderr, "lodge: --cpu-weight: neither a cgroup (%s) nor a nice value (%s)\n",
                     strerror(-r), strerror(-n));
         if (n)
-            return;
+            return r;
     }
     if (r && t->given(s))
         note(t, r, quiet);
+    return r;
 }
 
-int shares_apply(const struct shares *s, const char *name, pid_t pid, bool quiet, struct err *err)
+int shares_apply(const struct shares *s, const char *name, pid_t pid, bool quiet, unsigned *pace,
+                 struct err *err)
 {
     int r = s->cpu_pin ? pin(s->cpu_pin, pid) : 0;
 
+    *pace = 0;
     if (r) {
         err_set(err, r, "cannot keep the guest on the CPUs %.80s: %s", s->cpu_pin,
                 r == -EINVAL ? "the host has none of these for us" : strerror(-r));
         return err_next(err, "lodge doctor tells how many there are; they are counted from 0.");
     }
     for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
-        apply_one(&table[i], s, name, pid, quiet);
+        if (apply_one(&table[i], s, name, pid, quiet) && table[i].given == has_cap)
+            *pace = s->cpu_cap;
     return 0;
+}
+
+/* cpu.max is "20000 100000" or "max 100000", cpu.cfs_quota_us "20000" or "-1"; we write no other period. */
+unsigned shares_cap(const char *name, pid_t pid)
+{
+    struct cgroup g;
+    char text[64];
+
+    if (cgroup_find(&g, "cpu", name, pid) || !cgroup_has(&g, pid) ||
+        cgroup_read(&g, g.version == 2 ? "cpu.max" : "cpu.cfs_quota_us", text, sizeof(text)) ||
+        text[0] < '0' || text[0] > '9')
+        return 0;
+    return (unsigned)(strtoul(text, NULL, 10) / (PERIOD_US / 100));
 }
 
 void shares_describe(char *buf, size_t size)
@@ -262,7 +281,9 @@ void shares_describe(char *buf, size_t size)
     struct cgroup g;
     size_t at = 0;
 
-    snprintf(buf, size, "no cgroups: nice values stand in for --cpu-weight");
+    snprintf(buf, size,
+             "no cgroups: nice values stand in for --cpu-weight, guests' own "
+             "processes for --cpu-cap");
     for (unsigned i = 0; i < ARRAY_SIZE(controllers); i++) {
         char parent[CGROUP_PATH];
 

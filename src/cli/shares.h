@@ -58,8 +58,13 @@ bool shares_given(const struct shares *s);
 /*
  * Have them count for the process `pid` of the guest `name`, now and for the threads that it will start; members that are
  * 0 are put back. What works only in part or not at all here is said on standard error, unless quiet, and is no failure.
+ * *pace is the cap, in percent, that the guest's process is to hold itself to (core/pace.h), since no cgroup does; 0: none.
  */
-int shares_apply(const struct shares *s, const char *name, pid_t pid, bool quiet, struct err *err);
+int shares_apply(const struct shares *s, const char *name, pid_t pid, bool quiet, unsigned *pace,
+                 struct err *err);
+
+/* The cap that the guest's cgroup holds it to, in percent; 0: none. */
+unsigned shares_cap(const char *name, pid_t pid);
 
 /* How shares are enforced here, in words. */
 void shares_describe(char *buf, size_t size);

@@ -10,6 +10,7 @@
 
 #include "cli/guests.h"
 #include "cli/life_opts.h"
+#include "cli/shares.h"
 #include "cli/size.h"
 #include "cli/stop.h"
 #include "cli/verb.h"
@@ -21,6 +22,7 @@ struct use {
     pid_t pid;
     double at, cpu;   /* seconds */
     double percent;   /* of one CPU, since the look before; -1: not known */
+    unsigned cap;     /* percent that it gets at most; 0: no limit */
     uint64_t memory;  /* that the process has of the host's, bytes */
     uint64_t disk[2]; /* bytes read and written */
     uint64_t net[2];  /* bytes received and sent */
@@ -87,6 +89,9 @@ static bool look(struct use *u, const char *name)
         u->pid = (pid_t)json_integer_value(json_object_get(status, "pid"));
         u->cpu = json_real_value(json_object_get(o, "user")) +
                  json_real_value(json_object_get(o, "system"));
+        u->cap = (unsigned)json_integer_value(json_object_get(o, "cap"));
+        if (!u->cap)
+            u->cap = shares_cap(name, u->pid);
         u->memory = resident(u->pid);
         u->disk[0] = sum_of(disks, "read_bytes");
         u->disk[1] = sum_of(disks, "written_bytes");
@@ -146,30 +151,32 @@ static void uses_free(struct uses *all)
 
 static void print_head(void)
 {
-    printf("%-20s %8s %7s %9s %9s %9s %9s %9s %9s\n", "NAME", "PID", "CPU%", "CPU TIME", "MEMORY",
-           "READ", "WRITTEN", "RECEIVED", "SENT");
+    printf("%-20s %8s %7s %6s %9s %9s %9s %9s %9s %9s\n", "NAME", "PID", "CPU%", "CAP%", "CPU TIME",
+           "MEMORY", "READ", "WRITTEN", "RECEIVED", "SENT");
 }
 
 static void print_use(const struct use *u)
 {
-    char percent[16] = "-", text[5][SIZE_TEXT];
+    char percent[16] = "-", cap[16] = "-", text[5][SIZE_TEXT];
     const uint64_t sizes[5] = {u->memory, u->disk[0], u->disk[1], u->net[0], u->net[1]};
 
     if (u->percent >= 0)
         snprintf(percent, sizeof(percent), "%.1f", u->percent);
+    if (u->cap)
+        snprintf(cap, sizeof(cap), "%u", u->cap);
     for (unsigned i = 0; i < 5; i++)
         size_format(sizes[i], text[i]);
-    printf("%-20s %8d %7s %8.1fs %9s %9s %9s %9s %9s\n", u->name, (int)u->pid, percent, u->cpu,
-           text[0], text[1], text[2], text[3], text[4]);
+    printf("%-20s %8d %7s %6s %8.1fs %9s %9s %9s %9s %9s\n", u->name, (int)u->pid, percent, cap,
+           u->cpu, text[0], text[1], text[2], text[3], text[4]);
 }
 
 static json_t *use_json(const struct use *u)
 {
-    return json_pack("{s:s, s:i, s:f, s:f, s:I, s:I, s:I, s:I, s:I}", "name", u->name, "pid",
-                     (int)u->pid, "cpu_percent", u->percent < 0 ? 0 : u->percent, "cpu_seconds",
-                     u->cpu, "memory", (json_int_t)u->memory, "read_bytes", (json_int_t)u->disk[0],
-                     "written_bytes", (json_int_t)u->disk[1], "received_bytes",
-                     (json_int_t)u->net[0], "sent_bytes", (json_int_t)u->net[1]);
+    return json_pack("{s:s, s:i, s:f, s:i, s:f, s:I, s:I, s:I, s:I, s:I}", "name", u->name, "pid",
+                     (int)u->pid, "cpu_percent", u->percent < 0 ? 0 : u->percent, "cpu_cap",
+                     (int)u->cap, "cpu_seconds", u->cpu, "memory", (json_int_t)u->memory,
+                     "read_bytes", (json_int_t)u->disk[0], "written_bytes", (json_int_t)u->disk[1],
+                     "received_bytes", (json_int_t)u->net[0], "sent_bytes", (json_int_t)u->net[1]);
 }
 
 static int print_json(const struct uses *all)

@@ -227,6 +227,7 @@ const struct control_command control_commands[] = {
     {"overlay", NULL, .job = do_overlay},
     {"fork", fork_args, .job = do_fork},
     {"usage", NULL, control_usage},
+    {"cap", control_cap_args, control_cap},
     {"ports", NULL, control_ports},
     {"publish", control_publish_args, control_publish},
     {"unpublish", control_publish_args, control_unpublish},

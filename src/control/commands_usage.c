@@ -2,9 +2,11 @@
 #include "control/commands_usage.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include "core/machine.h"
+#include "core/pace.h"
 #include "core/vm.h"
 
 /* All there are, in their order, by these names of the four numbers. */
@@ -23,12 +25,19 @@ static json_t *traffic_list(struct vm *vm,
     return list;
 }
 
+static int put_pace(json_t *result, const struct pace_use *pace)
+{
+    return json_object_set_new(result, "cap", json_integer(pace->percent)) |
+           json_object_set_new(result, "rested", json_real((double)pace->rested_ns / 1e9));
+}
+
 int control_usage(struct control_call *call, struct err *err)
 {
     static const char *const disk[4] = {"reads", "read_bytes", "writes", "written_bytes"};
     static const char *const net[4] = {"received", "received_bytes", "sent", "sent_bytes"};
     struct vm *vm = call->cfg->vm;
     struct rusage ru = {0};
+    struct pace_use pace;
     double user, sys;
     json_t *o;
     int r;
@@ -42,5 +51,25 @@ int control_usage(struct control_call *call, struct err *err)
                   traffic_list(vm, machine_net_traffic, net));
     r = o ? json_object_update(call->result, o) : -1;
     json_decref(o);
+    pace_get(vm, &pace);
+    if (!r && pace.percent)
+        r = put_pace(call->result, &pace);
     return r ? err_set(err, -ENOMEM, "no memory for the answer") : 0;
+}
+
+const struct proto_arg control_cap_args[] = {{"percent", PROTO_INT, true}, {NULL}};
+
+int control_cap(struct control_call *call, struct err *err)
+{
+    json_int_t percent = json_integer_value(json_object_get(call->args, "percent"));
+    int r;
+
+    if (percent < 0 || percent > PACE_MAX) {
+        err_set(err, -ERANGE, "a guest can't be held to %" JSON_INTEGER_FORMAT " percent of a CPU",
+                percent);
+        return err_next(err, "It can be to 1 at least and %d at most; 0 is no limit.", PACE_MAX);
+    }
+    r = pace_set(call->cfg->vm, (unsigned)percent);
+    return r ? err_set(err, r, "the guest's process cannot hold it to its share: %s", strerror(-r))
+             : 0;
 }

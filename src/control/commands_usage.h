@@ -5,6 +5,9 @@
 
 #include "control/control.h"
 
+extern const struct proto_arg control_cap_args[];
+
 int control_usage(struct control_call *call, struct err *err);
+int control_cap(struct control_call *call, struct err *err);
 
 #endif

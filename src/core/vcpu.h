@@ -23,7 +23,8 @@ struct idle_watch;
 #define VCPU_EV_NMI  (1u << 1) /* how many: vcpu->nmis */
 #define VCPU_EV_INIT (1u << 2)
 #define VCPU_EV_SIPI (1u << 3) /* start page in vcpu->sipi_vector */
-#define VCPU_EV_STOP (1u << 4) /* leave run() with VCPU_EXIT_STOP */
+#define VCPU_EV_STOP                                                                               \
+    (1u << 4) /* leave run() with VCPU_EXIT_STOP; who is asked to without a reason comes back */
 
 enum vcpu_exit_reason {
     VCPU_EXIT_HALT, /* HLT with nothing deliverable, or waiting for SIPI: sleep until an event is posted */

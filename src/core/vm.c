@@ -16,6 +16,7 @@
 #include "core/machine.h"
 #include "core/memcopy.h"
 #include "core/move.h"
+#include "core/pace.h"
 #include "core/snapshot.h"
 #include "core/still.h"
 #include "engine/engine.h"
@@ -155,6 +156,8 @@ static int vm_build(struct vm *vm, struct err *err)
 {
     int rc = vm_copy_strings(&vm->cfg);
 
+    if (!rc)
+        rc = pace_new(vm);
     if (rc < 0)
         return err_set(err, rc, "no memory for the guest's configuration");
     rc = generation_init(vm);
@@ -193,6 +196,7 @@ int vm_new(struct vm **out, const struct vm_config *cfg, struct err *err)
     vm->cfg = *cfg;
     clock_gettime(CLOCK_MONOTONIC, &vm->made);
     vm->engine = cfg->engine;
+    vm->stopping = true;
     pthread_mutex_init(&vm->lock, NULL);
     pthread_cond_init(&vm->wake, NULL);
     rc = vm_build(vm, err);
@@ -208,6 +212,7 @@ void vm_free(struct vm *vm)
 {
     if (!vm)
         return;
+    pace_free(vm);
     memcopy_fini(vm);
     machine_free(vm);
     ioevents_free(vm);
@@ -314,13 +319,16 @@ static void *vcpu_thread(void *opaque)
 
     snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
     thread_name(name);
-    while (!(atomic_load(&vcpu->events) & VCPU_EV_STOP)) {
+    while (!atomic_load(&vcpu->vm->stopping)) {
+        pace_rest(vcpu->vm);
         switch (vcpu->vm->engine->run(vcpu)) {
         case VCPU_EXIT_HALT:
             vcpu_sleep(vcpu);
             break;
         case VCPU_EXIT_STOP:
-            return NULL;
+            /* Before the next look at `stopping`: session_stop sets that first, and then the event again. */
+            atomic_fetch_and(&vcpu->events, ~VCPU_EV_STOP);
+            break;
         case VCPU_EXIT_SHUTDOWN:
         case VCPU_EXIT_ERROR:
             vcpu_failed(start->session, vcpu);
@@ -360,11 +368,20 @@ static int vcpu_start(struct vm_session *s, struct vcpu *vcpu, struct err *err)
     return 0;
 }
 
+static void session_set_stopping(struct vm *vm, bool stopping)
+{
+    pthread_mutex_lock(&vm->lock);
+    atomic_store(&vm->stopping, stopping);
+    pthread_cond_broadcast(&vm->wake);
+    pthread_mutex_unlock(&vm->lock);
+}
+
 static int session_start(struct vm_session *s, struct err *err)
 {
     sigset_t old;
     int rc = 0;
 
+    session_set_stopping(s->vm, false);
     vcpu_block_signals(&old);
     while (s->started < s->vm->cfg.cpus) {
         rc = vcpu_start(s, &s->vm->vcpus[s->started], err);
@@ -378,6 +395,7 @@ static int session_start(struct vm_session *s, struct err *err)
 
 static void session_stop(struct vm_session *s)
 {
+    session_set_stopping(s->vm, true);
     for (unsigned i = 0; i < s->started; i++)
         vcpu_post(&s->vm->vcpus[i], VCPU_EV_STOP);
     for (unsigned i = 0; i < s->started; i++)

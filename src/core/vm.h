@@ -24,6 +24,7 @@ struct engine_ops;
 struct ioevents;
 struct machine;
 struct memcopy;
+struct pace;
 
 /*
  * What CPUID shows: what host and engine have and do well; a level that every
@@ -134,6 +135,8 @@ struct vm {
     _Atomic unsigned resets;      /* that were served */
     _Atomic uint32_t requests;    /* enum vm_request bits, for the thread in vm_run */
     _Atomic bool pause, paused;   /* wanted; so it is */
+    _Atomic bool stopping;        /* no vCPU may run: changes under lock */
+    struct pace *pace;            /* core/pace.h */
     pthread_mutex_t lock;
     pthread_cond_t wake;
 };

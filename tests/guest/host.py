@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -68,6 +69,56 @@ def shares():
         lodge.refuses("numbers of CPUs", "set", name, "--cpu-pin", "3-1", status=2)
         lodge.verb("set", "-q", name, "--cpu-cap", "0", "--cpu-weight", "0", "--cpu-pin", "all")
         check(lodge.states() == {name: "running"}, f"{lodge.states()}")
+
+
+def cap_without_groups():
+    """A cap holds where there is no control group for it; who has to rest is paused, saved and ended all the same."""
+    need_proc()
+    hidden = [*PROGRAM]
+    umount = ["umount", "-l", "-R", "/sys/fs/cgroup"]
+    if not subprocess.run(["unshare", "-m", *umount], capture_output=True, check=False).returncode:
+        hidden = ["unshare", "-m", "sh", "-c", f"{' '.join(umount)} && exec \"$@\"", "sh", *PROGRAM]
+    with Lodge() as lodge:
+        name = lodge.name()
+
+        def verb(*arguments):
+            done = lodge.try_verb(*arguments, program=hidden)
+            check(done.returncode == 0, f"{arguments}: {done.stderr}")
+            return done
+
+        def used():
+            """Of what it may use, and what it did for some seconds, in percent."""
+            use = json.loads(verb("stats", "-i", "2", "--format", "json", name).stdout)[0]
+            return use["cpu_cap"], use["cpu_percent"]
+
+        done = verb("run", "--detach", "--name", name, "--cpu-cap", "150", "--cpu-weight", "80",
+                    *options("talk idle=poll"))
+        if "--cpu-cap" not in done.stderr:
+            raise Skip("control groups can be written to, and not hidden")
+        check(re.search("--cpu-cap: no cgroup.* its process sees to it", done.stderr) and
+              re.search("--cpu-weight: no cgroup.* nice values", done.stderr), done.stderr)
+        lodge.wait_log(name, "talk ready")
+        verb("set", "-q", name, "--cpu-cap", "20")
+        # Twice: what it had used at once before is no longer counted then. A busy host gives it less.
+        seen = [used(), used()]
+        while not 12 <= seen[-1][1] <= 28 and len(seen) < 8:
+            seen.append(used())
+        check(all(cap == 20 for cap, _ in seen) and seen[-1][1] <= 28, f"{seen}")
+        starved = seen[-1][1] < 12
+        for tag in ("one", "two"):
+            verb("pause", name)
+            check(lodge.states() == {name: "paused"}, f"{lodge.states()}")
+            verb("resume", name)
+            verb("snapshot", "-q", name, tag)
+        table = verb("top", "-n", "1", "-i", "1", name).stdout
+        check(re.search("CAP%", table) and re.search(f"^{name} .* 20 ", table, re.M), table)
+        verb("set", "-q", name, "--cpu-cap", "0")
+        check(used()[0] == 0, "the cap is still there")
+        verb("set", "-q", name, "--cpu-cap", "1")
+        verb("kill", name)
+        check(lodge.states() == {name: "stopped"}, f"{lodge.states()}")
+        if starved:
+            raise Skip(f"this host is too busy to give it its share: {seen}")
 
 
 def protected():
@@ -142,6 +193,7 @@ def events():
 CASES = [
     Case("process is confined", confined),
     Case("shares of the host", shares),
+    Case("a cap without control groups", cap_without_groups),
     Case("protected guests, and autostart", protected),
     Case("events, stats and top", events),
 ]
