@@ -54,10 +54,11 @@ _lodge()
     set:--cpu-cap | run:--cpu-cap) words="0 20 50 100 200" ;;
     set:--cpu-pin | run:--cpu-pin) words="all 0 0-1" ;;
     set:--memory-max | run:--memory-max) words="0 512M 1G 2G 4G" ;;
-    set:*) words="$(_lodge_guests) --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight --protected --autostart --at-shutdown -q --quiet -h --help" ;;
+    set:--limit | run:--limit) words="disk0, disk1, net0," ;;
+    set:*) words="$(_lodge_guests) --limit --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight --protected --autostart --at-shutdown -q --quiet -h --help" ;;
     run:*)
         words="--name -f --file -d --detach --rm --image --user --ssh-key --user-data --engine --cpu -c --cpus -m --memory --kernel --initrd --append
-            --disk --port --net -p --publish --vsock --rng --balloon --sandbox
+            --disk --port --net -p --publish --limit --vsock --rng --balloon --sandbox
             --cpu-weight --cpu-cap --cpu-pin --memory-max --io-weight --protected --autostart --at-shutdown
             --console --escape --no-reboot --test-devices --stats --perf-map -q --quiet -h --help"
         [[ $cur == -* ]] || words=$(lodge image ls 2>/dev/null | awk 'NR > 1 { print $1 }')

@@ -84,6 +84,7 @@ complete -c lodge $run -s p -l publish -x -d 'Port of the host that leads to the
 complete -c lodge $run -l vsock -r -F -d 'Sockets between guest and host'
 complete -c lodge $run -l rng -x -a 'on off' -d 'Source of random numbers'
 complete -c lodge $run -l balloon -x -a 'on off' -d 'Memory goes back to the host'
+complete -c lodge $shares -l limit -x -a 'disk0, disk1, net0,' -d 'What a disk or a network card may do'
 complete -c lodge $shares -l cpu-weight -x -a '50 100 200 1000' -d 'Share of CPU time'
 complete -c lodge $shares -l cpu-cap -x -a '20 50 100 200' -d 'Most CPU time, percent of one CPU'
 complete -c lodge $shares -l cpu-pin -x -a 'all 0 0-1' -d 'CPUs of the host'

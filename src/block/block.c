@@ -292,14 +292,6 @@ static void begin(struct block *b, struct block_req *req)
     }
 }
 
-int block_try(struct block *b, struct block_req *req)
-{
-    if (b->limiter || !b->ops->try_now || request_check(b, req) || !req->len ||
-        b->ops->try_now(b, req))
-        return -EAGAIN;
-    return 0;
-}
-
 static void request_begins(struct block_workers *w)
 {
     pthread_mutex_lock(&w->lock);
@@ -315,9 +307,17 @@ static void request_count(struct block *b, const struct block_req *req)
     atomic_fetch_add_explicit(&b->bytes[req->op], req->len, memory_order_relaxed);
 }
 
+int block_try(struct block *b, struct block_req *req)
+{
+    if (limiter_is_on(b->limiter) || !b->ops->try_now || request_check(b, req) || !req->len ||
+        b->ops->try_now(b, req))
+        return -EAGAIN;
+    return 0;
+}
+
 int block_near(struct block *b, struct block_req *req)
 {
-    if (b->limiter || !b->near || request_check(b, req) || !req->len)
+    if (limiter_is_on(b->limiter) || !b->near || request_check(b, req) || !req->len)
         return -EAGAIN;
     request_begins(b->workers);
     if (!b->ops->start(b, b->near, req)) {
@@ -331,6 +331,7 @@ int block_near(struct block *b, struct block_req *req)
 
 void block_submit(struct block *b, struct block_req *req)
 {
+    struct block_limiter *limiter = b->limiter;
     int code = request_check(b, req);
 
     request_begins(b->workers);
@@ -338,7 +339,7 @@ void block_submit(struct block *b, struct block_req *req)
         request_count(b, req);
     if (code || (!req->len && req->op != BLOCK_FLUSH))
         complete(b, req, code);
-    else if (!b->limiter || req->op == BLOCK_FLUSH || !limiter_hold(b->limiter, req))
+    else if (!limiter || req->op == BLOCK_FLUSH || !limiter_hold(limiter, req))
         begin(b, req);
 }
 
@@ -408,10 +409,11 @@ static void wait_a_while(struct block *b)
 /* Limits, and a wait for room, are for a guest that runs; nobody else waits for them. */
 void block_drain(struct block *b)
 {
+    struct block_limiter *limiter = b->limiter; /* may come meanwhile */
     struct block_workers *w = b->workers;
 
-    if (b->limiter)
-        limiter_open(b->limiter);
+    if (limiter)
+        limiter_open(limiter);
     pthread_mutex_lock(&w->lock);
     w->draining++;
     pthread_cond_broadcast(&w->room);
@@ -426,8 +428,33 @@ void block_drain(struct block *b)
     }
     w->draining--;
     pthread_mutex_unlock(&w->lock);
+    if (limiter)
+        limiter_shut(limiter);
+}
+
+/* ---- Limits --------------------------------------------------------------------- */
+
+int block_set_limits(struct block *b, const uint64_t limit[BLOCK_LIMITS], struct err *err)
+{
+    struct block_limiter *l = b->limiter;
+    int code;
+
+    if (l) {
+        limiter_set(l, limit);
+        return 0;
+    }
+    if (!throttle_has_limits(limit))
+        return 0;
+    code = limiter_new(&l, b, limit, begin, err);
+    b->limiter = l;
+    return code;
+}
+
+void block_get_limits(struct block *b, uint64_t limit[BLOCK_LIMITS])
+{
+    memset(limit, 0, BLOCK_LIMITS * sizeof(*limit));
     if (b->limiter)
-        limiter_shut(b->limiter);
+        limiter_get(b->limiter, limit);
 }
 
 /* ---- Opening -------------------------------------------------------------------- */
@@ -502,8 +529,8 @@ static int open_format(struct block *b, const struct block_config *cfg, struct e
         return code;
     if (b->ops->uring)
         code = block_uring_open(b, cfg, err);
-    if (!code && throttle_has_limits(cfg->limit))
-        code = limiter_new(&b->limiter, b, cfg->limit, begin, err);
+    if (!code)
+        code = block_set_limits(b, cfg->limit, err);
     if (code < 0) {
         block_uring_close(b);
         b->ops->close(b);

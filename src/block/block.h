@@ -99,10 +99,10 @@ struct block {
     void *priv;             /* the format's */
     char *path;             /* of the image that was opened, for messages */
     struct block_workers *workers;
-    struct block_limiter *limiter; /* NULL: no limits */
-    struct uring *uring;           /* NULL: none */
-    struct uring *near;            /* NULL, or that of block_near */
-    int event_fd;                  /* -1, or whoever submits calls block_reap when it can be read */
+    struct block_limiter *_Atomic limiter; /* NULL: there were never any limits */
+    struct uring *uring;                   /* NULL: none */
+    struct uring *near;                    /* NULL, or that of block_near */
+    int event_fd; /* -1, or whoever submits calls block_reap when it can be read */
     /* NULL, or called by block_reap after some `done`, before these requests count as over; set before the first. */
     void (*settle)(void *opaque);
     void *settle_opaque;
@@ -173,6 +173,13 @@ void block_reap(struct block *b);
 
 /* Wait until everything submitted so far is done, callbacks included. Not from a callback. */
 void block_drain(struct block *b);
+
+/*
+ * Other limits from now on (see block_config), also for requests that wait because of the present ones. -ENOMEM or the like:
+ * those that there were stay. Any thread, but one at a time.
+ */
+int block_set_limits(struct block *b, const uint64_t limit[BLOCK_LIMITS], struct err *err);
+void block_get_limits(struct block *b, uint64_t limit[BLOCK_LIMITS]);
 
 /*
  * Go on with the image that cfg names, a qcow2 image that stands on the present one and has no data of its own: what is read

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -25,6 +26,8 @@ struct block_limiter {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct throttle throttle;
+    uint64_t limit[BLOCK_LIMITS];
+    _Atomic bool on;     /* there is one; written under the lock */
     struct line line[2]; /* reads; all else. One does not wait for the other */
     unsigned open;
     bool stop;
@@ -139,6 +142,33 @@ void limiter_shut(struct block_limiter *l)
     pthread_mutex_unlock(&l->lock);
 }
 
+static void set_locked(struct block_limiter *l, const uint64_t limit[BLOCK_LIMITS])
+{
+    memcpy(l->limit, limit, sizeof(l->limit));
+    throttle_init(&l->throttle, limit, now_ns());
+    atomic_store(&l->on, throttle_has_limits(limit));
+}
+
+void limiter_set(struct block_limiter *l, const uint64_t limit[BLOCK_LIMITS])
+{
+    pthread_mutex_lock(&l->lock);
+    set_locked(l, limit);
+    pthread_cond_signal(&l->changed); /* who waits may have waited long enough by now */
+    pthread_mutex_unlock(&l->lock);
+}
+
+void limiter_get(struct block_limiter *l, uint64_t limit[BLOCK_LIMITS])
+{
+    pthread_mutex_lock(&l->lock);
+    memcpy(limit, l->limit, sizeof(l->limit));
+    pthread_mutex_unlock(&l->lock);
+}
+
+bool limiter_is_on(struct block_limiter *l)
+{
+    return l && atomic_load(&l->on);
+}
+
 int limiter_new(struct block_limiter **out, struct block *b, const uint64_t limit[BLOCK_LIMITS],
                 void (*go)(struct block *b, struct block_req *req), struct err *err)
 {
@@ -154,7 +184,7 @@ int limiter_new(struct block_limiter **out, struct block *b, const uint64_t limi
     l->go = go;
     for (unsigned i = 0; i < ARRAY_SIZE(l->line); i++)
         l->line[i].last = &l->line[i].first;
-    throttle_init(&l->throttle, limit, now_ns());
+    set_locked(l, limit); /* nobody else knows it yet */
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

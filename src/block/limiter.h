@@ -13,6 +13,13 @@ int limiter_new(struct block_limiter **l, struct block *b, const uint64_t limit[
 /* Nothing is held any more. NULL is fine. */
 void limiter_free(struct block_limiter *l);
 
+/* Other limits from now on, also for those that are held; all 0: none. Any thread. */
+void limiter_set(struct block_limiter *l, const uint64_t limit[BLOCK_LIMITS]);
+void limiter_get(struct block_limiter *l, uint64_t limit[BLOCK_LIMITS]);
+
+/* Is there any limit? NULL: no. Any thread. */
+bool limiter_is_on(struct block_limiter *l);
+
 /* False: the request may go on now. True: it is held. Any thread. */
 bool limiter_hold(struct block_limiter *l, struct block_req *req);
 

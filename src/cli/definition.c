@@ -21,17 +21,22 @@ void definition_fini(struct definition *def)
     memset(def, 0, sizeof(*def));
 }
 
-static struct definition_item *item_of(struct definition *def, const struct opt_desc *opt)
+/* Whose place a value takes; NULL: nobody's. */
+static struct definition_item *item_of(struct definition *def, const struct opt_desc *opt,
+                                       const char *val)
 {
-    for (unsigned i = 0; i < def->count; i++)
-        if (def->item[i].opt == opt)
-            return &def->item[i];
+    for (unsigned i = 0; i < def->count; i++) {
+        struct definition_item *item = &def->item[i];
+
+        if (item->opt == opt && (!opt->many || (opt->same && opt->same(item->val, val))))
+            return item;
+    }
     return NULL;
 }
 
 static int put(struct definition *def, const struct opt_desc *opt, char *val, struct err *err)
 {
-    struct definition_item *old = opt->many ? NULL : item_of(def, opt);
+    struct definition_item *old = item_of(def, opt, val);
 
     if (!old) {
         if (def->count == DEFINITION_MAX_ITEM) {

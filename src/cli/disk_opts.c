@@ -100,16 +100,29 @@ static bool parse_rate(const char *value, bool bytes, uint64_t *rate)
     return !errno && *rate;
 }
 
-static int set_limit(struct vm_disk *disk, const char *word, const char *value, struct err *err)
+const char *disk_limit_name(enum block_limit limit)
+{
+    return limits[limit];
+}
+
+int disk_limit_word(uint64_t limit[BLOCK_LIMITS], const char *word, const char *value,
+                    struct err *err)
 {
     unsigned i = 0;
 
-    while (strcmp(limits[i], word))
+    while (i < BLOCK_LIMITS && strcmp(limits[i], word))
         i++;
-    if (parse_rate(value, i >= BLOCK_BPS, &disk->image.limit[i]))
+    if (i == BLOCK_LIMITS)
+        return 1;
+    if (parse_rate(value, i >= BLOCK_BPS, &limit[i]))
         return 0;
     return err_set(err, -EINVAL, "%s is a number of %s a second, not '%s'", word,
                    i >= BLOCK_BPS ? "bytes, like 20M," : "operations", value);
+}
+
+static int set_limit(struct vm_disk *disk, const char *word, const char *value, struct err *err)
+{
+    return disk_limit_word(disk->image.limit, word, value, err);
 }
 
 static const struct {

@@ -16,6 +16,11 @@ struct run_disks {
 /* opt_desc.parse: FILE[,WORD]...; field is a struct run_disks. */
 int opt_disk(const struct opt_desc *opt, const char *val, void *field, struct err *err);
 
+/* One limit, such as iops=100. 1: there is no such limit; -EINVAL: it is wrong. */
+int disk_limit_word(uint64_t limit[BLOCK_LIMITS], const char *word, const char *value,
+                    struct err *err);
+const char *disk_limit_name(enum block_limit limit);
+
 /* opt_desc.keep: the same with an absolute path; NULL without memory. */
 char *keep_disk(const char *val);
 

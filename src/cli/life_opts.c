@@ -209,6 +209,7 @@ const struct opt_desc prune_opts[] = {FORCE("do not ask"), QUIET, {NULL}};
 const struct opt_desc define_opts[] = {QUIET, {NULL}};
 
 const struct opt_desc set_opts[] = {
+    LIMIT_OPTION(offsetof(struct set_opts, limits)),
     SHARES_OPTIONS(offsetof(struct set_opts, shares)),
     {.name = "protected",
      .arg = "on|off",

@@ -4,6 +4,7 @@
 #define LODGE_CLI_LIFE_OPTS_H
 
 #include "base/types.h"
+#include "cli/limit_opts.h"
 #include "cli/shares.h"
 
 /* clone */
@@ -48,6 +49,7 @@ struct set_opts {
     bool quiet, protected, autostart;
     const char *at_shutdown;
     struct shares shares;
+    struct run_limits limits;
 };
 
 /* snapshot, snapshots, restore */

@@ -20,7 +20,7 @@ static json_t *facts(const struct guest *g)
     json_t *o =
         json_pack("{s:s, s:s, s:b}", "name", g->name, "state", guest_state(g), "kept", g->kept);
     static const char *const now[] = {"pid",    "engine",  "cpus",    "memory", "started",
-                                      "uptime", "version", "sandbox", "resets"};
+                                      "uptime", "version", "sandbox", "resets", "limits"};
     static const char *const then[] = {"began", "ended", "how", "status", "why"};
     struct run_opts opts;
 
@@ -163,6 +163,22 @@ static void print_time(const char *label, const json_t *o, const char *key)
         printf("%-12s%s\n", label, text);
 }
 
+/* The limits of a running guest's devices, as --limit takes them. */
+static void print_limits(const json_t *limits)
+{
+    const char *device, *word, *label = "limits";
+    json_t *of_device, *number;
+
+    json_object_foreach((json_t *)limits, device, of_device)
+    {
+        printf("%-12s%s", label, device);
+        json_object_foreach(of_device, word, number)
+            printf(",%s=%lld", word, (long long)json_integer_value(number));
+        putchar('\n');
+        label = "";
+    }
+}
+
 static void print_text(const struct guest *g, const json_t *o)
 {
     static const char *const shown[] = {"engine", "sandbox", "why", "broken"};
@@ -186,6 +202,7 @@ static void print_text(const struct guest *g, const json_t *o)
     print_time("started", o, "started");
     if (json_object_get(o, "uptime"))
         printf("%-12s%s\n", "uptime", span(json_real_value(json_object_get(o, "uptime")), up));
+    print_limits(json_object_get(o, "limits"));
     print_time("began", o, "began");
     print_time("ended", o, "ended");
     for (unsigned i = 0; i < g->def.count; i++)

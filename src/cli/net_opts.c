@@ -108,11 +108,34 @@ static int parse_queues(const char *val, unsigned *queues, struct err *err)
     return err_set(err, -EINVAL, "queues= is from 1 to %d, not '%s'", VIRTIO_NET_PAIRS, val);
 }
 
+int net_rate_word(struct net_rates *rates, const char *key, const char *val, struct err *err)
+{
+    int r;
+
+    if (!strcmp(key, "rate_in"))
+        return parse_size(key, val, &rates->rate[NET_IN], err);
+    if (!strcmp(key, "rate_out"))
+        return parse_size(key, val, &rates->rate[NET_OUT], err);
+    if (!strcmp(key, "burst"))
+        return parse_size(key, val, &rates->burst, err);
+    if (strcmp(key, "rate"))
+        return 1;
+    r = parse_size(key, val, &rates->rate[NET_IN], err);
+    rates->rate[NET_OUT] = rates->rate[NET_IN];
+    return r;
+}
+
+int net_rates_check(const struct net_rates *rates, struct err *err)
+{
+    if (!rates->burst || rates->rate[NET_IN] || rates->rate[NET_OUT])
+        return 0;
+    return err_set(err, -EINVAL, "burst= of a card goes with rate=, rate_in= or rate_out=");
+}
+
 /* What cards on every network know. 1: it is none of that. */
 static int card_word(struct run_nets *nets, const char *key, const char *val, struct err *err)
 {
     struct vm_net *net = &nets->net[nets->count];
-    int r;
 
     if (!strcmp(key, "mac")) {
         nets->has_mac[nets->count] = true;
@@ -120,17 +143,7 @@ static int card_word(struct run_nets *nets, const char *key, const char *val, st
     }
     if (!strcmp(key, "queues"))
         return parse_queues(val, &net->queues, err);
-    if (!strcmp(key, "rate_in"))
-        return parse_size(key, val, &net->rates.rate[NET_IN], err);
-    if (!strcmp(key, "rate_out"))
-        return parse_size(key, val, &net->rates.rate[NET_OUT], err);
-    if (!strcmp(key, "burst"))
-        return parse_size(key, val, &net->rates.burst, err);
-    if (strcmp(key, "rate"))
-        return 1;
-    r = parse_size(key, val, &net->rates.rate[NET_IN], err);
-    net->rates.rate[NET_OUT] = net->rates.rate[NET_IN];
-    return r;
+    return net_rate_word(&net->rates, key, val, err);
 }
 
 /* One KEY=VALUE of --net user. The addresses that net= sets can be changed by what comes behind it. */
@@ -195,8 +208,8 @@ static int parse_words(struct run_nets *nets, char *words, struct err *err)
             r = net->kind == VM_NET_USER ? user_word(nets, word, val ? val : "", err)
                                          : other_word(word, err);
     }
-    if (!r && net->rates.burst && !net->rates.rate[NET_IN] && !net->rates.rate[NET_OUT])
-        return err_set(err, -EINVAL, "burst= of --net goes with rate=, rate_in= or rate_out=");
+    if (!r)
+        r = net_rates_check(&net->rates, err);
     return r || net->kind != VM_NET_USER ? r : net_user_check(&net->user, err);
 }
 

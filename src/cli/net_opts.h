@@ -21,6 +21,12 @@ struct run_publishes {
 int opt_net(const struct opt_desc *opt, const char *val, void *field, struct err *err);
 int opt_publish(const struct opt_desc *opt, const char *val, void *field, struct err *err);
 
+/* One limit of a card, such as rate=20M. 1: there is no such limit; -EINVAL: it is wrong. */
+int net_rate_word(struct net_rates *rates, const char *word, const char *val, struct err *err);
+
+/* Do they go together? -EINVAL with the reason when not. */
+int net_rates_check(const struct net_rates *rates, struct err *err);
+
 /*
  * Settle what the options leave open, for a guest of this name: a card for published ports, MAC
  * addresses, names told by DHCP. -EINVAL when they contradict each other.

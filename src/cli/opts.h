@@ -28,6 +28,8 @@ struct opt_desc {
         once; /* about one run of the command: not kept in a guest's definition (cli/definition.h) */
     /* The value as it is kept there, to be freed, such as with an absolute path; NULL: as it is. */
     char *(*keep)(const char *val);
+    /* Of an option that may be repeated: does `b` take the place of `a` there? NULL: it comes behind. */
+    bool (*same)(const char *a, const char *b);
 };
 
 /* Parsers, with the type of the field. */

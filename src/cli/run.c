@@ -698,6 +698,10 @@ static int run_checked(struct session *s, struct err *err)
         r = take_image(&s->image, &own, &append, err);
     s->opts = &own;
     if (!r)
+        r = limits_check(&own.limits, own.disks.count, own.nets.count, err);
+    if (!r)
+        limits_apply(&own.limits, own.disks.disk, own.nets.net);
+    if (!r)
         r = check_all(s, err);
     if (!r)
         r = run_session(s, err);

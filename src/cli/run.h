@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/types.h"
 #include "cli/disk_opts.h"
+#include "cli/limit_opts.h"
 #include "cli/net_opts.h"
 #include "cli/shares.h"
 #include "core/vm.h"
@@ -34,6 +35,7 @@ struct run_opts {
     struct run_ports ports;
     struct run_nets nets;
     struct run_publishes publishes;
+    struct run_limits limits;
     struct shares shares;
     bool protected, autostart;
     const char *at_shutdown;

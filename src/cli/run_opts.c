@@ -238,6 +238,7 @@ const struct opt_desc run_opts[] = {
      FIELD(publishes),
      .help = "a port of the host that leads to one of the guest;\nADDR is 127.0.0.1 unless given; "
              "may be repeated"},
+    LIMIT_OPTION(offsetof(struct run_opts, limits)),
     {.name = "vsock",
      .arg = "off|on|PATH",
      .parse = opt_string,
@@ -386,5 +387,8 @@ int run_opts_check(struct run_opts *o, struct err *err)
     o->memory = ALIGN_UP(o->memory, (uint64_t)PAGE_SIZE);
     if (registry_check_name(o->name, err) < 0)
         return -EINVAL;
-    return net_opts_settle(&o->nets, &o->publishes, o->name, err);
+    if (net_opts_settle(&o->nets, &o->publishes, o->name, err))
+        return -EINVAL;
+    /* Those of an image are its disk and, once, its seed. */
+    return limits_check(&o->limits, o->disks.count + (o->image ? 2 : 0), o->nets.count, err);
 }

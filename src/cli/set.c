@@ -14,6 +14,14 @@ struct change {
     const struct set_opts *opts;
 };
 
+/* A device that is not there is refused here, not at the next start. */
+static int check_limits(const struct guest *g, const struct change *c, struct run_opts *opts,
+                        struct err *err)
+{
+    opts->name = g->name;
+    return c->opts->limits.count ? run_opts_check(opts, err) : 0;
+}
+
 static int note_given(void *opaque, const struct opt_desc *opt, const char *val, struct err *err)
 {
     const struct opt_desc *o = run_opts;
@@ -54,6 +62,8 @@ static int change_kept(struct guest *g, const struct change *c, struct shares *n
     r = definition_merge(&g->def, &c->given, err);
     if (!r)
         r = definition_apply(&g->def, &opts, sizeof(opts), err);
+    if (!r)
+        r = check_limits(g, c, &opts, err);
     *now = opts.shares; /* what it points to is in g->def */
     run_opts_fini(&opts);
     return r;
@@ -76,6 +86,22 @@ static void set_pace(const char *name, unsigned percent, bool quiet)
         fprintf(stderr, "lodge: --cpu-cap: not before the next start of %s: %s\n", name, err.what);
 }
 
+/* Those that a running guest's devices have from now on. */
+static int tell_limits(const char *name, const struct run_limits *limits, struct err *err)
+{
+    struct client_conn conn = {.fd = -1};
+    int r = limits->count ? guest_connect(&conn, name, err) : 0;
+
+    for (unsigned i = 0; !r && i < limits->count; i++) {
+        json_t *args = limit_arguments(&limits->list[i]);
+
+        r = args ? client_ask(&conn, "limit", args, NULL, err)
+                 : err_set(err, -ENOMEM, "no memory for the limits of a guest's devices");
+    }
+    client_fini(&conn);
+    return r;
+}
+
 static int set_one(const char *name, void *opaque, struct err *err)
 {
     const struct change *c = opaque;
@@ -86,6 +112,8 @@ static int set_one(const char *name, void *opaque, struct err *err)
 
     if (!r && g.kept)
         r = change_kept(&g, c, &now, err);
+    if (!r && g.held)
+        r = tell_limits(name, &c->opts->limits, err);
     if (!r && g.held && g.pid)
         r = shares_apply(&now, name, g.pid, c->opts->quiet, &pace, err);
     if (!r && g.held && g.pid && (pace || definition_get(&c->given, "cpu-cap")))
@@ -107,7 +135,8 @@ int verb_set(const struct verb *verb, int argc, char **argv)
     r = verb_parse_seen(verb, &opts, sizeof(opts), argc, argv, &nargs, note_given, &c.given);
     if (r < 0 && !c.given.count) {
         err_set(&err, -EINVAL, "nothing to set: no option says what");
-        err_next(&err, "One of --cpu-weight, --cpu-cap, --cpu-pin, --memory-max and --io-weight.");
+        err_next(&err, "--limit, --cpu-weight, --cpu-cap, --cpu-pin, --memory-max or --io-weight, "
+                       "for example.");
         r = verb_usage(verb, &err);
     }
     if (r < 0)

@@ -4,6 +4,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "control/commands_limit.h"
 #include "control/commands_net.h"
 #include "control/commands_snapshot.h"
 #include "control/commands_usage.h"
@@ -48,13 +49,13 @@ static int do_status(struct control_call *call, struct err *err)
     clock_gettime(CLOCK_MONOTONIC, &mono);
     uptime =
         (double)(mono.tv_sec - vm->made.tv_sec) + (double)(mono.tv_nsec - vm->made.tv_nsec) / 1e9;
-    o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:I, s:s?}", "name", vm->cfg.name,
-                  "pid", (int)getpid(), "version", LODGE_VERSION, "state", state_name(vm), "engine",
-                  vm->engine->name, "cpus", (int)vm->cfg.cpus, "memory", (json_int_t)vm->cfg.memory,
-                  "started",
+    o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:I, s:s?, s:o}", "name",
+                  vm->cfg.name, "pid", (int)getpid(), "version", LODGE_VERSION, "state",
+                  state_name(vm), "engine", vm->engine->name, "cpus", (int)vm->cfg.cpus, "memory",
+                  (json_int_t)vm->cfg.memory, "started",
                   (json_int_t)((double)now.tv_sec + (double)now.tv_nsec / 1e9 - uptime + 0.5),
                   "uptime", uptime, "resets", (json_int_t)atomic_load(&vm->resets), "sandbox",
-                  call->cfg->sandbox);
+                  call->cfg->sandbox, "limits", control_limits(vm));
     r = o ? json_object_update(call->result, o) : -1;
     json_decref(o);
     control_copying(call->cfg->vm, call->result);
@@ -228,6 +229,7 @@ const struct control_command control_commands[] = {
     {"fork", fork_args, .job = do_fork},
     {"usage", NULL, control_usage},
     {"cap", control_cap_args, control_cap},
+    {"limit", control_limit_args, control_limit},
     {"ports", NULL, control_ports},
     {"publish", control_publish_args, control_publish},
     {"unpublish", control_publish_args, control_unpublish},

@@ -341,6 +341,11 @@ struct virtio_balloon *devices_balloon(struct devices *d)
     return d->balloon.dev.ops ? &d->balloon : NULL;
 }
 
+struct net_limit *devices_net_limit(struct devices *d, unsigned n)
+{
+    return n < VM_MAX_NETS && d->card[n].net ? &d->card[n].vn.limit : NULL;
+}
+
 bool devices_disk_traffic(struct devices *d, unsigned n, struct traffic *t)
 {
     struct block *b = n < VM_MAX_DISKS ? d->disk[n].block : NULL;

@@ -26,6 +26,10 @@ struct net *devices_net(struct devices *devices, unsigned n);
 bool devices_disk_traffic(struct devices *devices, unsigned n, struct traffic *t);
 bool devices_net_traffic(struct devices *devices, unsigned n, struct traffic *t);
 
+/* What the n-th network card is limited by; NULL: there is no such card. */
+struct net_limit;
+struct net_limit *devices_net_limit(struct devices *devices, unsigned n);
+
 /* The balloon; NULL: there is none. */
 struct virtio_balloon *devices_balloon(struct devices *devices);
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "block/block.h"
 #include "core/devices.h"
 #include "core/ioevent.h"
 #include "core/irq.h"
@@ -564,6 +565,43 @@ bool machine_disk_traffic(struct vm *vm, unsigned n, struct traffic *t)
 bool machine_net_traffic(struct vm *vm, unsigned n, struct traffic *t)
 {
     return devices_net_traffic(vm->machine->devices, n, t);
+}
+
+int machine_disk_limits(struct vm *vm, unsigned n, uint64_t limit[BLOCK_LIMITS])
+{
+    struct block *b = devices_disk(vm->machine->devices, n);
+
+    if (b)
+        block_get_limits(b, limit);
+    return b ? 0 : -ENODEV;
+}
+
+int machine_disk_set_limits(struct vm *vm, unsigned n, const uint64_t limit[BLOCK_LIMITS],
+                            struct err *err)
+{
+    struct block *b = devices_disk(vm->machine->devices, n);
+
+    return b ? block_set_limits(b, limit, err)
+             : err_set(err, -ENODEV, "the guest has no disk of the number %u", n);
+}
+
+int machine_net_rates(struct vm *vm, unsigned n, struct net_rates *rates)
+{
+    struct net_limit *l = devices_net_limit(vm->machine->devices, n);
+
+    if (l)
+        net_limit_get(l, rates);
+    return l ? 0 : -ENODEV;
+}
+
+int machine_net_set_rates(struct vm *vm, unsigned n, const struct net_rates *rates, struct err *err)
+{
+    struct net_limit *l = devices_net_limit(vm->machine->devices, n);
+
+    if (!l)
+        return err_set(err, -ENODEV, "the guest has no network card of the number %u", n);
+    net_limit_set(l, rates);
+    return 0;
 }
 
 struct virtio_balloon *machine_balloon(struct vm *vm)

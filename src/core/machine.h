@@ -31,6 +31,17 @@ struct traffic {
 bool machine_disk_traffic(struct vm *vm, unsigned n, struct traffic *t);
 bool machine_net_traffic(struct vm *vm, unsigned n, struct traffic *t);
 
+/*
+ * The limits of a disk and of a card, and others from now on. Any thread, but one at a time. -ENODEV: there is none of that
+ * number; other errors leave what was there.
+ */
+int machine_disk_limits(struct vm *vm, unsigned n, uint64_t limit[BLOCK_LIMITS]);
+int machine_disk_set_limits(struct vm *vm, unsigned n, const uint64_t limit[BLOCK_LIMITS],
+                            struct err *err);
+int machine_net_rates(struct vm *vm, unsigned n, struct net_rates *rates);
+int machine_net_set_rates(struct vm *vm, unsigned n, const struct net_rates *rates,
+                          struct err *err);
+
 /* The balloon, until the machine is freed; NULL: there is none. */
 struct virtio_balloon *machine_balloon(struct vm *vm);
 

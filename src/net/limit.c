@@ -34,6 +34,7 @@ static void set_locked(struct net_limit *l, const struct net_rates *rates)
 {
     uint64_t now = now_ns();
 
+    l->rates = *rates;
     for (unsigned way = 0; way < ARRAY_SIZE(l->bucket); way++) {
         uint64_t rate = rates->rate[way];
 
@@ -67,6 +68,13 @@ void net_limit_set(struct net_limit *l, const struct net_rates *rates)
     pthread_mutex_lock(&l->lock);
     set_locked(l, rates);
     arm_locked(l, 1);
+    pthread_mutex_unlock(&l->lock);
+}
+
+void net_limit_get(struct net_limit *l, struct net_rates *rates)
+{
+    pthread_mutex_lock(&l->lock);
+    *rates = l->rates;
     pthread_mutex_unlock(&l->lock);
 }
 

@@ -21,6 +21,7 @@ struct net_rates {
 struct net_limit {
     pthread_mutex_t lock;
     struct bucket bucket[2];
+    struct net_rates rates;
     int fd;       /* timerfd, not blocking */
     uint64_t due; /* when it fires, 0: it is not set */
     _Atomic bool on;
@@ -31,6 +32,9 @@ void net_limit_fini(struct net_limit *l); /* once, after net_limit_init succeede
 
 /* Other rates from now on; l->fd can be read at once, for what waits. Any thread. */
 void net_limit_set(struct net_limit *l, const struct net_rates *rates);
+
+/* The present ones. Any thread. */
+void net_limit_get(struct net_limit *l, struct net_rates *rates);
 
 /* May a frame pass? If not, l->fd can be read as soon as it is worth another try. Any thread; one at a time for a way. */
 bool net_limit_passes(struct net_limit *l, enum net_way way);

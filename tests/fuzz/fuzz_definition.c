@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* fuzz: src/base/err.c src/cli/definition.c src/cli/definition_read.c src/cli/disk_opts.c src/cli/net_opts.c
+/* fuzz: src/base/err.c src/cli/definition.c src/cli/definition_read.c src/cli/disk_opts.c src/cli/net_opts.c src/cli/limit_opts.c
  *       src/cli/opts.c src/cli/registry.c src/cli/run_opts.c src/cli/shares.c src/cli/cgroup.c src/cli/size.c src/cli/store.c
  *       src/cli/suggest.c src/net/publish.c src/net/user_config.c src/net/switch.c src/net/switch_wire.c src/net/frame.c */
 /* A definition in YAML: what is accepted makes a guest, and is the same when it is written and read again. */

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from guest import PROGRAM, Case, Skip, check, need_proc
+from guest import PROGRAM, Case, Skip, check, initramfs_with_modules, need_proc
 from life import PATIENCE, Lodge, options
 
 
@@ -121,6 +121,45 @@ def cap_without_groups():
             raise Skip(f"this host is too busy to give it its share: {seen}")
 
 
+def counted(lodge, name):
+    """How far the guest has counted on its disk."""
+    return max(map(int, re.findall(r"count wrote (\d+)", lodge.verb("logs", name))), default=0)
+
+
+def limits():
+    """Limits of a running guest's disk: what waits goes on by the new ones, and they are kept."""
+    with Lodge() as lodge:
+        name, image = lodge.name(), lodge.path / "image"
+        image.write_bytes(bytes(8 << 20))
+        lodge.verb("create", "--name", name, "--disk", f"{image},iops=2000", "--net", "user,rate=1M",
+                   *options("count", initramfs_with_modules("cloud")))
+        lodge.verb("start", name)
+        lodge.wait_log(name, "count wrote 1[0-9]")
+        rates = {"rate_in": 1 << 20, "rate_out": 1 << 20}
+        check(lodge.info(name)["limits"] == {"disk0": {"iops": 2000}, "net0": rates},
+              f"{lodge.info(name)['limits']}")
+        # A write or two, and the next an hour later.
+        lodge.verb("set", name, "--limit", "disk0,bps_wr=1")
+        before = counted(lodge, name)
+        time.sleep(1)
+        after = counted(lodge, name)
+        check(after - before <= 4, f"from {before} to {after} in spite of the limit")
+        lodge.refuses("the guest has 1 disks", "set", name, "--limit", "disk1,iops=1")
+        lodge.refuses("no limit 'rate'", "set", name, "--limit", "disk0,rate=1M", status=2)
+        lodge.verb("set", name, "--limit", "disk0,none", "--limit", "net0,rate_in=2M")
+        lodge.wait_log(name, f"count wrote {after + 10}\\b")
+        check(lodge.info(name)["limits"] == {"net0": {"rate_in": 2 << 20}},
+              f"{lodge.info(name)['limits']}")
+        check("net0,rate_in=2097152" in lodge.verb("info", name), "not in the text")
+        text = lodge.verb("info", "--format", "yaml", name)
+        check("limit:\n  - disk0,none\n  - net0,rate_in=2M\n" in text, text)
+        lodge.verb("kill", name)
+        lodge.wait_state(name, "stopped")
+        lodge.verb("start", name)
+        check(lodge.info(name)["limits"] == {"net0": {"rate_in": 2 << 20}},
+              f"{lodge.info(name)['limits']}")
+
+
 def protected():
     """A protected guest is not removed, killed or edited before that is lifted."""
     with Lodge() as lodge:
@@ -194,6 +233,7 @@ CASES = [
     Case("process is confined", confined),
     Case("shares of the host", shares),
     Case("a cap without control groups", cap_without_groups),
+    Case("limits of a running guest", limits),
     Case("protected guests, and autostart", protected),
     Case("events, stats and top", events),
 ]

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/life_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/shares.c src/cli/cgroup.c src/cli/disk_opts.c src/cli/net_opts.c src/net/publish.c
+/* unit: src/cli/opts.c src/cli/image_opts.c src/cli/life_opts.c src/cli/size.c src/cli/suggest.c src/cli/run_opts.c src/cli/shares.c src/cli/cgroup.c src/cli/disk_opts.c src/cli/net_opts.c src/cli/limit_opts.c src/net/publish.c
  *       src/net/user_config.c src/net/switch.c src/net/switch_wire.c src/net/frame.c src/cli/store.c src/cli/registry.c
  *       src/base/err.c */
 #include <setjmp.h>
@@ -163,6 +163,21 @@ static void wrong_usage(void **state)
         {"--disk=a,bps_rd=99999999999999999999"},
         {"--disk=vhost-user="},
         {"--disk=vhost-user=s,cache=none"},
+        {"--limit=disk0"},
+        {"--limit=disk0,"},
+        {"--limit=disk,iops=1"},
+        {"--limit=disk16,iops=1"},
+        {"--limit=disk00,iops=1"},
+        {"--limit=disk0x,iops=1"},
+        {"--limit=sda,iops=1"},
+        {"--limit=disk0,iops"},
+        {"--limit=disk0,iops=0"},
+        {"--limit=disk0,rate=1M"},
+        {"--limit=disk0,none,iops=1"},
+        {"--limit=net4,rate=1M"},
+        {"--limit=net0,iops=1"},
+        {"--limit=net0,rate=fast"},
+        {"--limit=net0,burst=1M"},
         {"--port=agent"},
         {"--port=agent="},
         {"--port==path"},
@@ -177,6 +192,37 @@ static void wrong_usage(void **state)
             fail_msg("'%s %s' was taken", table[i][0], table[i][1] ? table[i][1] : "");
         run_opts_fini(&p.opts);
     }
+}
+
+/* The last for a device counts, and for all that may be limited there. */
+static void limits_of_devices(void **state)
+{
+    struct parsed p;
+    struct run_opts *o = &p.opts;
+    struct vm_disk *d = o->disks.disk;
+
+    PARSE(&p, "--disk=a,iops=7,bps=1M", "--disk=b,iops=8", "--net=user,rate=1M",
+          "--limit=disk1,bps_rd=2M,iops_wr=3", "--limit=disk0,iops=1", "--limit=disk0,bps=5",
+          "--limit=net0,rate_in=10K,burst=1K");
+    assert_int_equal(p.result, OPTS_OK);
+    assert_int_equal(o->limits.count, 3);
+    assert_int_equal(limits_check(&o->limits, 2, 1, &p.err), 0);
+    assert_int_equal(limits_check(&o->limits, 1, 1, &p.err), -EINVAL);
+    assert_non_null(strstr(p.err.what, "disk1"));
+    assert_int_equal(limits_check(&o->limits, 2, 0, &p.err), -EINVAL);
+    assert_non_null(strstr(p.err.what, "net0"));
+    limits_apply(&o->limits, d, o->nets.net);
+    assert_true(!d[0].image.limit[BLOCK_IOPS] && d[0].image.limit[BLOCK_BPS] == 5);
+    assert_true(!d[1].image.limit[BLOCK_IOPS] && d[1].image.limit[BLOCK_IOPS_WR] == 3);
+    assert_true(d[1].image.limit[BLOCK_BPS_RD] == MIB(2));
+    assert_true(o->nets.net[0].rates.rate[NET_IN] == KIB(10) &&
+                !o->nets.net[0].rates.rate[NET_OUT] && o->nets.net[0].rates.burst == KIB(1));
+    run_opts_fini(o);
+    PARSE(&p, "--disk=a,iops=7", "--limit=disk0,none");
+    assert_int_equal(p.result, OPTS_OK);
+    limits_apply(&o->limits, d, o->nets.net);
+    assert_true(!d[0].image.limit[BLOCK_IOPS]);
+    run_opts_fini(o);
 }
 
 static void disks_and_ports(void **state)
@@ -569,7 +615,7 @@ int main(void)
         cmocka_unit_test(other_networks), cmocka_unit_test(published_ports),
         cmocka_unit_test(wrong_networks), cmocka_unit_test(mac_addresses),
         cmocka_unit_test(suggestions),    cmocka_unit_test(documents_are_complete),
-        cmocka_unit_test(help_text),
+        cmocka_unit_test(help_text),      cmocka_unit_test(limits_of_devices),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* unit: src/base/err.c src/cli/definition.c src/cli/definition_read.c src/cli/disk_opts.c src/cli/net_opts.c
+/* unit: src/base/err.c src/cli/definition.c src/cli/definition_read.c src/cli/disk_opts.c src/cli/net_opts.c src/cli/limit_opts.c
  *       src/cli/opts.c src/cli/registry.c src/cli/run_opts.c src/cli/shares.c src/cli/cgroup.c src/cli/size.c src/cli/store.c
  *       src/cli/suggest.c src/net/publish.c src/net/user_config.c src/net/switch.c src/net/switch_wire.c src/net/frame.c src/cli/state.c src/cli/passing.c */
 #include <setjmp.h>
@@ -208,6 +208,7 @@ static void paths_become_absolute(void **state)
 static void merging(void **state)
 {
     struct definition def, more;
+    char *text;
 
     parsed(&def, HEAD "cpus: 2\ndisk: [/a]\nname: x\n");
     parsed(&more, "lodge: 1\nkernel: /l\ndisk: [/b]\nmemory: 1G\n");
@@ -215,6 +216,17 @@ static void merging(void **state)
     assert_int_equal(def.count, 5);
     assert_string_equal(definition_get(&def, "kernel"), "/l");
     assert_string_equal(def.name, "x");
+    definition_fini(&def);
+    definition_fini(&more);
+    /* Limits take the place of those of the same device. */
+    parsed(
+        &def, HEAD
+        "disk: [/a, /b]\nnet: [user]\nlimit: ['disk0,iops=1', 'disk1,iops=2', 'net0,rate=1M']\n");
+    parsed(&more, "lodge: 1\nkernel: /l\ndisk: [/c, /d]\nlimit: ['disk1,none', 'disk0,bps=1M']\n");
+    assert_int_equal(definition_merge(&def, &more, NULL), 0);
+    text = definition_text(&def, NULL, NULL);
+    assert_non_null(strstr(text, "limit:\n  - disk0,bps=1M\n  - disk1,none\n  - net0,rate=1M\n"));
+    free(text);
     definition_fini(&def);
     definition_fini(&more);
 }

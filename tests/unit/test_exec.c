@@ -2,7 +2,7 @@
 /* unit: src/cli/exec.c src/cli/guest_image.c src/cli/guest_keys.c src/cli/guest_seed.c src/cli/store.c src/cli/store_manifest.c
  *       src/cli/spawn.c src/cli/stop.c src/cli/verb.c src/cli/help.c src/cli/opts.c src/cli/size.c src/cli/suggest.c src/cli/version.c
  *       src/cli/registry.c src/cli/state.c src/cli/passing.c src/cli/definition.c src/cli/definition_read.c
- *       src/cli/disk_opts.c src/cli/net_opts.c src/cli/run_opts.c src/cli/shares.c src/cli/cgroup.c src/net/publish.c src/net/user_config.c
+ *       src/cli/disk_opts.c src/cli/net_opts.c src/cli/limit_opts.c src/cli/run_opts.c src/cli/shares.c src/cli/cgroup.c src/net/publish.c src/net/user_config.c
  *       src/net/switch.c src/net/switch_wire.c src/net/frame.c src/block/ src/base/ */
 #include <setjmp.h>
 #include <stdarg.h>
