@@ -312,6 +312,7 @@ int block_try(struct block *b, struct block_req *req)
     if (limiter_is_on(b->limiter) || !b->ops->try_now || request_check(b, req) || !req->len ||
         b->ops->try_now(b, req))
         return -EAGAIN;
+    request_count(b, req);
     return 0;
 }
 

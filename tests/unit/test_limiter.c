@@ -158,6 +158,30 @@ static void the_short_ways_have_limits(void **state)
     assert_true(wait_done(i, MANY));
 }
 
+/* Reads are counted whichever way they go. */
+static void every_read_is_counted(void **state)
+{
+    struct image *i = *state;
+    uint64_t tried = 0, begun = 0;
+
+    submit_all(i, BLOCK_WRITE);
+    block_drain(i->b);
+    assert_int_equal(i->b->count[BLOCK_WRITE], MANY);
+    for (unsigned n = 0; n < MANY; n++) {
+        tried += !block_try(i->b, prepare(i, n, BLOCK_READ));
+        assert_int_equal(i->b->count[BLOCK_READ], tried);
+    }
+    for (unsigned n = 0; n < MANY; n++) {
+        begun += !block_near(i->b, prepare(i, n, BLOCK_READ));
+        assert_int_equal(i->b->count[BLOCK_READ], tried + begun);
+    }
+    block_drain(i->b);
+    submit_all(i, BLOCK_READ);
+    block_drain(i->b);
+    assert_int_equal(i->b->count[BLOCK_READ], tried + begun + MANY);
+    assert_int_equal(i->b->bytes[BLOCK_READ], (tried + begun + MANY) * PIECE);
+}
+
 int main(void)
 {
 #define CASE(f, with) cmocka_unit_test_setup_teardown(f, with, teardown)
