@@ -24,7 +24,7 @@ const struct proto_arg control_limit_args[] = {{"iops", PROTO_INT, false},
                                                {"rate_out", PROTO_INT, false},
                                                {"burst", PROTO_INT, false},
                                                {"device", PROTO_STRING, true},
-                                               {NULL}};
+                                               {.name = NULL}};
 
 /* The number behind the kind; false: it is no device of that kind. */
 static bool is_device(const char *device, const char *kind, unsigned *n)
