@@ -95,14 +95,14 @@ static void lines(void **state)
     assert_int_equal(perfmap_write(&cache, &mem, NULL), 0);
     assert_text("7f0000000000 4c0 glue\n"
                 "7f00000004c0 21 soft:0x1234abc\n"
-                "7f0004000000 123 soft:0x1234abc.cold\n"
+                "7f0008000000 123 soft:0x1234abc.cold\n"
                 "7f00000004e1 1f careful:0x100005123\n"
-                "7f0004000123 2d careful:0x100005123.cold\n"
+                "7f0008000123 2d careful:0x100005123.cold\n"
                 "7f0000000500 40 thunk\n"
                 "7f0000000540 8 direct:0x7008\n"
-                "7f0004000150 b0 direct:0x7008.cold\n"
+                "7f0008000150 b0 direct:0x7008.cold\n"
                 "7f0000000548 28 own:0x7f5512345fed\n"
-                "7f0004000200 1f own:0x7f5512345fed.cold\n"
+                "7f0008000200 1f own:0x7f5512345fed.cold\n"
                 "7f0000000570 30 thunk\n");
 }
 

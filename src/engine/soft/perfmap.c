@@ -69,7 +69,7 @@ static void put_piece(FILE *f, const struct piece *p, const struct mem *mem, con
             own ? p->at : mem_gpa_of_offset(mem, p->at), suffix);
 }
 
-/* What is between blocks in the hot half was made by cache_thunk. */
+/* What is between blocks in the hot code was made by cache_thunk. */
 static void put_thunks(FILE *f, const uint8_t *from, const uint8_t *to)
 {
     if (from == to)

@@ -7,7 +7,7 @@
  *   thunk            code that runs a single instruction for the interpreter
  *   KIND:0xADDR      a block: soft, careful, direct with the guest-physical address of its first byte; own (a block
  *                    of one view) with the guest-virtual one
- *   KIND:0xADDR.cold its part in the cold half
+ *   KIND:0xADDR.cold its part of the cold code
  */
 #ifndef LODGE_SOFT_PERFMAP_H
 #define LODGE_SOFT_PERFMAP_H

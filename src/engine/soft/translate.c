@@ -295,7 +295,7 @@ static bool stub_looks(const struct stub *s)
     return s->kind == STUB_PROBE || s->kind == STUB_RETURN;
 }
 
-/* The block's part of the cold half. */
+/* The block's part of the cold code. */
 static void emit_stubs(struct translation *t, struct block *b)
 {
     const uint32_t killed = (uint32_t)EXIT_KILLED << EXIT_KIND_SHIFT | t->start;
