@@ -106,6 +106,7 @@ enum exit_kind {
     EXIT_NEXT,    /* go on at the offset (poll hit, block invalidated) */
     EXIT_CHAIN,   /* go on at the offset, and link exit_site to what is found there */
     EXIT_RIP,     /* go on at st.rip (jump cache miss) */
+    EXIT_MISS,    /* the same; soft_cpu.exit_record has the branch, should it fault */
     EXIT_CAREFUL, /* go on at the offset in the careful twin of the block there */
     EXIT_FPU,     /* the instruction at the offset needs vector state */
     EXIT_THUNK,   /* a thunk finished */

@@ -148,7 +148,7 @@ static void make_probe(struct emit *e, const uint8_t *exit_mem)
     emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, second + 8); /* jmp [T1 + second + 8] */
     emit_patch(e, miss);
     emit_store(e, CPU_OFF(st.rip), T0);
-    emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_RECORD << EXIT_KIND_SHIFT);
+    emit_store_imm32(e, CPU_OFF(exit_arg), (uint32_t)EXIT_MISS << EXIT_KIND_SHIFT);
     emit_jmp(e, exit_mem);
 }
 

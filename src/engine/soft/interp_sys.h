@@ -58,11 +58,6 @@ static inline unsigned cpu_iopl(const struct soft_cpu *c)
     return (c->st.rflags & X86_IOPL) >> 12;
 }
 
-static inline bool canonical(uint64_t va)
-{
-    return (uint64_t)((int64_t)(va << 16) >> 16) == va;
-}
-
 static inline void require_cpl0(struct soft_cpu *c)
 {
     if (unlikely(c->st.cpl != 0))

@@ -338,6 +338,8 @@ static void take_record(struct soft_cpu *c)
 /* Enter translated code; false when something came up first. */
 static bool enter_code(struct soft_cpu *c, const uint8_t *code)
 {
+    enum exit_kind kind;
+
     c->page_va = c->st.rip & PAGE_MASK;
     flags_to_lazy(c);
     atomic_store_explicit(&c->jc, c->set->jc, memory_order_relaxed);
@@ -350,7 +352,8 @@ static bool enter_code(struct soft_cpu *c, const uint8_t *code)
     }
     c->counters.enter++;
     soft_enter(c, code);
-    if (exit_kind_of(c->exit_arg) == EXIT_RECORD)
+    kind = exit_kind_of(c->exit_arg);
+    if (kind == EXIT_RECORD || (kind == EXIT_MISS && unlikely(!canonical(c->st.rip))))
         take_record(c);
     atomic_store_explicit(&c->in_code, 0, memory_order_release);
     flags_from_lazy(c);
@@ -380,7 +383,7 @@ static void after_code(struct soft_cpu *c)
     uint32_t arg = c->exit_arg;
     enum exit_kind kind = exit_kind_of(arg);
 
-    if (kind != EXIT_RIP && kind != EXIT_DONE)
+    if (kind != EXIT_RIP && kind != EXIT_MISS && kind != EXIT_DONE)
         c->st.rip = c->page_va + (arg & EXIT_OFFSET);
     switch (kind) {
     case EXIT_INTERP:
@@ -400,10 +403,10 @@ static void after_code(struct soft_cpu *c)
     case EXIT_KILLED:
         c->killed_code = c->exit_site;
         break;
+    case EXIT_MISS:
     case EXIT_RIP:
         c->counters.jc_miss++;
-        if (unlikely((uint64_t)((int64_t)(c->st.rip << 16) >> 16) != c->st.rip) &&
-            (arg & EXIT_BRANCH))
+        if (unlikely(!canonical(c->st.rip)) && (arg & EXIT_BRANCH))
             branch_fault(c, arg & EXIT_OFFSET);
         break;
     default:

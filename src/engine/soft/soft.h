@@ -126,7 +126,7 @@ struct soft_cpu {
     uint64_t self;            /* the host address of this structure */
     const uint8_t *exit_site; /* with EXIT_CHAIN: the displacement to link */
     uint32_t exit_arg;        /* why translated code was left: cache.h */
-    uint32_t exit_record;     /* with EXIT_RECORD: which */
+    uint32_t exit_record;     /* with EXIT_RECORD and EXIT_MISS: which */
     uint64_t host_rsp;
     uint32_t
         lazy_flags; /* AH of LAHF in bits 8 to 15, OF in bit 0; the upper half is of no meaning */
@@ -279,6 +279,11 @@ void soft_set_pkru(struct soft_cpu *c, uint32_t val);
  */
 gva_t seg_linear(struct soft_cpu *c, enum x86_sreg seg, uint64_t off, unsigned size,
                  enum mem_access acc);
+
+static inline bool canonical(gva_t va)
+{
+    return (uint64_t)((int64_t)(va << 16) >> 16) == va;
+}
 
 /* Load a segment register as MOV/POP does, descriptor checks included; CS is refused by decode. */
 void seg_load(struct soft_cpu *c, enum x86_sreg seg, uint16_t sel);

@@ -429,11 +429,6 @@ static hva_t set_miss(struct soft_cpu *c, struct tlb_set *s, gva_t va, enum mem_
     return page;
 }
 
-static bool canonical(gva_t va)
-{
-    return (uint64_t)((int64_t)(va << 16) >> 16) == va;
-}
-
 bool tlb_fill_for_code(struct soft_cpu *c, gva_t va, enum mem_access acc)
 {
     const struct tlb_entry *e =
