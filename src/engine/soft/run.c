@@ -414,18 +414,50 @@ static void after_code(struct soft_cpu *c)
     }
 }
 
-/* The block at RIP, whose page is at `page`; NULL: interpret. */
-static struct block *find_block(struct soft_cpu *c, const uint8_t *page, block_key key)
+#define FOUND_NEVER (~0ull)
+
+/* A place in guest memory and a key in one number, if they fit. */
+static uint64_t found_what(uint64_t phys, block_key key)
 {
-    unsigned off = c->st.rip & ~PAGE_MASK;
-    struct block *b = cache_find(&c->svm->cache, (uint64_t)(page - c->svm->vm->mem.map) + off, key);
+    return phys >> 40 || key >> 23 ? FOUND_NEVER : phys | (uint64_t)key << 40;
+}
+
+static struct found_entry *found_entry(struct soft_cpu *c, uint64_t what)
+{
+    return &c->found[what * 0x9e3779b97f4a7c15ull >> (64 - FOUND_BITS)];
+}
+
+/*
+ * Code of the block at RIP as it was found before; NULL: look for it. If it has been killed since, its entry leads back,
+ * as from the jump cache.
+ */
+static const uint8_t *found_before(struct soft_cpu *c, uint64_t phys, block_key key)
+{
+    uint64_t what = found_what(phys, key);
+    const struct found_entry *f = found_entry(c, what);
+
+    return f->what == what && what != FOUND_NEVER ? f->code : NULL;
+}
+
+static void found_note(struct soft_cpu *c, uint64_t phys, block_key key, const uint8_t *code)
+{
+    uint64_t what = found_what(phys, key);
+
+    *found_entry(c, what) = (struct found_entry){what, code};
+}
+
+/* The block at RIP, which is at `phys` in the page at `page`; NULL: interpret. */
+static struct block *find_block(struct soft_cpu *c, const uint8_t *page, uint64_t phys,
+                                block_key key)
+{
+    struct block *b = cache_find(&c->svm->cache, phys, key);
 
     if (b)
         return b;
     soft_fpu_park(c);
     if (BLOCK_OWNER(key) && !view_note_code(c, c->st.rip & PAGE_MASK, page))
         return NULL;
-    return cache_make(c, page, off, key);
+    return cache_make(c, page, c->st.rip & ~PAGE_MASK, key);
 }
 
 /* Enter a target into the jump cache; the one it displaces moves to the second table. */
@@ -440,48 +472,72 @@ static void jc_enter(struct tlb_set *s, uint64_t va, const uint8_t *code)
     s->jc_used = true;
 }
 
+/* What left translated code wants done with the block that comes next. */
+struct wishes {
+    const uint8_t *site;   /* to be linked to it, or NULL */
+    const uint8_t *killed; /* to lead to it from now on, or NULL */
+};
+
+/* The code at RIP, made if need be, and linked as wished; NULL: interpret. */
+static const uint8_t *code_at(struct soft_cpu *c, const uint8_t *page, uint64_t phys, block_key key,
+                              const struct wishes *w)
+{
+    struct block *b = find_block(c, page, phys, key);
+
+    if (!b)
+        return NULL;
+    if (w->site) {
+        soft_fpu_park(c);
+        cache_chain(c->svm, w->site, c->chain_mem, b, c->cache_gen);
+        c->counters.chain++;
+    }
+    if (!b->ninsn)
+        return NULL;
+    if (w->killed) {
+        soft_fpu_park(c);
+        cache_replace(c->svm, w->killed, b, c->cache_gen);
+    }
+    if (key == BLOCK_CAREFUL) {
+        soft_fpu_park(c); /* the lock below is libc's */
+        cache_link_twin(c->svm, c->careful_record, b, c->cache_gen);
+    } else {
+        found_note(c, phys, key, b->entry_mem);
+    }
+    return b->entry_mem;
+}
+
 /* One step of a CPU in 64-bit mode: the block at RIP, made if need be. */
 static void step_code(struct soft_cpu *c)
 {
-    const uint8_t *site = c->chain_site, *killed = c->killed_code, *page;
-    struct block *b;
+    struct wishes w = {c->chain_site, c->killed_code};
     block_key key = c->careful ? BLOCK_CAREFUL : c->set->code;
+    const uint8_t *page, *code = NULL;
 
     c->chain_site = c->killed_code = NULL;
     c->careful = false;
     if (unlikely(atomic_load(&c->svm->cache.gen) != c->cache_gen)) {
         tlb_flush_jc(c);
         c->cache_gen = atomic_load(&c->svm->cache.gen);
-        site = NULL;
+        w.site = NULL;
         c->careful_record = EXIT_NONE;
     }
     page = tlb_fetch_page(c, c->st.rip);
     c->counters.find++;
-    b = page ? find_block(c, page, key) : NULL;
-    if (!b) {
+    if (page) {
+        uint64_t phys = (uint64_t)(page - c->svm->vm->mem.map) + (c->st.rip & ~PAGE_MASK);
+
+        if (!w.site && !w.killed)
+            code = found_before(c, phys, key);
+        if (!code)
+            code = code_at(c, page, phys, key, &w);
+    }
+    if (!code) {
         interp_one(c);
         return;
     }
-    if (site) {
-        soft_fpu_park(c);
-        cache_chain(c->svm, site, c->chain_mem, b, c->cache_gen);
-        c->counters.chain++;
-    }
-    if (!b->ninsn) {
-        interp_one(c);
-        return;
-    }
-    if (killed) {
-        soft_fpu_park(c);
-        cache_replace(c->svm, killed, b, c->cache_gen);
-    }
-    if (key == BLOCK_CAREFUL) {
-        soft_fpu_park(c); /* the lock below is libc's */
-        cache_link_twin(c->svm, c->careful_record, b, c->cache_gen);
-    } else {
-        jc_enter(c->set, c->st.rip, b->entry_mem);
-    }
-    if (enter_code(c, b->entry_mem))
+    if (key != BLOCK_CAREFUL)
+        jc_enter(c->set, c->st.rip, code);
+    if (enter_code(c, code))
         after_code(c);
 }
 

@@ -53,6 +53,17 @@ struct jc_entry {
 #define JC_SHIFT       16 /* of the 32-bit product; entries are 16 bytes */
 #define JC_INDEX(va)   (((uint32_t)(va)*JC_HASH >> JC_SHIFT >> 4) & (JC_ENTRIES - 1))
 
+/*
+ * Blocks that were found, by where they are in guest memory: to be found again in another address space without a look
+ * at cache.hash and the block, which are seldom in the host's caches. `what` is found_what of run.c; code: NULL in an
+ * entry never used.
+ */
+struct found_entry {
+    uint64_t what;
+    const uint8_t *code;
+};
+#define FOUND_BITS 16
+
 /* How a set's accesses are checked: part of its key. */
 enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC /* SMAP off or EFLAGS.AC */, TLB_NMODES };
 
@@ -170,6 +181,7 @@ struct soft_cpu {
     bool no_views;              /* the same: no views, */
     bool no_own_blocks;         /* no blocks of their own */
     int8_t delivering;          /* vector whose delivery is under way, or -1 */
+    struct found_entry *found;  /* 1 << FOUND_BITS of them */
     struct tlb_set *sets;       /* TLB_NSETS of them */
     struct tlb_set *pcid_sets[TLB_NMODES]; /* those of the present PCID, NULL until used */
     uint32_t *wfill;                       /* per guest page: where its write entry is (tlb.c) */

@@ -160,6 +160,13 @@ int tlb_init(struct soft_cpu *c, struct err *err)
         c->wfill = NULL;
         return err_set(err, -ENOMEM, "no memory for the software TLB (%zu KiB)", bytes >> 10);
     }
+    bytes = sizeof(*c->found) << FOUND_BITS;
+    c->found = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (c->found == MAP_FAILED) {
+        c->found = NULL;
+        return err_set(err, -ENOMEM, "no memory for the software TLB (%zu KiB)", bytes >> 10);
+    }
     for (unsigned i = 0; i < TLB_NSETS; i++)
         sets[i].pcid = TLB_NO_PCID;
     tlb_flush_all(c);
@@ -172,7 +179,10 @@ void tlb_fini(struct soft_cpu *c)
         munmap(c->sets, TLB_NSETS * sizeof(struct tlb_set));
     if (c->wfill)
         munmap(c->wfill, (c->svm->vm->mem.size >> PAGE_SHIFT) * sizeof(*c->wfill));
+    if (c->found)
+        munmap(c->found, sizeof(*c->found) << FOUND_BITS);
     c->wfill = NULL;
+    c->found = NULL;
     c->sets = NULL;
 }
 
@@ -311,6 +321,7 @@ void tlb_flush_jc(struct soft_cpu *c)
     for (unsigned i = 0; i < TLB_NSETS; i++)
         if (c->sets[i].pcid != TLB_NO_PCID)
             jc_clear(&c->sets[i]);
+    fill_ones(c->found, sizeof(*c->found) << FOUND_BITS);
     tlb_forget_returns(c);
 }
 

@@ -84,7 +84,7 @@ void tlb_set_flush_jc(struct soft_cpu *c, struct tlb_set *s);
 /* Forget all write entries, so that the next write of each page is seen; the vCPU does not run. */
 void tlb_drop_all_writes(struct soft_cpu *c);
 
-/* Forget all translated-code addresses in the jump caches. */
+/* Forget all translated-code addresses, in the jump caches and in soft_cpu.found. */
 void tlb_flush_jc(struct soft_cpu *c);
 
 /* Make all entries match nothing (as in the TLB: ~0, and 0 where that could match). */
