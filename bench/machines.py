@@ -103,13 +103,19 @@ class Machine:
             self.kill()
 
     def kill(self):
+        """It and all that it has started, whether it has ended by itself or not. Idempotent."""
+        if self.log.closed:
+            return
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self.process.wait()
         self.reader.join(5)
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # a request that it did not live to read
         self.log.close()
 
 
