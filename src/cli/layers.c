@@ -107,9 +107,9 @@ static int sync_path(const char *path, struct err *err)
     return r;
 }
 
-static int save(const struct layers *l, struct err *err)
+/* As the file `temp`, not its name yet. */
+static int save_as(const struct layers *l, const char *temp, struct err *err)
 {
-    char path[STORE_PATH + 16], temp[STORE_PATH + 32];
     json_t *disks = json_array(), *json;
     int r;
 
@@ -117,13 +117,22 @@ static int save(const struct layers *l, struct err *err)
         json_array_append_new(
             disks, json_pack("{s:s, s:s}", "file", l->disk[i].file, "top", l->disk[i].top));
     json = json_pack("{s:i, s:o}", "version", VERSION, "disks", disks);
-    snprintf(path, sizeof(path), "%s/" LAYERS_FILE, l->dir);
-    snprintf(temp, sizeof(temp), "%s/." LAYERS_FILE ".new", l->dir);
     if (!json || json_array_size(disks) != l->count)
-        r = err_set(err, -EINVAL, "cannot write %s: a path is not UTF-8", path);
+        r = err_set(err, -EINVAL, "cannot write %s: a path is not UTF-8", temp);
     else
         r = store_json_save(temp, json, err);
     json_decref(json);
+    return r;
+}
+
+static int save(const struct layers *l, struct err *err)
+{
+    char path[STORE_PATH + 16], temp[STORE_PATH + 32];
+    int r;
+
+    snprintf(path, sizeof(path), "%s/" LAYERS_FILE, l->dir);
+    snprintf(temp, sizeof(temp), "%s/." LAYERS_FILE ".new", l->dir);
+    r = save_as(l, temp, err);
     if (!r && rename(temp, path))
         r = err_set(err, -errno, "cannot write %s: %s", path, strerror(errno));
     if (r)
@@ -643,23 +652,90 @@ static int copy_one(struct layers *to, const char *from, const json_t *o, bool f
     return r ? r : make_layer(to->dir, name, path, format, err);
 }
 
-int layers_copy(const char *from, const json_t *result, const char *dir, bool full, struct err *err)
+static int copy_all(struct layers *to, const char *from, const json_t *result, const char *dir,
+                    bool full, struct err *err)
 {
-    struct layers to = {0};
     const json_t *o;
     size_t i;
     int r = make_dir(dir, err);
 
-    snprintf(to.dir, sizeof(to.dir), "%s", dir);
+    snprintf(to->dir, sizeof(to->dir), "%s", dir);
     json_array_foreach(json_object_get(result, "disks"), i, o)
     {
         if (!r)
-            r = copy_one(&to, from, o, full, err);
+            r = copy_one(to, from, o, full, err);
     }
+    return r;
+}
+
+int layers_copy(const char *from, const json_t *result, const char *dir, bool full, struct err *err)
+{
+    struct layers to = {0};
+    int r = copy_all(&to, from, result, dir, full, err);
+
     if (!r)
         r = save(&to, err);
     layers_fini(&to);
     return r;
+}
+
+int layers_stage(struct layers_staged *s, const char *from, const json_t *result, const char *dir,
+                 struct err *err)
+{
+    char name[PASSING_NAME];
+    int r;
+
+    memset(s, 0, sizeof(*s));
+    passing_name(name, LAYERS_FILE);
+    snprintf(s->file, sizeof(s->file), "%s/%s", dir, name);
+    r = copy_all(&s->to, from, result, dir, false, err);
+    return r ? r : save_as(&s->to, s->file, err);
+}
+
+int layers_adopt(struct layers_staged *s, struct err *err)
+{
+    char path[STORE_PATH + 16], old[STORE_PATH + 24];
+
+    snprintf(path, sizeof(path), "%s/" LAYERS_FILE, s->to.dir);
+    snprintf(old, sizeof(old), "%s/" LAYERS_FILE ".old", s->to.dir);
+    /* Who started the guest meanwhile has swept them away. */
+    for (unsigned i = 0; i < s->to.count; i++)
+        if (access(s->to.disk[i].path, F_OK))
+            return err_set(err, -EAGAIN, "%s: %s", s->to.disk[i].path, strerror(errno));
+    unlink(old);
+    if (link(path, old) && errno != ENOENT)
+        return err_set(err, -errno, "cannot link %s to %s: %s", old, path, strerror(errno));
+    s->replaced = !access(old, F_OK);
+    if (rename(s->file, path))
+        return err_set(err, -errno, "cannot write %s: %s", path, strerror(errno));
+    s->adopted = true;
+    return sync_path(s->to.dir, err);
+}
+
+int layers_return(struct layers_staged *s, struct err *err)
+{
+    char path[STORE_PATH + 16], old[STORE_PATH + 24];
+
+    if (!s->adopted)
+        return 0;
+    snprintf(path, sizeof(path), "%s/" LAYERS_FILE, s->to.dir);
+    snprintf(old, sizeof(old), "%s/" LAYERS_FILE ".old", s->to.dir);
+    if (s->replaced ? rename(old, path) : unlink(path))
+        return err_set(err, -errno, "cannot put back %s: %s", path, strerror(errno));
+    s->adopted = false;
+    return sync_path(s->to.dir, err);
+}
+
+void layers_staged_fini(struct layers_staged *s)
+{
+    for (unsigned i = 0; !s->adopted && i < s->to.count; i++)
+        if (s->to.disk[i].path)
+            unlink(s->to.disk[i].path);
+    if (s->file[0] && !s->adopted)
+        unlink(s->file);
+    layers_fini(&s->to);
+    s->adopted = false;
+    s->file[0] = '\0';
 }
 
 int layers_link(const char *from, json_t *result, const char *dir, struct err *err)

@@ -24,6 +24,7 @@
 
 #include <jansson.h>
 
+#include "cli/passing.h"
 #include "cli/store.h"
 #include "core/vm.h"
 
@@ -118,6 +119,23 @@ int layers_still(struct layers *l, const struct vm_disk *disk, unsigned count, j
  */
 int layers_copy(const char *from, const json_t *result, const char *dir, bool full,
                 struct err *err);
+
+/*
+ * The same in steps, for a guest that is to go on with other disks: with all that takes room on the disk done before
+ * anything is given up. layers_stage leaves what disks.json is to be in a file beside it, and may be called while the guest
+ * runs. layers_adopt, with the name held, has it count; layers_return puts back what counted before, and needs no room.
+ * layers_staged_fini, in any case, deletes what never counted; what counted before is swept with the next start.
+ */
+struct layers_staged {
+    struct layers to;
+    char file[STORE_PATH + PASSING_NAME];
+    bool adopted, replaced; /* it counts; there was another before */
+};
+int layers_stage(struct layers_staged *s, const char *from, const json_t *result, const char *dir,
+                 struct err *err);
+int layers_adopt(struct layers_staged *s, struct err *err);
+int layers_return(struct layers_staged *s, struct err *err);
+void layers_staged_fini(struct layers_staged *s);
 
 /*
  * Links in `dir`, which is made, to the layers in `from` that `result` says and to those below them; from then on it

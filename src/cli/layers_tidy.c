@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cli/layers.h"
+#include "cli/passing.h"
 #include "cli/state.h"
 
 static int note_used(void *used, const char *name, struct err *err)
@@ -19,7 +20,7 @@ static int note_used(void *used, const char *name, struct err *err)
 static bool is_passing(const char *name)
 {
     return !strncmp(name, "layer-", 6) || !strcmp(name, "." LAYERS_FILE ".new") ||
-           !strcmp(name, LAYERS_FILE ".old");
+           !strcmp(name, LAYERS_FILE ".old") || passing_is_abandoned(name);
 }
 
 void layers_sweep(const struct layers *l)

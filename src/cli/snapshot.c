@@ -311,79 +311,73 @@ int snapshot_go_on(const char *name, const struct definition *def, const char *d
     return r;
 }
 
-/* disks.json as it was, to be put back if the guest does not start. */
-struct old_disks {
-    char path[STORE_PATH + 32];
-    json_t *json; /* NULL: there was none */
-};
-
-static void old_disks_read(struct old_disks *old, const char *layers)
+/* What the disks are to be, beside what they are. */
+static int disks_stage(const char *name, const char *tag, const char *layers,
+                       struct layers_staged *staged, struct err *err)
 {
-    snprintf(old->path, sizeof(old->path), "%s/" LAYERS_FILE, layers);
-    old->json = json_load_file(old->path, 0, NULL);
-}
-
-static void old_disks_put_back(const struct old_disks *old)
-{
-    char temp[sizeof(old->path) + 8];
-    struct err err = {0};
-
-    if (!old->json) {
-        unlink(old->path);
-        return;
-    }
-    snprintf(temp, sizeof(temp), "%s.old", old->path);
-    if (store_json_save(temp, old->json, &err) || rename(temp, old->path))
-        fprintf(stderr, "lodge: %s could not be put back as it was\n", old->path);
-}
-
-/* With the guest's name held: its disks become what they were, in new layers. */
-static int disks_restore(const char *name, const char *tag, const char *layers, struct err *err)
-{
-    char from[STATE_PATH], base[256];
-    struct registry reg = {.fd = -1};
+    char from[STATE_PATH];
     json_t *disks;
     int r = snapshot_disks(name, tag, from, &disks, err);
 
-    if (!r && disks) {
-        r = registry_base(base, sizeof(base), err);
-        if (!r)
-            r = registry_claim(&reg, base, name, err);
-        if (!r)
-            r = layers_copy(from, disks, layers, false, err);
-        registry_release(&reg);
-    }
+    if (!r && disks)
+        r = layers_stage(staged, from, disks, layers, err);
     json_decref(disks);
     return r;
 }
 
+/* With the guest's name held. */
+static int disks_adopt(const char *name, struct layers_staged *staged, struct err *err)
+{
+    char base[256];
+    struct registry reg = {.fd = -1};
+    int r = registry_base(base, sizeof(base), err);
+
+    if (!r)
+        r = registry_claim(&reg, base, name, err);
+    if (!r)
+        r = layers_adopt(staged, err);
+    registry_release(&reg);
+    return r;
+}
+
+static int go_on_from(const char *name, const char *tag, const struct definition *def,
+                      struct layers_staged *staged, bool quiet, struct err *err)
+{
+    struct err back = {0};
+    char dir[STATE_PATH];
+    int r = snapshot_path(dir, name, tag, NULL, err);
+
+    if (!r && staged->file[0])
+        r = disks_adopt(name, staged, err);
+    if (!r)
+        r = snapshot_go_on(name, def, dir, quiet, err);
+    if (r && !guest_is_held(name) && layers_return(staged, &back))
+        err_report(&back);
+    return r;
+}
+
+/* All that can fail for want of room is done before a guest that runs is given up. */
 static int restore(const char *name, const char *tag, bool quiet, struct err *err)
 {
-    char dir[STATE_PATH], layers[STORE_PATH];
-    struct old_disks old = {.json = NULL};
+    struct layers_staged staged = {.file = ""};
+    char layers[STORE_PATH];
     struct definition def;
     int r = snapshot_definition(name, tag, &def, err);
 
     if (!r)
-        r = snapshot_path(dir, name, tag, NULL, err);
-    if (!r)
         r = clone_layers_dir(&def, name, layers, err);
     if (!r)
         r = saved_refuse(name, err);
-    /* One that runs is not given up for what is no good. */
+    /* Nor for what is no good. */
     if (!r && guest_is_held(name))
         r = snapshot_check(name, tag, err);
+    if (!r)
+        r = disks_stage(name, tag, layers, &staged, err);
     if (!r && guest_is_held(name))
         r = guest_kill(name, err);
-    if (!r) {
-        old_disks_read(&old, layers);
-        r = disks_restore(name, tag, layers, err);
-        if (!r)
-            r = snapshot_go_on(name, &def, dir, quiet, err);
-        if (r && !guest_is_held(name))
-            old_disks_put_back(&old);
-    }
-    json_decref(old.json);
+    if (!r)
+        r = go_on_from(name, tag, &def, &staged, quiet, err);
+    layers_staged_fini(&staged);
     definition_fini(&def);
     return r;
 }

@@ -53,9 +53,12 @@ int store_json_save(const char *path, json_t *json, struct err *err)
 
     if (fd < 0)
         return err_set(err, -errno, "cannot create %s: %s", path, strerror(errno));
+    errno = 0;
     if (json_dumpfd(json, fd, JSON_INDENT(2) | JSON_PRESERVE_ORDER) || write(fd, "\n", 1) != 1 ||
-        fsync(fd))
-        r = err_set(err, errno ? -errno : -EIO, "cannot write %s", path);
+        fsync(fd)) {
+        r = errno ? -errno : -EIO;
+        err_set(err, r, "cannot write %s: %s", path, strerror(-r));
+    }
     close(fd);
     return r;
 }

@@ -173,26 +173,52 @@ def clones_killed():
 
 def clones_full():
     """A full disk: an error, and the guest goes on where it was."""
-    with Lodge() as lodge:
-        full = Full(lodge.state, "24m")  # more than it ever writes
-        try:
-            one, two = lodge.name(), lodge.name()
-            disk = new_disk(lodge)
-            lodge.verb("run", "-q", "-d", "--name", one, *options(disk))
-            before = wrote(lodge, one)
-            full.fill()
-            lodge.refuses("No space left", "clone", one, two)
-            lodge.refuses("No space left", "fork", one, two)
-            check(two not in lodge.states(), "half a clone is there")
-            full.empty()
-            wrote(lodge, one, before + 2)
-            check(os.stat(disk).st_mode & 0o222 or layers(lodge, one), "it has nothing to write to")
-            lodge.verb("clone", one, two)
-            check(start(lodge, two) >= before, "the clone has lost something")
-        finally:
-            for name in lodge.names:
-                lodge.try_verb("kill", "-q", name)
-            full.unmount()
+    with Lodge() as lodge, Full(lodge, "24m") as full:  # more than it ever writes
+        one, two = lodge.name(), lodge.name()
+        disk = new_disk(lodge)
+        lodge.verb("run", "-q", "-d", "--name", one, *options(disk))
+        before = wrote(lodge, one)
+        full.fill()
+        lodge.refuses("No space left", "clone", one, two)
+        lodge.refuses("No space left", "fork", one, two)
+        check(two not in lodge.states(), "half a clone is there")
+        full.empty()
+        wrote(lodge, one, before + 2)
+        check(os.stat(disk).st_mode & 0o222 or layers(lodge, one), "it has nothing to write to")
+        lodge.verb("clone", one, two)
+        check(start(lodge, two) >= before, "the clone has lost something")
+
+
+def restore_full():
+    """A full disk: a guest that runs is not given up for a restore, and one that does not keeps its disks."""
+    with Lodge() as lodge, Full(lodge, "200m") as full:
+        name = lodge.name()
+        lodge.verb("run", "-q", "-d", "--name", name, *options(new_disk(lodge)))
+        wrote(lodge, name)
+        lodge.verb("snapshot", "-q", name, "tag")
+        saved = wrote(lodge, name)
+        before = wrote(lodge, name, saved + 3)
+        pid = lodge.info(name)["pid"]
+        full.fill()
+        lodge.refuses("No space left", "restore", name, "tag")
+        check(lodge.states() == {name: "running"}, f"{lodge.states()}")
+        full.empty()
+        before = wrote(lodge, name, before + 2)
+        check(lodge.info(name)["pid"] == pid, "it was started anew")
+        lodge.verb("kill", name)
+        full.fill()
+        lodge.refuses("No space left", "restore", name, "tag")
+        check(lodge.states() == {name: "stopped"}, f"{lodge.states()}")
+        full.empty()
+        check(start(lodge, name) >= before, "its disk is another")
+        # What takes no room is done all the same, and makes some.
+        full.fill()
+        lodge.verb("kill", name)
+        lodge.verb("snapshot", "--rm", name, "tag")
+        check(lodge.verb("snapshots", "-q", name) == "", "it is still there")
+        lodge.verb("prune", "-q", "-f")
+        full.empty()
+        check(start(lodge, name) >= before, "its disk is another")
 
 
 CASES = [
@@ -201,4 +227,5 @@ CASES = [
     Case("clones with names of their own", clones_named),
     Case("clones where somebody is killed", clones_killed),
     Case("clones with a full disk", clones_full),
+    Case("restore with a full disk", restore_full),
 ]

@@ -334,16 +334,21 @@ def settle(lodge, name, kept, when):
 
 
 class Full:
-    """A small file system, filled to the last byte on demand."""
+    """A small file system for what a Lodge keeps, filled to the last byte on demand. No guest outlives it."""
 
-    def __init__(self, path, size="256k"):
-        self.path = path
-        self.filler = path / "filler"
-        path.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", path],
-                              capture_output=True, text=True, check=False)
+    def __init__(self, lodge, size="256k"):
+        self.lodge = lodge
+        self.path = lodge.state
+        self.filler = self.path / "filler"
+        self.size = size
+
+    def __enter__(self):
+        self.path.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self.size},mode=700", "tmpfs",
+                               self.path], capture_output=True, text=True, check=False)
         if done.returncode:
             raise Skip(f"no small file system to be had here ({done.stderr.strip()[:80]})")
+        return self
 
     def fill(self):
         with open(self.filler, "wb", buffering=0) as f:
@@ -356,20 +361,16 @@ class Full:
     def empty(self):
         self.filler.unlink(missing_ok=True)
 
-    def unmount(self):
+    def __exit__(self, *rest):
+        for name in self.lodge.names:
+            self.lodge.try_verb("kill", "-q", name)
         subprocess.run(["umount", "-l", self.path], check=False)
 
 
 def disk_full():
     """Every verb that writes fails with a full disk, says so, and keeps what was there."""
-    with Lodge() as lodge:
-        disk = Full(lodge.state)
-        try:
-            disk_full_verbs(lodge, disk)
-        finally:
-            for name in lodge.names:
-                lodge.try_verb("kill", "-q", name)
-            disk.unmount()
+    with Lodge() as lodge, Full(lodge) as disk:
+        disk_full_verbs(lodge, disk)
 
 
 def disk_full_verbs(lodge, disk):

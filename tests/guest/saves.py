@@ -109,22 +109,16 @@ def save_killed():
 
 def save_full():
     """A full disk: it goes on, and at shutdown it is stopped instead."""
-    with Lodge() as lodge:
-        full = Full(lodge.state, "8m")
-        try:
-            name = lodge.name()
-            lodge.verb("run", "-q", "-d", "--name", name, "--at-shutdown", "save", *options())
-            lodge.wait_log(name, "LODGE-TEST init")
-            lodge.refuses("No space left", "stop", "--save", name)
-            check(lodge.states() == {name: "running"}, f"{lodge.states()}")
-            check(not (full.path / "guests" / name / "saved").exists(), "something was kept")
-            done = lodge.try_verb("stop", "-t", "0", "--at-shutdown", name)
-            check("No space left" in done.stderr, done.stderr)
-            check(lodge.states() == {name: "stopped"}, f"{lodge.states()}")
-        finally:
-            for name in lodge.names:
-                lodge.try_verb("kill", "-q", name)
-            full.unmount()
+    with Lodge() as lodge, Full(lodge, "8m") as full:
+        name = lodge.name()
+        lodge.verb("run", "-q", "-d", "--name", name, "--at-shutdown", "save", *options())
+        lodge.wait_log(name, "LODGE-TEST init")
+        lodge.refuses("No space left", "stop", "--save", name)
+        check(lodge.states() == {name: "running"}, f"{lodge.states()}")
+        check(not (full.path / "guests" / name / "saved").exists(), "something was kept")
+        done = lodge.try_verb("stop", "-t", "0", "--at-shutdown", name)
+        check("No space left" in done.stderr, done.stderr)
+        check(lodge.states() == {name: "stopped"}, f"{lodge.states()}")
 
 
 CASES = [

@@ -180,34 +180,28 @@ def goes_on(lodge, name):
 
 def cut_short():
     """A disk that is full, and ctrl-C: nothing has changed, and the guest goes on."""
-    with Lodge() as lodge:
-        disk = Full(lodge.state, "24m")
-        try:
-            name = kept_guest(lodge)
-            folder = lodge.state / "guests" / name / "snapshots"
-            lodge.refuses("No space left", "snapshot", name, "full")
-            check(not list(folder.iterdir()), f"left: {list(folder.iterdir())}")
-            goes_on(lodge, name)
-            subprocess.run(["mount", "-o", "remount,size=900m", disk.path], check=True)
-            command = [*PROGRAM, "snapshot", "-q", name, "cut"]
-            with lodge.run(command) as run:
-                time.sleep(0.05)
-                run.process.send_signal(signal.SIGINT)
-                run.wait_exit(PATIENCE)
-            deadline = time.monotonic() + PATIENCE
-            # It may have been too late for that.
-            while any(p.name.startswith(".") for p in folder.iterdir()) and \
-                    time.monotonic() < deadline:
-                time.sleep(0.05)
-            check(all(p.name == "cut" for p in folder.iterdir()), f"left: {list(folder.iterdir())}")
-            goes_on(lodge, name)
-            lodge.verb("snapshot", "-q", name, "good")
-            lodge.verb("restore", "-q", name, "good")
-            goes_on(lodge, name)
-        finally:
-            for left in lodge.names:
-                lodge.try_verb("kill", "-q", left)
-            disk.unmount()
+    with Lodge() as lodge, Full(lodge, "24m") as disk:
+        name = kept_guest(lodge)
+        folder = lodge.state / "guests" / name / "snapshots"
+        lodge.refuses("No space left", "snapshot", name, "full")
+        check(not list(folder.iterdir()), f"left: {list(folder.iterdir())}")
+        goes_on(lodge, name)
+        subprocess.run(["mount", "-o", "remount,size=900m", disk.path], check=True)
+        command = [*PROGRAM, "snapshot", "-q", name, "cut"]
+        with lodge.run(command) as run:
+            time.sleep(0.05)
+            run.process.send_signal(signal.SIGINT)
+            run.wait_exit(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        # It may have been too late for that.
+        while any(p.name.startswith(".") for p in folder.iterdir()) and \
+                time.monotonic() < deadline:
+            time.sleep(0.05)
+        check(all(p.name == "cut" for p in folder.iterdir()), f"left: {list(folder.iterdir())}")
+        goes_on(lodge, name)
+        lodge.verb("snapshot", "-q", name, "good")
+        lodge.verb("restore", "-q", name, "good")
+        goes_on(lodge, name)
 
 
 def no_room_for_the_guest():
