@@ -18,7 +18,7 @@
 
 #include "core/memcopy.h"
 #include "core/move.h"
-#include "engine/engine.h"
+#include "outside.h"
 
 struct copier {
     struct vm *vm;
@@ -251,8 +251,8 @@ static int run(struct copier *c, struct vm_config *cfg, struct err *err)
 
 int main(int argc, char **argv)
 {
-    struct vm_config cfg = {.name = "copy", .cpu = CPU_V2, .serial_in = -1, .no_reboot = true};
     struct copier c = {.lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER};
+    struct vm_config cfg;
     struct err err = {0};
 
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -260,17 +260,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: copy KERNEL INITRD APPEND CPUS MIB ENGINE [rebase|time [TIMES]]\n");
         return 2;
     }
-    cfg.kernel = argv[1];
-    cfg.initrd = argv[2];
-    cfg.cmdline = argv[3];
-    cfg.cpus = (unsigned)atoi(argv[4]);
-    cfg.memory = MIB((unsigned)atoi(argv[5]));
-    cfg.engine = strcmp(argv[6], "kvm") ? &engine_soft : &engine_kvm;
     c.rebase = argc > 7 && !strcmp(argv[7], "rebase");
     c.times = argc > 8 ? (unsigned)atoi(argv[8]) : ~0u;
     c.timed = argc > 7 && !strcmp(argv[7], "time");
-    cfg.disk[0].image.path = c.rebase ? NULL : getenv("COPY_DISK");
-    cfg.disks = cfg.disk[0].image.path != NULL;
+    guest_config(&cfg, argv + 1, (unsigned)atoi(argv[5]), argv[6],
+                 c.rebase ? NULL : getenv("COPY_DISK"));
     if (run(&c, &cfg, &err)) {
         err_report(&err);
         return 1;

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "core/dirty.h"
-#include "engine/engine.h"
+#include "outside.h"
 
 #define AREA_PAGES 256
 
@@ -28,14 +28,6 @@ struct look {
     pthread_cond_t done;
     bool looked;
 };
-
-static const struct engine_ops *engine_named(const char *name)
-{
-    for (const struct engine_ops *const *e = engines; *e; e++)
-        if (!strcmp((*e)->name, name))
-            return *e;
-    return NULL;
-}
 
 enum listed { NOT_LISTED, LISTED, OPTIONAL };
 
@@ -167,8 +159,7 @@ int main(int argc, char **argv)
     struct err err = {0};
 
     for (int i = 2; i < argc; i++)
-        if (!engine_named(argv[i]))
-            argc = 0;
+        engine_named(argv[i]);
     if (argc < 3) {
         fprintf(stderr, "usage: dirty PAYLOAD ENGINE...\n");
         return 2;

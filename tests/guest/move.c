@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "core/move.h"
-#include "engine/engine.h"
+#include "outside.h"
 
 #define MARK "LODGE-TEST"
 
@@ -23,14 +23,6 @@ struct mover {
     bool ok;
 };
 
-static const struct engine_ops *engine_named(const char *name)
-{
-    for (const struct engine_ops *const *e = engines; *e; e++)
-        if (!strcmp((*e)->name, name))
-            return *e;
-    return NULL;
-}
-
 static void next_engine(struct mover *m)
 {
     const struct engine_ops *to;
@@ -38,11 +30,6 @@ static void next_engine(struct mover *m)
     if (!*m->names)
         return;
     to = engine_named(*m->names++);
-    if (!to) {
-        fprintf(stderr, "move: no engine %s\n", m->names[-1]);
-        m->ok = false;
-        return;
-    }
     printf("MOVE to %s\n", to->name);
     fflush(stdout);
     vm_request_move(m->vm, to);
@@ -95,22 +82,15 @@ static int run(struct mover *m, struct vm_config *cfg, struct err *err)
 int main(int argc, char **argv)
 {
     struct mover m = {.ok = true};
-    struct vm_config cfg = {
-        .name = "move", .cpu = CPU_V2, .memory = MIB(256), .serial_in = -1, .no_reboot = true};
+    struct vm_config cfg;
     struct err err = {0};
 
     if (argc < 7) {
         fprintf(stderr, "usage: move KERNEL INITRD APPEND CPUS ENGINE ENGINE...\n");
         return 2;
     }
-    cfg.kernel = argv[1];
-    cfg.initrd = argv[2];
-    cfg.cmdline = argv[3];
-    cfg.cpus = (unsigned)atoi(argv[4]);
-    cfg.engine = engine_named(argv[5]);
+    guest_config(&cfg, argv + 1, 256, argv[5], getenv("MOVE_DISK"));
     cfg.rng = true;
-    cfg.disk[0].image.path = getenv("MOVE_DISK");
-    cfg.disks = cfg.disk[0].image.path != NULL;
     m.names = argv + 6;
     if (run(&m, &cfg, &err)) {
         err_report(&err);

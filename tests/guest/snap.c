@@ -17,7 +17,7 @@
 
 #include "core/memcopy.h"
 #include "core/snapshot.h"
-#include "engine/engine.h"
+#include "outside.h"
 
 #define MARK "LODGE-TEST"
 
@@ -30,15 +30,6 @@ struct snapper {
     int state_fd, memory_fd;
     char **names; /* engines still to come, NULL at the end */
 };
-
-static const struct engine_ops *engine_named(const char *name)
-{
-    for (const struct engine_ops *const *e = engines; *e; e++)
-        if (!strcmp((*e)->name, name))
-            return *e;
-    fprintf(stderr, "snap: no engine %s\n", name);
-    exit(2);
-}
 
 static bool copy_memory(struct vm *vm, int fd, struct err *err)
 {
@@ -175,8 +166,7 @@ static int run_all(struct snapper *s, struct vm_config *cfg, enum vm_end *end, s
 int main(int argc, char **argv)
 {
     struct snapper s = {.ok = true};
-    struct vm_config cfg = {
-        .name = "snap", .cpu = CPU_V2, .memory = MIB(256), .serial_in = -1, .no_reboot = true};
+    struct vm_config cfg;
     enum vm_end end = VM_END_FAILED;
     struct err err = {0};
     pthread_t thread;
@@ -186,15 +176,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: snap KERNEL INITRD APPEND CPUS ENGINE ENGINE...\n");
         return 2;
     }
-    cfg.kernel = argv[1];
-    cfg.initrd = argv[2];
-    cfg.cmdline = argv[3];
-    cfg.cpus = (unsigned)atoi(argv[4]);
-    cfg.engine = engine_named(argv[5]);
+    guest_config(&cfg, argv + 1, 256, argv[5], getenv("SNAP_DISK"));
     cfg.rng = cfg.balloon = true;
     cfg.test_devices = !!getenv("SNAP_PAYLOAD");
-    cfg.disk[0].image.path = getenv("SNAP_DISK");
-    cfg.disks = cfg.disk[0].image.path != NULL;
     cfg.serial_out = pipe_fd[1];
     s.names = argv + 6;
     s.console = pipe_fd[0];

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from guest import PROGRAM, Case, Place, check, initramfs, initramfs_with_modules, kernel
 from life import PATIENCE, Full, Lodge, options
-from nested import INNER, STATUS, emulated, nested_command
+from nested import INNER, through_nested
 
 APPEND = "console=ttyS0 quiet nokaslr lodge.test="
 # LODGE_SNAPSHOTS=200 for the long form.
@@ -40,19 +40,6 @@ def saved_here(cpus, *engines):
     command = [snap(), kernel("cloud"), initramfs(), APPEND + "cpus", str(cpus), *engines]
     with Place() as place, place.run(command) as run:
         check(run.wait_exit(PATIENCE) == 0, run.describe())
-        went_on(run.stdout(), cpus, engines)
-
-
-@emulated
-def saved_nested(cpus, *engines):
-    """The same from one engine to the other."""
-    command = nested_command(f"lodge.cpus={cpus}", "lodge.what=snap",
-                             "lodge.engines=" + ",".join(engines), programs=[snap()])
-    with Place() as place, place.run(command) as run:
-        run.wait_line(r"NESTED done", 400)
-        status, exits = re.findall(STATUS, run.stdout())[0]
-        check(status == "0", run.stdout())
-        check(int(exits) > 100, f"KVM counted {exits} exits")
         went_on(run.stdout(), cpus, engines)
 
 
@@ -253,6 +240,6 @@ CASES = [
     Case("snapshot while the guest's writes wait for room", no_room_for_the_guest),
     Case("new random numbers after fork and restore", another_generation),
     Case(f"{SNAPSHOTS} snapshots and restores", again_and_again),
-    Case("saved under one engine, gone on with by the other, nested", saved_nested, 1, "kvm", "soft",
-         "kvm"),
+    Case("saved under one engine, gone on with by the other, nested", through_nested, "snap", snap,
+         went_on, 1, "kvm", "soft", "kvm"),
 ]
