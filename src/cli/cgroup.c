@@ -107,13 +107,14 @@ static int find_own(unsigned version, const char *controller, pid_t pid, char *b
     return found ? 0 : -ENOENT;
 }
 
-/* Up to the group in which those of guests are, if the process is in one. */
-static void leave_guest(char *own, const char *mark)
+/* Up to the group in which those of guests are, if the process is in one; false: it is not. */
+static bool leave_guest(char *own, const char *mark)
 {
     char *at = strstr(own, mark);
 
     if (at)
         *at = '\0';
+    return at;
 }
 
 int cgroup_find(struct cgroup *g, const char *controller, const char *name, pid_t pid)
@@ -131,11 +132,9 @@ int cgroup_find(struct cgroup *g, const char *controller, const char *name, pid_
         r = snprintf(g->dir, sizeof(g->dir), "%.200s%.200s/" FOLDER "/%.64s", mount,
                      g->version == 1 ? own : "", name);
     } else {
-        char *slash;
+        char *slash = strrchr(own, '/');
 
-        leave_guest(own, "/" PREFIX);
-        slash = strrchr(own, '/');
-        if (slash && !strstr(own, "/" PREFIX))
+        if (!leave_guest(own, "/" PREFIX) && slash)
             *slash = '\0';
         r = snprintf(g->dir, sizeof(g->dir), "%.200s%.200s/" PREFIX "%.64s", mount, own, name);
     }

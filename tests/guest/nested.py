@@ -14,7 +14,7 @@ from pathlib import Path
 
 from directed import check_results, payload
 from guest import (CACHE, PROGRAM, Case, Place, Run, Skip, Timeout, check, fresh_name, initramfs,
-                   initramfs_with_modules, kernel, script)
+                   initramfs_with_modules, kernel, lodge_command, script)
 
 QEMU = "qemu-system-x86_64"
 INNER = r"LODGE-TEST init cpus=(\d+) .* release=(\S+)"
@@ -61,14 +61,18 @@ def tsc_khz(counted=[]):
     return counted[0]
 
 
+def need_plain(program):
+    linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    if "libasan" in linked or "libtsan" in linked:
+        raise Skip("a program under a sanitizer does not fit emulated processors")
+
+
 def nested_command(*words, programs=(), cpus=2):
     """QEMU with a machine that has KVM and our program inside; words go to scripts/init-nested."""
     if not shutil.which(QEMU):
         raise Skip("qemu-system-x86_64 is not installed (scripts/setup.sh check installs it)")
     program = PROGRAM[0]
-    linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    if "libasan" in linked or "libtsan" in linked:
-        raise Skip("a program under a sanitizer does not fit emulated processors")
+    need_plain(program)
     out = CACHE / "nested.cpio"
     script("nested.sh", out, program, *programs)
     # The processors are emulated from one counter: KVM may rely on it. A kernel that measures it on a busy host finds
@@ -260,6 +264,30 @@ def refused_nested():
         check(statuses[:5] == ["1", "1", "1", "2", "1"], f"statuses: {statuses}")
 
 
+def groups_of_version_2():
+    """Shares through control groups of version 2, root's and a user's: in a guest, whose system has them."""
+    need_plain(PROGRAM[0])
+    out = CACHE / "nested-shares.cpio"
+    script("nested.sh", out, PROGRAM[0])
+    command = lodge_command(kernel("cloud"), str(out), "quiet lodge.what=shares", cpus=2,
+                            memory="768M", extra=["--no-reboot"])
+    with Place() as place, place.run(command) as run:
+        run.wait_line(r"NESTED done", 300)
+        output = run.stdout()
+    said = dict(re.findall(r"NESTED ([a-z ]+): (.*?) \r?\n", output))
+    check(said == {"one": "300 50000 100000 419430400 default 50",
+                   "set": "100 20000 100000 max default 200",
+                   "mine": "200 30000 100000 314572800 default 300",
+                   "set mine": "200 40000 100000 max default 300"}, output)
+    check("NESTED group 0::/lodge.slice/one" in output, output)
+    check(re.search(r"(?m)^one +\d+ +[\d.]+ +20 ", output), f"stats does not tell the cap: {output}")
+    check(re.search(r"NESTED groups two/\r?\n", output), f"the group of one that has ended is there: {output}")
+    check(re.search("--cpu-cap: no cgroup .* its process sees to it", output) and
+          re.search("--memory-max: no cgroup .* not limited", output), output)
+    # Nothing else was said.
+    check(len(re.findall("no cgroup", output)) == 2, output)
+
+
 def moves_here():
     """From the software engine to a new one of the same kind: state and memory only."""
     with Place() as place, place.run([mover(), kernel("cloud"), initramfs(), MOVE_APPEND, "2",
@@ -308,6 +336,7 @@ def probe_here():
 
 
 CASES = [
+    Case("shares with control groups of version 2", groups_of_version_2),
     Case("probe of KVM", probe_here),
     Case("software engine's state moves", moves_here),
     Case("software engine's state moves with a disk", moves_with_disk),
