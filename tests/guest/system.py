@@ -3,7 +3,8 @@
 """system.py [--program FILE] [--engine NAME]: a whole Debian system, from its packages to its power-off.
 
 Builds an image (once; it is kept in .cache/system), runs a guest on it, and goes
-through what one does with a machine. Prints a line per step. `make check-system`.
+through what one does with a machine; then the same in short with a cloud image
+(cloud.py). Prints a line per step. `make check-system`.
 """
 import argparse
 import contextlib
@@ -21,6 +22,7 @@ import threading
 import time
 from pathlib import Path
 
+import cloud
 from guest import CACHE, PROGRAM, VIRTIO, Run, Skip, Timeout, check, fresh_name, script
 from nested import STATUS, nested_command
 
@@ -38,8 +40,9 @@ def environment(place):
 class System:
     """A guest on the image, and how to talk to it."""
 
-    def __init__(self, place, engine):
+    def __init__(self, place, engine, image=IMAGE):
         self.place = place
+        self.image = image
         self.env = environment(place)
         self.engine = engine
         self.name = fresh_name()
@@ -53,15 +56,27 @@ class System:
                                         f"{done.stdout[-600:]} {done.stderr[-600:]}")
         return done
 
-    def start(self):
-        self.run = Run([*PROGRAM, "run", IMAGE, "--name", self.name, "--engine", self.engine,
-                        "--ssh-key", str(self.place / "key.pub")], env=self.env)
+    def start(self, *options):
+        self.run = Run([*PROGRAM, "run", self.image, "--name", self.name, "--engine", self.engine,
+                        "--ssh-key", str(self.place / "key.pub"), *options], env=self.env)
         self.port()  # it is known to lodge exec from then on
 
     def inside(self, command, ok=True):
         """What a command of the guest's shell prints."""
         return self.lodge("exec", "--wait", str(BOOT), self.name, "--", "sh", "-c", command, ok=ok,
                           timeout=2 * BOOT).stdout.strip()
+
+    def ssh(self, user, command):
+        """What a command prints, by the guest's published port and the key of the tests."""
+        return subprocess.run(
+            ["ssh", "-F", "none", "-i", self.place / "key", "-o", "BatchMode=yes",
+             "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR",
+             "-o", "UserKnownHostsFile=/dev/null", "-p", self.port(), f"{user}@127.0.0.1", command],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+    def power_off(self):
+        self.inside("sudo systemctl poweroff", ok=False)
+        check(self.run.wait_exit(BOOT) == 0, f"the run did not end well: {self.run.describe()}")
 
     def port(self):
         """Of the host, that leads to the guest's ssh."""
@@ -90,8 +105,6 @@ def build(system):
 
 
 def boot(system):
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", system.place / "key"],
-                   check=True)
     system.start()
     began = time.monotonic()
     check(system.inside("systemctl is-system-running --wait") == "running",
@@ -118,12 +131,8 @@ def exec_passes_on(system):
 
 
 def ssh_with_own_key(system):
-    done = subprocess.run(
-        ["ssh", "-F", "none", "-i", system.place / "key", "-o", "BatchMode=yes",
-         "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR",
-         "-o", "UserKnownHostsFile=/dev/null", "-p", system.port(), "debian@127.0.0.1",
-         "uname -n"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
-    check(done.stdout.strip() == system.name, f"uname -n says {done.stdout!r}")
+    said = system.ssh("debian", "uname -n")
+    check(said == system.name, f"uname -n says {said!r}")
 
 
 def repository(folder):
@@ -201,11 +210,6 @@ def leave_proof(system):
                    env=system.env, input=unit.encode(), check=True)
 
 
-def power_off(system):
-    system.inside("sudo systemctl poweroff", ok=False)
-    check(system.run.wait_exit(BOOT) == 0, f"the run did not end well: {system.run.describe()}")
-
-
 def disk_is_clean(system):
     disk = CACHE / "system" / "disks" / system.name / "disk.qcow2"
     system.lodge("image", "check", str(disk))
@@ -252,7 +256,7 @@ def goes_on(system):
     """The next run of the name has the same disk; one after `discard` has not."""
     system.start()
     check(system.inside(PACKAGE) == "hello", "it did not go on with its disk")
-    power_off(system)
+    system.power_off()
     system.lodge("image", "discard", system.name)
     check(not (CACHE / "system" / "disks" / system.name).exists(), "the disk is still there")
 
@@ -262,41 +266,51 @@ STEPS = (("build an image", build), ("boot to multi-user", boot),
          ("lodge exec", exec_passes_on), ("ssh through the published port", ssh_with_own_key),
          ("image and guest are in use", in_use),
          ("apt-get install from the host's loopback", install_package), ("reboot", reboot),
-         ("leave a proof for later", leave_proof), ("power-off", power_off), ("image check and e2fsck", disk_is_clean),
+         ("leave a proof for later", leave_proof), ("power-off", System.power_off),
+         ("image check and e2fsck", disk_is_clean),
          ("the same disk under KVM, nested", under_kvm),
          ("go on with the disk, and throw it away", goes_on))
+
+
+def go_through(system, steps):
+    """The steps one by one; ends the program at the first that fails."""
+    try:
+        for name, step in steps:
+            began = time.monotonic()
+            try:
+                result, more = "passed ", step(system)
+            except Skip as why:
+                result, more = "skipped", str(why)
+            print(f"  {result} {name} ({time.monotonic() - began:.1f} s)" + (f": {more}" if more else ""),
+                  flush=True)
+    except (AssertionError, Timeout, subprocess.SubprocessError) as why:
+        print(f"  failed  {name}: {why}")
+        sys.exit(1)
+    finally:
+        if system.run:
+            system.run.kill()
+        system.lodge("image", "discard", system.name, ok=False)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", help="the lodge to test (default build/lodge)")
     parser.add_argument("--engine", default="soft")
+    parser.add_argument("--only", choices=("built", "cloud"), help="one of the two images")
     args = parser.parse_args()
     if args.program:
         PROGRAM[0] = os.path.abspath(args.program)
-    need("mmdebstrap", "mke2fs", "e2fsck", "ssh", "ssh-keygen", "dpkg-deb")
+    need("mmdebstrap", "mke2fs", "e2fsck", "ssh", "ssh-keygen", "dpkg-deb", "sfdisk")
     (CACHE / "system").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lodge-test.") as temp:
         place = Path(temp)
         for name in ("run", "home", "state"):
             (place / name).mkdir(mode=0o700)
-        system = System(place, args.engine)
-        try:
-            for name, step in STEPS:
-                began = time.monotonic()
-                try:
-                    result, more = "passed ", step(system)
-                except Skip as why:
-                    result, more = "skipped", str(why)
-                print(f"  {result} {name} ({time.monotonic() - began:.1f} s)"
-                      + (f": {more}" if more else ""), flush=True)
-        except (AssertionError, Timeout, subprocess.SubprocessError) as why:
-            print(f"  failed  {name}: {why}")
-            sys.exit(1)
-        finally:
-            if system.run:
-                system.run.kill()
-            system.lodge("image", "discard", system.name, ok=False)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / "key"], check=True)
+        if args.only != "cloud":
+            go_through(System(place, args.engine), STEPS)
+        if args.only != "built":
+            go_through(System(place, args.engine, cloud.NAME), cloud.STEPS)
     print("system: done")
 
 
