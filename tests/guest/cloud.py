@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A cloud image, made of Debian's packages as vendors make theirs: GPT, /boot apart, cloud-init. For system.py."""
+"""For system.py: a cloud image, made of Debian's packages as vendors make theirs."""
 import json
 import os
 import subprocess
@@ -17,7 +17,8 @@ MIB = 1 << 20
 PARTS = ((14, "21686148-6449-6E6F-744E-656564454649", 4), (15, "U", 32), (16, "L", 256), (1, "L", 1600))
 DISK = 10240  # MiB; it was made larger, and the partition was not
 
-# In a user namespace unless it is root's: the files have many owners. $1 is the system, $2 where the partitions go.
+# In a user namespace unless root runs it: the files have many owners. $1 is the system, $2 where
+# the partitions go.
 PACK = """set -e
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
