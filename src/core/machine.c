@@ -581,8 +581,10 @@ int machine_disk_set_limits(struct vm *vm, unsigned n, const uint64_t limit[BLOC
 {
     struct block *b = devices_disk(vm->machine->devices, n);
 
-    return b ? block_set_limits(b, limit, err)
-             : err_set(err, -ENODEV, "the guest has no disk of the number %u", n);
+    if (b)
+        return block_set_limits(b, limit, err);
+    err_set(err, -ENODEV, "the guest has no disk of the number %u", n);
+    return err_next(err, "Disks are counted from 0, in the order of their options.");
 }
 
 int machine_net_rates(struct vm *vm, unsigned n, struct net_rates *rates)
@@ -598,10 +600,12 @@ int machine_net_set_rates(struct vm *vm, unsigned n, const struct net_rates *rat
 {
     struct net_limit *l = devices_net_limit(vm->machine->devices, n);
 
-    if (!l)
-        return err_set(err, -ENODEV, "the guest has no network card of the number %u", n);
-    net_limit_set(l, rates);
-    return 0;
+    if (l) {
+        net_limit_set(l, rates);
+        return 0;
+    }
+    err_set(err, -ENODEV, "the guest has no network card of the number %u", n);
+    return err_next(err, "Cards are counted from 0, in the order of their options.");
 }
 
 struct virtio_balloon *machine_balloon(struct vm *vm)
