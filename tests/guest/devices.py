@@ -14,7 +14,7 @@ from guest import (PROGRAM, Case, Place, Skip, check, initramfs_with_modules, ke
                    need_proc)
 
 from boot import DONE, INIT, ends_well
-from life import Full
+from life import Small
 
 MIB = 1 << 20
 
@@ -383,23 +383,19 @@ def no_complaints():
 
 def full_file_system(suffix):
     """What the guest writes waits for room on the host, and nothing is lost."""
-    with Place() as place:
-        small = Full(place.path / "small", "8m")
-        try:
-            image = small.path / f"image.{suffix}"
-            image_verb(place, "create", str(image), "32M")
-            with place.run(command("fill", 2, [image])) as run:
-                run.wait_error("no room is left on the host")
-                check("fill ended" not in run.stdout(), f"it has all been written: {run.describe()}")
-                subprocess.run(["mount", "-o", "remount,size=64m", small.path], check=True)
-                run.wait_line(DONE)
-                check(said(run, "fill ended") == "0", f"the guest saw an error: {run.stdout()}")
-                check(run.wait_exit() == 0, run.describe())
-                image_verb(place, "convert", str(image), "copy.raw")
-                check(said(run, "fill holds").split()[0] == md5(place.path / "copy.raw"),
-                      "the disk is not what the guest wrote")
-        finally:
-            small.unmount()
+    with Place() as place, Small(place.path / "small", "8m") as small:
+        image = small.path / f"image.{suffix}"
+        image_verb(place, "create", str(image), "32M")
+        with place.run(command("fill", 2, [image])) as run:
+            run.wait_error("no room is left on the host")
+            check("fill ended" not in run.stdout(), f"it has all been written: {run.describe()}")
+            small.grow("64m")
+            run.wait_line(DONE)
+            check(said(run, "fill ended") == "0", f"the guest saw an error: {run.stdout()}")
+            check(run.wait_exit() == 0, run.describe())
+            image_verb(place, "convert", str(image), "copy.raw")
+            check(said(run, "fill holds").split()[0] == md5(place.path / "copy.raw"),
+                  "the disk is not what the guest wrote")
 
 
 def refused(option, *words):

@@ -333,13 +333,11 @@ def settle(lodge, name, kept, when):
         lodge.verb("kill", kept)
 
 
-class Full:
-    """A small file system for what a Lodge keeps, filled to the last byte on demand. No guest outlives it."""
+class Small:
+    """A small file system at `path`, to be grown on demand."""
 
-    def __init__(self, lodge, size="256k"):
-        self.lodge = lodge
-        self.path = lodge.state
-        self.filler = self.path / "filler"
+    def __init__(self, path, size):
+        self.path = path
         self.size = size
 
     def __enter__(self):
@@ -349,6 +347,21 @@ class Full:
         if done.returncode:
             raise Skip(f"no small file system to be had here ({done.stderr.strip()[:80]})")
         return self
+
+    def grow(self, size):
+        subprocess.run(["mount", "-o", f"remount,size={size}", self.path], check=True)
+
+    def __exit__(self, *rest):
+        subprocess.run(["umount", "-l", self.path], check=False)
+
+
+class Full(Small):
+    """One for what a Lodge keeps, filled to the last byte on demand. No guest outlives it."""
+
+    def __init__(self, lodge, size="256k"):
+        super().__init__(lodge.state, size)
+        self.lodge = lodge
+        self.filler = self.path / "filler"
 
     def fill(self):
         with open(self.filler, "wb", buffering=0) as f:
@@ -364,7 +377,7 @@ class Full:
     def __exit__(self, *rest):
         for name in self.lodge.names:
             self.lodge.try_verb("kill", "-q", name)
-        subprocess.run(["umount", "-l", self.path], check=False)
+        super().__exit__(*rest)
 
 
 def disk_full():

@@ -5,12 +5,11 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 from guest import PROGRAM, Case, Place, check, initramfs, initramfs_with_modules, kernel
-from life import PATIENCE, Full, Lodge, options
+from life import PATIENCE, Full, Lodge, Small, options
 from nested import INNER, through_nested
 
 APPEND = "console=ttyS0 quiet nokaslr lodge.test="
@@ -173,7 +172,7 @@ def cut_short():
         lodge.refuses("No space left", "snapshot", name, "full")
         check(not list(folder.iterdir()), f"left: {list(folder.iterdir())}")
         goes_on(lodge, name)
-        subprocess.run(["mount", "-o", "remount,size=900m", disk.path], check=True)
+        disk.grow("900m")
         command = [*PROGRAM, "snapshot", "-q", name, "cut"]
         with lodge.run(command) as run:
             time.sleep(0.05)
@@ -193,26 +192,21 @@ def cut_short():
 
 def no_room_for_the_guest():
     """While what the guest writes waits for room, no snapshot ends the wait with an error."""
-    with Lodge() as lodge:
+    with Lodge() as lodge, Small(lodge.path / "small", "8m") as small:
         name = lodge.name()
-        small = Full(lodge.path / "small", "8m")
-        try:
-            disk = small.path / "disk.raw"
-            with open(disk, "wb") as file:
-                file.truncate(32 << 20)
-            lodge.verb("run", "-q", "-d", "--name", name, "--disk", str(disk),
-                       *options("fill", initramfs_with_modules("cloud")))
-            messages = lodge.state / "guests" / name / "messages"
-            deadline = time.monotonic() + PATIENCE
-            while "no room is left" not in messages.read_text():
-                check(time.monotonic() < deadline, "it found room for everything")
-                time.sleep(0.1)
-            lodge.refuses("waits for room on the host", "snapshot", name, "tag")
-            subprocess.run(["mount", "-o", "remount,size=64m", small.path], check=True)
-            lodge.wait_log(name, "LODGE-TEST fill ended 0")
-        finally:
-            lodge.try_verb("kill", "-q", name)
-            small.unmount()
+        disk = small.path / "disk.raw"
+        with open(disk, "wb") as file:
+            file.truncate(32 << 20)
+        lodge.verb("run", "-q", "-d", "--name", name, "--disk", str(disk),
+                   *options("fill", initramfs_with_modules("cloud")))
+        messages = lodge.state / "guests" / name / "messages"
+        deadline = time.monotonic() + PATIENCE
+        while "no room is left" not in messages.read_text():
+            check(time.monotonic() < deadline, "it found room for everything")
+            time.sleep(0.1)
+        lodge.refuses("waits for room on the host", "snapshot", name, "tag")
+        small.grow("64m")
+        lodge.wait_log(name, "LODGE-TEST fill ended 0")
 
 
 def another_generation():
