@@ -332,7 +332,10 @@ static int finish(struct taking *k)
 
     if (!code && !k->t->transient)
         code = put_sums(k);
-    return code ? code : complete(k);
+    if (!code)
+        code = complete(k);
+    /* Who wanted it has gone, and would not give it its name. */
+    return !code && !k->t->as && is_cancelled(k->t->cancel) ? cancelled(k) : code;
 }
 
 /* Its disks have all that the guest was told they had, and the folder gets its name. */
