@@ -3,7 +3,7 @@
 """many.py: many guests on one host. What forks take, what idle guests cost, and whether shares hold.
 
 All guests are forks of one that is made from an image (lodge image build debian/12)
-and removed at the end. The guests whose shares are compared are busy all the
+and removed at the end (lodge prune deletes them). The guests whose shares are compared are busy all the
 time, on CPU 0 both; weights and caps want control groups that may be changed.
 """
 import argparse
