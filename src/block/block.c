@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "block/limiter.h"
+#include "block/line.h"
 #include "block/throttle.h"
 #include "block/uring.h"
 
@@ -25,21 +26,16 @@
 #define ROOM_MS     250 /* between looks whether there is room */
 #define TOLD_S      60  /* and between two words about that */
 
-/* In the order they came. */
-struct line {
-    struct block_req *first, **last;
-};
-
 /* Requests wait in one line; a thread is added when one comes and nobody is idle. */
 struct block_workers {
     pthread_mutex_t lock;
     pthread_cond_t work, none; /* `none`: nothing is under way any more */
-    struct line line;
+    struct block_line line;
     unsigned under_way; /* submitted and not done */
     unsigned threads, idle, waiting;
     bool stop;
     /* What found no room on the host waits here, and one thread with it. */
-    struct line full;
+    struct block_line full;
     pthread_cond_t room;
     bool watched;      /* by that thread */
     unsigned draining; /* nothing may wait */
@@ -64,28 +60,10 @@ static void complete(struct block *b, struct block_req *req, int result)
     requests_over(b->workers, 1);
 }
 
-static void line_init(struct line *line)
-{
-    line->first = NULL;
-    line->last = &line->first;
-}
-
-static void line_add(struct line *line, struct block_req *req)
-{
-    req->next = NULL;
-    *line->last = req;
-    line->last = &req->next;
-}
-
 static struct block_req *take_locked(struct block_workers *w)
 {
-    struct block_req *req = w->line.first;
-
-    w->line.first = req->next;
-    if (!w->line.first)
-        w->line.last = &w->line.first;
     w->waiting--;
-    return req;
+    return line_take(&w->line);
 }
 
 static struct timespec now(void)

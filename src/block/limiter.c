@@ -10,14 +10,10 @@
 #include <time.h>
 
 #include "base/thread.h"
+#include "block/line.h"
 #include "block/throttle.h"
 
 #define NANOSECONDS 1000000000ull
-
-/* In the order they came. */
-struct line {
-    struct block_req *first, **last;
-};
 
 struct block_limiter {
     struct block *block;
@@ -27,8 +23,8 @@ struct block_limiter {
     pthread_cond_t changed;
     struct throttle throttle;
     uint64_t limit[BLOCK_LIMITS];
-    _Atomic bool on;     /* there is one; written under the lock */
-    struct line line[2]; /* reads; all else. One does not wait for the other */
+    _Atomic bool on;           /* there is one; written under the lock */
+    struct block_line line[2]; /* reads; all else. One does not wait for the other */
     unsigned open;
     bool stop;
 };
@@ -58,16 +54,11 @@ static struct block_req *next_locked(struct block_limiter *l, uint64_t now, uint
 {
     *wait = UINT64_MAX;
     for (unsigned i = 0; i < ARRAY_SIZE(l->line); i++) {
-        struct line *line = &l->line[i];
-        struct block_req *req = line->first;
-        uint64_t w = req ? take_locked(l, req, now) : UINT64_MAX;
+        struct block_line *line = &l->line[i];
+        uint64_t w = line->first ? take_locked(l, line->first, now) : UINT64_MAX;
 
-        if (!w) {
-            line->first = req->next;
-            if (!line->first)
-                line->last = &line->first;
-            return req;
-        }
+        if (!w)
+            return line_take(line);
         if (w < *wait)
             *wait = w;
     }
@@ -112,15 +103,13 @@ static void *limiter_thread(void *opaque)
 
 bool limiter_hold(struct block_limiter *l, struct block_req *req)
 {
-    struct line *line = &l->line[changes(req)];
+    struct block_line *line = &l->line[changes(req)];
     bool hold;
 
     pthread_mutex_lock(&l->lock);
     hold = line->first || take_locked(l, req, now_ns());
     if (hold) {
-        req->next = NULL;
-        *line->last = req;
-        line->last = &req->next;
+        line_add(line, req);
         pthread_cond_signal(&l->changed);
     }
     pthread_mutex_unlock(&l->lock);
@@ -183,7 +172,7 @@ int limiter_new(struct block_limiter **out, struct block *b, const uint64_t limi
     l->block = b;
     l->go = go;
     for (unsigned i = 0; i < ARRAY_SIZE(l->line); i++)
-        l->line[i].last = &l->line[i].first;
+        line_init(&l->line[i]);
     set_locked(l, limit); /* nobody else knows it yet */
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_init(&attr);
