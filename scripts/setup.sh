@@ -60,6 +60,7 @@ END
 python3 python3
 mmdebstrap mmdebstrap
 e2fsprogs /sbin/e2fsck
+fdisk /sbin/sfdisk
 openssh-client ssh
 uidmap newuidmap
 cpio cpio
