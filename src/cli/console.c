@@ -6,10 +6,10 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "cli/tty.h"
@@ -17,26 +17,29 @@
 /* How often a console in the background looks whether it came to the foreground: shells don't always say so. */
 #define BACKGROUND_POLL_MS 500
 
+static const int watched[] = {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGUSR1, SIGWINCH};
+
+/* A handler has no argument, so this is the process's: a bit for each signal that came. */
+static _Atomic uint64_t came;
+
 struct console {
     struct console_config cfg;
     bool tty, eof, started;
     bool
         made_raw; /* the terminal, before the thread began; it may have come to the foreground since */
-    int sigfd, wake;
+    int wake;
     int pipe[2]; /* to the serial port; the write end does not block */
     pthread_t thread;
-    sigset_t old_mask;
+    bool catching;                /* what follows is valid: how things were before */
+    sigset_t old_mask, open_mask; /* open: the watched signals are let in */
+    struct sigaction old[ARRAY_SIZE(watched)];
     uint8_t pending[4096]; /* read, but not yet taken by the pipe */
     size_t npending;
 };
 
-static const int watched[] = {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGUSR1, SIGWINCH};
-
-static bool ignored(int sig)
+static void on_signal(int sig)
 {
-    struct sigaction sa;
-
-    return !sigaction(sig, NULL, &sa) && sa.sa_handler == SIG_IGN;
+    atomic_fetch_or(&came, 1ull << sig);
 }
 
 /* Move pending bytes on; what the pipe does not take stays. */
@@ -80,13 +83,9 @@ static void take_input(struct console *c)
         c->cfg.leave(c->cfg.opaque, 0);
 }
 
-static void take_signal(struct console *c)
+static void take_signal(struct console *c, int sig)
 {
-    struct signalfd_siginfo si;
-
-    if (read(c->sigfd, &si, sizeof(si)) != sizeof(si))
-        return;
-    switch (si.ssi_signo) {
+    switch (sig) {
     case SIGTSTP:
         tty_restore();
         kill(getpid(), SIGSTOP);
@@ -104,8 +103,17 @@ static void take_signal(struct console *c)
             c->cfg.resize(c->cfg.opaque);
         break;
     default:
-        c->cfg.leave(c->cfg.opaque, (int)si.ssi_signo);
+        c->cfg.leave(c->cfg.opaque, sig);
     }
+}
+
+static void take_signals(struct console *c)
+{
+    uint64_t set = atomic_exchange(&came, 0);
+
+    for (size_t i = 0; i < ARRAY_SIZE(watched); i++)
+        if (set >> watched[i] & 1)
+            take_signal(c, watched[i]);
 }
 
 /* Is there a point in reading input now? */
@@ -116,6 +124,10 @@ static bool input_wanted(struct console *c, bool foreground)
     return c->tty ? foreground : !c->npending;
 }
 
+/*
+ * The signals are open in ppoll only, so none comes between looking and waiting. Not a signalfd: Linux wakes who
+ * waits for one at every signal of the process, and a vCPU of the software engine may have 100,000 SIGSEGV a second.
+ */
 static void *console_thread(void *arg)
 {
     struct console *c = arg;
@@ -123,51 +135,65 @@ static void *console_thread(void *arg)
 
     for (;;) {
         bool foreground = c->tty && tty_foreground(c->cfg.in);
+        struct timespec background = {.tv_nsec = BACKGROUND_POLL_MS * 1000000L};
         struct pollfd p[] = {
             {.fd = c->wake, .events = POLLIN},
-            {.fd = c->sigfd, .events = POLLIN},
             {.fd = input_wanted(c, foreground) ? c->cfg.in : -1, .events = POLLIN},
             {.fd = c->npending ? c->pipe[1] : -1, .events = POLLOUT},
         };
+        int r;
 
         if (foreground && !was_foreground)
             tty_raw();
         was_foreground = foreground;
-        if (poll(p, ARRAY_SIZE(p), c->tty && !foreground ? BACKGROUND_POLL_MS : -1) < 0) {
-            if (errno == EINTR)
-                continue;
+        r = ppoll(p, ARRAY_SIZE(p), c->tty && !foreground ? &background : NULL, &c->open_mask);
+        if (r < 0 && errno != EINTR)
             return NULL;
-        }
+        take_signals(c);
+        if (r < 0)
+            continue;
         if (p[0].revents)
             return NULL;
         if (p[1].revents)
-            take_signal(c);
-        else if (p[2].revents)
             take_input(c);
-        if (p[3].revents)
+        if (p[2].revents)
             drain(c);
     }
 }
 
-static int open_signals(struct console *c)
+/* In every thread to come the watched signals are blocked; what is ignored stays so. */
+static void catch_signals(struct console *c)
 {
+    struct sigaction sa = {.sa_handler = on_signal};
     sigset_t set;
 
     sigemptyset(&set);
     for (size_t i = 0; i < ARRAY_SIZE(watched); i++)
-        if (!ignored(watched[i]))
-            sigaddset(&set, watched[i]);
+        sigaddset(&set, watched[i]);
+    sa.sa_mask = set;
     pthread_sigmask(SIG_BLOCK, &set, &c->old_mask);
-    c->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return c->sigfd < 0 ? -errno : 0;
+    c->open_mask = c->old_mask;
+    for (size_t i = 0; i < ARRAY_SIZE(watched); i++) {
+        sigdelset(&c->open_mask, watched[i]);
+        sigaction(watched[i], NULL, &c->old[i]);
+        if (c->old[i].sa_handler != SIG_IGN)
+            sigaction(watched[i], &sa, NULL);
+    }
+    c->catching = true;
+}
+
+static void leave_signals(struct console *c)
+{
+    if (!c->catching)
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(watched); i++)
+        sigaction(watched[i], &c->old[i], NULL);
+    pthread_sigmask(SIG_SETMASK, &c->old_mask, NULL);
+    c->catching = false;
 }
 
 static int open_descriptors(struct console *c)
 {
-    int r = open_signals(c);
-
-    if (r)
-        return r;
     c->wake = eventfd(0, EFD_CLOEXEC);
     if (c->wake < 0)
         return -errno;
@@ -186,7 +212,8 @@ int console_new(struct console **out, const struct console_config *cfg, struct e
     if (!c)
         return err_set(err, -ENOMEM, "not enough memory for the console");
     c->cfg = *cfg;
-    c->sigfd = c->wake = c->pipe[0] = c->pipe[1] = -1;
+    c->wake = c->pipe[0] = c->pipe[1] = -1;
+    catch_signals(c);
     r = open_descriptors(c);
     if (r) {
         err_set(err, r, "cannot set up the console: %s", strerror(-r));
@@ -245,15 +272,15 @@ void console_stop(struct console *c)
 
 void console_free(struct console *c)
 {
-    int fds[4];
+    int fds[3];
 
     if (!c)
         return;
     console_stop(c);
-    memcpy(fds, (int[]){c->sigfd, c->wake, c->pipe[0], c->pipe[1]}, sizeof(fds));
+    memcpy(fds, (int[]){c->wake, c->pipe[0], c->pipe[1]}, sizeof(fds));
     for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
         if (fds[i] >= 0)
             close(fds[i]);
-    pthread_sigmask(SIG_SETMASK, &c->old_mask, NULL);
+    leave_signals(c);
     free(c);
 }

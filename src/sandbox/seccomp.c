@@ -108,7 +108,6 @@ static const uint16_t plain[] = {
     __NR_epoll_wait,
     __NR_epoll_pwait,
     __NR_eventfd2,
-    __NR_signalfd4,
     __NR_timerfd_create,
     __NR_timerfd_settime,
     __NR_pipe2,
