@@ -52,9 +52,9 @@ static uint64_t mix(uint64_t seed, uint64_t i)
 
 static struct dt_result host, got[DT_WAYS];
 static unsigned left, left_bad; /* see leave.c */
-static const char *const way_names[DT_WAYS] = {"interpreter", "translated code", "the same again",
-                                               "translated code with a view",
-                                               "a view's own blocks"};
+static const char *const way_names[DT_WAYS] = {"interpreter",    "translated code",
+                                               "the same again", "translated code with a view",
+                                               "placed blocks",  "a view's own blocks"};
 
 /* All runs. False: not comparable. */
 static bool run_all(const struct dt_case *k)

@@ -109,9 +109,10 @@ struct soft_counters;
 enum dt_way {
     DT_WAY_INTERP,
     DT_WAY_TRANSLATED,
-    DT_WAY_AGAIN, /* linked by now */
-    DT_WAY_VIEW,  /* translated code that reaches memory through a view */
-    DT_WAY_OWN,   /* the view's own blocks */
+    DT_WAY_AGAIN,  /* linked by now */
+    DT_WAY_VIEW,   /* translated code that reaches memory through a view */
+    DT_WAY_PLACED, /* such blocks that know their address */
+    DT_WAY_OWN,    /* the view's own blocks */
     DT_WAYS
 };
 int dt_guest_init(void);

@@ -366,10 +366,14 @@ static void set_state(const struct dt_case *k)
 }
 
 /* The guest's only address space gets a view as a long-running process would; after that it is only switched on. */
-static void use_view(bool on, bool own)
+static void use_view(enum dt_way way, bool on)
 {
+    on = on && (way == DT_WAY_VIEW || way == DT_WAY_PLACED || way == DT_WAY_OWN);
     g.c->no_views = !on;
-    g.c->no_own_blocks = !own;
+    g.c->no_own_blocks = way != DT_WAY_OWN;
+    if (g.c->no_placed != (way != DT_WAY_PLACED))
+        tlb_set_flush_jc(g.c, g.c->set);
+    g.c->no_placed = way != DT_WAY_PLACED;
     if (on)
         view_force(g.c);
     else
@@ -389,7 +393,7 @@ static bool put_case(const struct dt_case *k, enum dt_way way)
     for (unsigned i = 0; i < DT_RW_PAGES; i++)
         memcpy(rw_page(i), k->mem + i * PAGE_SIZE, PAGE_SIZE);
     set_state(k);
-    use_view((way == DT_WAY_VIEW || way == DT_WAY_OWN) && !k->mode32, way == DT_WAY_OWN);
+    use_view(way, !k->mode32);
     g.c->no_translate = way == DT_WAY_INTERP;
     g.ticks = 0;
     return code_new;

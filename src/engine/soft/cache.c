@@ -97,9 +97,10 @@ int cache_init(struct soft_vm *svm, struct err *err)
     k->blocks = lazy_alloc(MAX_BLOCKS * sizeof(*k->blocks));
     k->recover = lazy_alloc(MAX_RECOVER * sizeof(*k->recover));
     k->exits = lazy_alloc(MAX_EXITS * sizeof(*k->exits));
+    k->links = lazy_alloc(CACHE_LINKS * sizeof(*k->links));
     k->thunks = lazy_alloc(CACHE_NTHUNKS * sizeof(*k->thunks));
     if (!k->hash || !k->granules || !k->page_blocks || !k->blocks || !k->recover || !k->exits ||
-        !k->thunks) {
+        !k->links || !k->thunks) {
         cache_fini(svm);
         return err_set(err, -ENOMEM, "no memory for the translation cache's tables");
     }
@@ -117,6 +118,7 @@ void cache_fini(struct soft_vm *svm)
     lazy_free(k->blocks, MAX_BLOCKS * sizeof(*k->blocks));
     lazy_free(k->recover, MAX_RECOVER * sizeof(*k->recover));
     lazy_free(k->exits, MAX_EXITS * sizeof(*k->exits));
+    lazy_free(k->links, CACHE_LINKS * sizeof(*k->links));
     lazy_free(k->thunks, CACHE_NTHUNKS * sizeof(*k->thunks));
     if (k->rw && k->rw != MAP_FAILED)
         munmap(k->rw, CACHE_SIZE);
@@ -417,6 +419,7 @@ void cache_flush_all(struct soft_cpu *c)
     memset(k->hash, 0, sizeof(*k->hash) << CACHE_HASH_BITS);
     memset(k->thunks, 0, CACHE_NTHUNKS * sizeof(*k->thunks));
     k->nblocks = k->nrecover = k->nexits = 0;
+    k->nlinks = 0;
     k->used = k->glue_end;
     k->cold_used = CACHE_COLD;
     atomic_fetch_add(&k->gen, 1);

@@ -27,6 +27,7 @@ struct insn;
  */
 #define CACHE_COLD          (CACHE_SIZE / 5 * 4)
 #define CACHE_HASH_BITS     18
+#define CACHE_LINKS         (CACHE_SIZE / 2560)
 #define CACHE_GRANULE_SHIFT 6 /* writes to a code page are told apart at 64 bytes */
 
 /*
@@ -43,8 +44,9 @@ struct recover {
 
 /*
  * How a block reaches guest memory. The same guest code may be there in each form. Blocks are for every address space
- * and know only where in its page the code is, but for those of the third kind that have an owner: they belong to one
- * view, and know their guest address.
+ * and know only where in its page the code is, but for two sorts of the third kind, which know their guest address. Some
+ * have an owner: they belong to one view. Others are placed: they are for all views that have their page at the same
+ * address, as processes have that run a program which is not position independent.
  */
 enum block_kind {
     BLOCK_SOFT,    /* by soft TLB checks, several accesses sharing one where they can */
@@ -52,11 +54,15 @@ enum block_kind {
     BLOCK_DIRECT,  /* user code through a view (view.h) */
 };
 
-/* A kind, and above it the owner or 0. */
+/* A kind, and above it nothing, the owner, or, if it is placed, the page's number. */
 typedef uint32_t block_key;
+#define BLOCK_PLACED         4u
+#define BLOCK_PLACES         (1ull << 32) /* guest addresses below may be in a key */
 #define BLOCK_KIND(key)      ((enum block_kind)((key)&3))
-#define BLOCK_OWNER(key)     ((key) >> 2)
-#define BLOCK_OF_VIEW(owner) ((block_key)(owner) << 2 | BLOCK_DIRECT)
+#define BLOCK_OWNER(key)     ((key)&BLOCK_PLACED ? 0 : (key) >> 3)
+#define BLOCK_KNOWS_VA(key)  ((key) >> 2 != 0)
+#define BLOCK_OF_VIEW(owner) ((block_key)(owner) << 3 | BLOCK_DIRECT)
+#define BLOCK_AT(va)         ((block_key)((va) >> PAGE_SHIFT) << 3 | BLOCK_PLACED | BLOCK_DIRECT)
 
 struct block {
     struct block *_Atomic hash_next;
@@ -78,7 +84,7 @@ struct block {
     block_key key;
     struct block *tail; /* stands for the bytes of the last instruction that are in the next page */
     struct block *of;   /* in such a one: the block proper */
-    gva_t va;           /* with an owner: the guest address of its page */
+    gva_t va;           /* BLOCK_KNOWS_VA: the guest address of its page */
 };
 
 /*
@@ -92,7 +98,8 @@ struct exit_record {
         const uint8_t *_Atomic twin; /* CAREFUL: where to go on in the careful twin, or NULL */
     };
     _Atomic uint32_t
-        at; /* offset in the cache. CHAIN: what to link. KILLED: the block. A soft TLB miss: where to try again */
+        at; /* offset in the cache. CHAIN: what to link. KILLED: the block. A soft TLB miss: where to try again.
+               LINK: number of the link */
     _Atomic uint32_t arg; /* for soft_cpu.exit_arg */
 };
 #define EXIT_SAME_PAGE (~0ull)
@@ -102,9 +109,10 @@ struct exit_record {
 #define EXIT_OFFSET     0xfffu
 #define EXIT_KIND_SHIFT 12
 enum exit_kind {
-    EXIT_INTERP,  /* interpret the instruction at the offset, then go on */
-    EXIT_NEXT,    /* go on at the offset (poll hit, block invalidated) */
-    EXIT_CHAIN,   /* go on at the offset, and link exit_site to what is found there */
+    EXIT_INTERP, /* interpret the instruction at the offset, then go on */
+    EXIT_NEXT,   /* go on at the offset (poll hit, block invalidated) */
+    EXIT_CHAIN,  /* go on at the offset, and link exit_site to what is found there */
+    EXIT_LINK, /* the same with a link of the view's: exit_site is its number, as an offset in the cache */
     EXIT_RIP,     /* go on at st.rip (jump cache miss) */
     EXIT_MISS,    /* the same; soft_cpu.exit_record has the branch, should it fault */
     EXIT_CAREFUL, /* go on at the offset in the careful twin of the block there */
@@ -115,7 +123,7 @@ enum exit_kind {
     EXIT_KILLED,  /* go on at the offset: exit_site is the code of a block that has been killed */
     EXIT_RECORD,  /* as cache.exits[soft_cpu.exit_record] says */
 };
-#define EXIT_SITE_MEM (1u << 20) /* with CHAIN: the site leaves flags in lazy_flags */
+#define EXIT_SITE_MEM (1u << 20) /* with CHAIN and LINK: the site leaves flags in lazy_flags */
 #define EXIT_BRANCH   (1u << 21) /* with RIP: the offset is that of the branch */
 
 /* In exit_record.arg, what is to be done there: leave with the flags in EFLAGS or in lazy_flags, or see first. */
@@ -176,6 +184,8 @@ struct cache {
     size_t nrecover, max_recover;
     struct exit_record *exits;
     size_t nexits, max_exits;
+    const uint8_t **links; /* where those of placed blocks lead to begin with: view_link.c */
+    uint32_t nlinks;
     _Atomic uint32_t kills;    /* blocks invalidated so far */
     _Atomic uint32_t gen;      /* flushes so far */
     _Atomic uint32_t flushing; /* vCPUs must stay out of translated code */

@@ -33,6 +33,27 @@ static void emit_chained(struct translation *t, int cc, int64_t target)
         ->page = (int32_t)(target >> PAGE_SHIFT);
 }
 
+/*
+ * A jump from a placed block to another page: by way of the present view's table of links, where each such jump has an
+ * entry, which leads to a stub that finds out where it is to lead. EFLAGS and lazy_flags are kept. False: there is none
+ * left.
+ */
+static bool emit_linked(struct translation *t, int64_t target)
+{
+    struct cache *k = &t->cpu->svm->cache;
+    struct stub *s;
+
+    if (k->nlinks == CACHE_LINKS)
+        return false;
+    emit_load(&t->e, T1, CPU_OFF(links));
+    emit_rm(&t->e, false, 0xff, 4, T1, INSN_NOREG, 1, (int32_t)(k->nlinks * sizeof(*k->links)));
+    s = stub_add(t, STUB_LINK, NULL,
+                 exit_arg(EXIT_LINK, target) | (t->flags == FLAGS_HOST ? 0 : EXIT_SITE_MEM));
+    s->page = (int32_t)(target >> PAGE_SHIFT);
+    s->link = k->nlinks++;
+    return true;
+}
+
 /* The current instruction, a branch, leads elsewhere. */
 static uint32_t rip_arg(const struct translation *t)
 {
@@ -48,7 +69,7 @@ static void emit_probe(struct translation *t)
     emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
     stub_add(t, STUB_PROBE, emit_jcc_fwd(e, 5),
              t->cur < t->ninsn ? rip_arg(t) : exit_arg(EXIT_RIP, 0));
-    if (!t->fixed)
+    if (!t->owned)
         emit_page_of_target(e);
     emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, 8); /* jmp [T1 + 8] */
 }
@@ -70,9 +91,15 @@ static void emit_code_address(struct translation *t, int64_t off)
  */
 static bool is_linkable(const struct translation *t, int64_t target)
 {
-    if (t->fixed)
+    if (t->owned)
         return (t->va + (uint64_t)target) >> 47 == 0;
     return target >= 0 && target < (int64_t)PAGE_SIZE;
+}
+
+/* Or by way of the view's links, to another placed block? */
+static bool has_link(const struct translation *t, int64_t target)
+{
+    return t->fixed && !t->owned && t->va + (uint64_t)target < BLOCK_PLACES;
 }
 
 /* EFLAGS are about to be lost: only `live` ones are needed from here on. */
@@ -89,8 +116,9 @@ static void leave_flags(struct translation *t, uint16_t live)
 void emit_goto(struct translation *t, int64_t target, uint16_t live, bool backward)
 {
     struct emit *e = &t->e;
+    bool linked = !is_linkable(t, target);
 
-    if (!is_linkable(t, target)) {
+    if (linked && !has_link(t, target)) {
         leave_flags(t, live);
         emit_code_address(t, target);
         emit_probe(t);
@@ -105,7 +133,13 @@ void emit_goto(struct translation *t, int64_t target, uint16_t live, bool backwa
         stub_add(t, STUB_EXIT, emit_jcc_fwd(e, 5), exit_arg(EXIT_NEXT, target))->page =
             (int32_t)(target >> PAGE_SHIFT);
     }
-    emit_chained(t, -1, target);
+    if (!linked) {
+        emit_chained(t, -1, target);
+    } else if (!emit_linked(t, target)) {
+        leave_flags(t, live);
+        emit_code_address(t, target);
+        emit_probe(t);
+    }
 }
 
 static int64_t branch_target(const struct translation *t)
@@ -171,7 +205,7 @@ static uint8_t *emit_call_note(struct translation *t, int64_t back)
     struct emit *e = &t->e;
     uint8_t *code = NULL;
 
-    if (t->fixed)
+    if (t->owned)
         return NULL;
     emit_gs(e, false, 0x0fb6, T1, CPU_OFF(ret_top)); /* movzx T1d, byte */
     emit_lea(e, T1, T1, INSN_NOREG, 1, sizeof(struct jc_entry));
@@ -203,7 +237,7 @@ static void emit_call(struct translation *t, int64_t target, bool backward)
     int64_t back = (int64_t)t->off[t->cur] + t->in[t->cur].len;
     uint8_t *code;
 
-    if (!t->fixed && !is_linkable(t, target))
+    if (!is_linkable(t, target) && !has_link(t, target))
         leave_flags(t, t->taken_live);
     emit_push_return(t);
     code = emit_call_note(t, back);
@@ -252,7 +286,7 @@ static void emit_ret(struct translation *t)
     flags_keep(t);
     emit_rm(&t->e, true, 0x8b, T0, at.base, at.index, 1, at.disp);
     emit_rsp_add(&t->e, 8 + (int32_t)(in->nopnd ? in->imm & 0xffff : 0), false);
-    if (t->fixed)
+    if (t->owned)
         emit_probe(t);
     else
         emit_return(t);

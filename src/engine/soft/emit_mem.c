@@ -181,8 +181,12 @@ void emit_check_next_page(struct translation *t)
 
     flags_keep(t);
     t->t1_slot = -1;
-    emit_load(e, T0, CPU_OFF(page_va));
-    emit_lea(e, T0, T0, INSN_NOREG, 1, (int32_t)PAGE_SIZE);
+    if (t->fixed) {
+        emit_const(t, T0, t->va + PAGE_SIZE);
+    } else {
+        emit_load(e, T0, CPU_OFF(page_va));
+        emit_lea(e, T0, T0, INSN_NOREG, 1, (int32_t)PAGE_SIZE);
+    }
     emit_rorx(e, T1, T0, 8);
     emit_8(e, 0x41); /* and T1d, mask */
     emit_8(e, 0x81);
@@ -225,9 +229,11 @@ static bool is_simple(const struct ea *ea)
            ea->addr_size == 8 && ea->seg != X86_FS && ea->seg != X86_GS;
 }
 
-/* An address known now? */
-static bool is_constant(const struct ea *ea)
+/* An address known now, and one that fits where it is put? */
+static bool is_constant(const struct translation *t, const struct ea *ea)
 {
+    if (!t->fixed || (!t->owned && t->va + (uint64_t)ea->disp > INT32_MAX))
+        return false;
     return ea->base == INSN_RIP && ea->addr_size == 8 && ea->seg != X86_FS && ea->seg != X86_GS;
 }
 
@@ -239,6 +245,23 @@ static const struct window *window_of(const struct translation *t, unsigned reg)
     if (w && w->first != t->cur && !w->kept && (reg != T1 || t->t1_slot != w->slot))
         return NULL; /* it is not where it was planned to be */
     return w;
+}
+
+/* A guest address known now. Views have their regions at different places, so only what one owns may hold that. */
+static struct loc locate_constant(struct translation *t, uint64_t at, unsigned reg)
+{
+    unsigned region = (uint8_t)(at >> VIEW_REGION_SHIFT);
+    struct loc loc = {(uint8_t)reg, INSN_NOREG, 0};
+
+    if (reg == T1)
+        t->t1_slot = -1;
+    if (t->owned) {
+        emit_const(t, reg, at + t->cpu->view_table[region]);
+        return loc;
+    }
+    emit_load(&t->e, reg, CPU_OFF(view_table) + (int32_t)(region * sizeof(uint64_t)));
+    loc.disp = (int32_t)at;
+    return loc;
 }
 
 /* emit_locate through the view. */
@@ -258,13 +281,8 @@ static struct loc locate_direct(struct translation *t, const struct ea *ea, unsi
         emit_load(&t->e, reg, CPU_OFF(window[w->slot]));
     } else if (!w && is_simple(ea)) {
         emit_region(t, reg, ea->base);
-    } else if (!w && t->fixed && is_constant(ea)) {
-        uint64_t at = t->va + (uint64_t)ea->disp;
-
-        emit_const(t, reg, at + t->cpu->view_table[(uint8_t)(at >> VIEW_REGION_SHIFT)]);
-        if (reg == T1)
-            t->t1_slot = -1;
-        return (struct loc){(uint8_t)reg, INSN_NOREG, 0};
+    } else if (!w && is_constant(t, ea)) {
+        return locate_constant(t, t->va + (uint64_t)ea->disp, reg);
     } else if (!w) {
         emit_check(t, ea, size, acc);
         return keep ? collapse_into(t, keep & 1u << T0 ? T1 : T0) : (struct loc){T1, T0, 0};

@@ -30,7 +30,7 @@ static struct piece piece_of(const struct block *b)
         .code = b->code,
         .code_len = b->code_len,
         .cold_end = b->cold_end,
-        .at = BLOCK_OWNER(b->key) ? b->va | (b->phys & ~PAGE_MASK) : b->phys,
+        .at = BLOCK_KNOWS_VA(b->key) ? b->va | (b->phys & ~PAGE_MASK) : b->phys,
         .key = b->key,
     };
 }
@@ -63,10 +63,12 @@ static void put_piece(FILE *f, const struct piece *p, const struct mem *mem, con
 {
     static const char *const kinds[] = {
         [BLOCK_SOFT] = "soft", [BLOCK_CAREFUL] = "careful", [BLOCK_DIRECT] = "direct"};
-    bool own = BLOCK_OWNER(p->key) != 0;
+    const char *kind = BLOCK_OWNER(p->key)       ? "own"
+                       : (p->key & BLOCK_PLACED) ? "placed"
+                                                 : kinds[BLOCK_KIND(p->key)];
 
-    fprintf(f, "%s:0x%" PRIx64 "%s\n", own ? "own" : kinds[BLOCK_KIND(p->key)],
-            own ? p->at : mem_gpa_of_offset(mem, p->at), suffix);
+    fprintf(f, "%s:0x%" PRIx64 "%s\n", kind,
+            BLOCK_KNOWS_VA(p->key) ? p->at : mem_gpa_of_offset(mem, p->at), suffix);
 }
 
 /* What is between blocks in the hot code was made by cache_thunk. */

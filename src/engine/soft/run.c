@@ -397,7 +397,9 @@ static void after_code(struct soft_cpu *c)
         c->careful = true;
         break;
     case EXIT_CHAIN:
+    case EXIT_LINK:
         c->chain_site = c->exit_site;
+        c->chain_link = kind == EXIT_LINK;
         c->chain_mem = (arg & EXIT_SITE_MEM) != 0;
         break;
     case EXIT_KILLED:
@@ -488,7 +490,11 @@ static const uint8_t *code_at(struct soft_cpu *c, const uint8_t *page, uint64_t 
         return NULL;
     if (w->site) {
         soft_fpu_park(c);
-        cache_chain(c->svm, w->site, c->chain_mem, b, c->cache_gen);
+        if (c->chain_link)
+            view_link_enter(c, (uint32_t)(w->site - c->svm->cache.rx), page,
+                            c->chain_mem ? b->entry_mem : b->entry_host);
+        else
+            cache_chain(c->svm, w->site, c->chain_mem, b, c->cache_gen);
         c->counters.chain++;
     }
     if (!b->ninsn)
@@ -506,11 +512,21 @@ static const uint8_t *code_at(struct soft_cpu *c, const uint8_t *page, uint64_t 
     return b->entry_mem;
 }
 
+/* What blocks at RIP are to be looked for. */
+static block_key present_key(const struct soft_cpu *c)
+{
+    block_key key = c->set->code;
+
+    return key == BLOCK_OF_VIEW(0) && c->st.rip < BLOCK_PLACES && !c->no_placed
+               ? BLOCK_AT(c->st.rip)
+               : key;
+}
+
 /* One step of a CPU in 64-bit mode: the block at RIP, made if need be. */
 static void step_code(struct soft_cpu *c)
 {
     struct wishes w = {c->chain_site, c->killed_code};
-    block_key key = c->careful ? BLOCK_CAREFUL : c->set->code;
+    block_key key = c->careful ? BLOCK_CAREFUL : present_key(c);
     const uint8_t *page, *code = NULL;
 
     c->chain_site = c->killed_code = NULL;
@@ -518,6 +534,8 @@ static void step_code(struct soft_cpu *c)
     if (unlikely(atomic_load(&c->svm->cache.gen) != c->cache_gen)) {
         tlb_flush_jc(c);
         c->cache_gen = atomic_load(&c->svm->cache.gen);
+        soft_fpu_park(c);
+        view_links_lost(c);
         w.site = NULL;
         c->careful_record = EXIT_NONE;
     }

@@ -75,7 +75,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     if (BLOCK_KIND(b->key) == BLOCK_DIRECT) {
         if (sig == SIGSEGV && view_fault(c, fault_address(info), regs[REG_ERR] & PF_WRITE))
             return;
-        if (BLOCK_OWNER(b->key))
+        if (BLOCK_KNOWS_VA(b->key))
             c->page_va = b->va;
     }
     c->exit_arg = (uint32_t)EXIT_INTERP << EXIT_KIND_SHIFT | (rec->guest_off & EXIT_OFFSET);

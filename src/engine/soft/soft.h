@@ -133,11 +133,12 @@ struct soft_cpu {
     uint64_t page_va;                 /* guest page being executed in translated code */
     uint64_t
         tmp[6]; /* scratch: 0 and 1 of translated code, the others of what it shares (glue.c) */
-    uint64_t window[8];       /* host minus guest address of the block's windows */
-    uint64_t self;            /* the host address of this structure */
-    const uint8_t *exit_site; /* with EXIT_CHAIN: the displacement to link */
-    uint32_t exit_arg;        /* why translated code was left: cache.h */
-    uint32_t exit_record;     /* with EXIT_RECORD and EXIT_MISS: which */
+    const struct view_link *links; /* of the present view: view_link.c */
+    uint64_t window[8];            /* host minus guest address of the block's windows */
+    uint64_t self;                 /* the host address of this structure */
+    const uint8_t *exit_site;      /* with EXIT_CHAIN: the displacement to link */
+    uint32_t exit_arg;             /* why translated code was left: cache.h */
+    uint32_t exit_record;          /* with EXIT_RECORD and EXIT_MISS: which */
     uint64_t host_rsp;
     uint32_t
         lazy_flags; /* AH of LAHF in bits 8 to 15, OF in bit 0; the upper half is of no meaning */
@@ -174,12 +175,14 @@ struct soft_cpu {
     const uint8_t *killed_code; /* block killed that the next one may replace, or NULL */
     bool careful;               /* the next block is to be the careful twin, */
     uint32_t careful_record;    /* and this exit_record to be linked to it */
-    bool chain_mem;             /* it leaves flags in lazy_flags */
+    bool chain_mem;             /* it leaves flags in lazy_flags, */
+    bool chain_link;            /* and is a link of the view's: EXIT_LINK */
     uint8_t nmi_pending;        /* NMIs to take: up to two, one while another is served */
     uint8_t intr_waiting;       /* there may be an interrupt that IF or a shadow keeps out */
     bool no_translate;          /* interpret everything: for tests */
     bool no_views;              /* the same: no views, */
-    bool no_own_blocks;         /* no blocks of their own */
+    bool no_own_blocks;         /* no blocks of their own, */
+    bool no_placed;             /* and none that are placed */
     int8_t delivering;          /* vector whose delivery is under way, or -1 */
     struct found_entry *found;  /* 1 << FOUND_BITS of them */
     struct tlb_set *sets;       /* TLB_NSETS of them */

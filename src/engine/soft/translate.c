@@ -92,7 +92,7 @@ static void mark_interp(struct translation *t, enum insn_class k)
 static int decode_crossing(struct translation *t, unsigned off, struct insn *in)
 {
     unsigned n = (unsigned)PAGE_SIZE - off;
-    const uint8_t *next = t->fixed ? view_code_page(t->cpu, t->va + PAGE_SIZE)
+    const uint8_t *next = t->owned ? view_code_page(t->cpu, t->va + PAGE_SIZE)
                                    : tlb_fetch_try(t->cpu, t->va + PAGE_SIZE);
     uint8_t bytes[2 * INSN_MAX_LEN];
 
@@ -266,6 +266,10 @@ static void emit_stub(struct translation *t, struct stub_group *g, const struct 
     const uint8_t *at = NULL, *start;
 
     switch (s->kind) {
+    case STUB_LINK:
+        start = group_add(t, g, way, s->arg, t->cpu->svm->cache.rx + s->link, s->page);
+        view_link_made(t->cpu->svm, s->link, start);
+        return;
     case STUB_MISS:
         way = s->acc == ACC_WRITE ? WAY_WRITE : WAY_READ;
         at = s->retry;
@@ -377,7 +381,7 @@ static void emit_body(struct translation *t, struct block *b, struct recover *re
         if ((t->in[t->cur].flags & INSN_SIMD) && !t->simd_checked && k != CLASS_INTERP &&
             k != CLASS_INTERP_END)
             emit_fpu_check(t);
-        if (t->next_page && t->cur == t->ninsn - 1 && !t->fixed)
+        if (t->next_page && t->cur == t->ninsn - 1 && !t->owned)
             emit_check_next_page(t);
         before = t->flags;
         if (class_ends_block(k))
@@ -425,7 +429,8 @@ struct block *translate_block(struct soft_cpu *c, const uint8_t *page, unsigned 
     t.key = key;
     t.phys = (uint64_t)(page - c->svm->vm->mem.map);
     t.kind = BLOCK_KIND(key);
-    t.fixed = BLOCK_OWNER(key) != 0;
+    t.owned = BLOCK_OWNER(key) != 0;
+    t.fixed = BLOCK_KNOWS_VA(key);
     t.va = c->st.rip & PAGE_MASK;
     t.start = t.end = off;
     t.ninsn = t.nstubs = 0;

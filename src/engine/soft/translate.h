@@ -21,7 +21,7 @@ struct ea {
     int64_t disp;
 };
 
-enum stub_kind { STUB_MISS, STUB_EXIT, STUB_PROBE, STUB_RETURN, STUB_CHAIN, STUB_INSN };
+enum stub_kind { STUB_MISS, STUB_EXIT, STUB_PROBE, STUB_RETURN, STUB_CHAIN, STUB_LINK, STUB_INSN };
 
 /*
  * What is put after the block: soft TLB misses, exits, unlinked branches, instructions for the interpreter. A stub puts
@@ -29,11 +29,12 @@ enum stub_kind { STUB_MISS, STUB_EXIT, STUB_PROBE, STUB_RETURN, STUB_CHAIN, STUB
  */
 struct stub {
     enum stub_kind kind;
-    uint8_t *from;        /* displacement that jumps here (writable address) */
+    uint8_t *from;        /* displacement that jumps here (writable address); LINK: NULL */
     const uint8_t *retry; /* MISS */
     enum mem_access acc;  /* MISS */
     enum flags_at flags;
-    int32_t page; /* with an owner: RIP is in the page that many pages on */
+    int32_t page;  /* where its address is known: RIP is in the page that many pages on */
+    uint32_t link; /* LINK: its number */
     uint32_t arg; /* exit_arg; INSN: index of the instruction, `from` the imm64 that points to it */
 };
 
@@ -70,7 +71,8 @@ struct translation {
     enum block_kind kind;
     block_key key;
     uint64_t phys; /* the page's offset in guest memory */
-    bool fixed;    /* the block has an owner, and this is its page's guest address: */
+    bool owned,
+        fixed; /* the block has an owner; and, or it is placed: this is its page's guest address: */
     gva_t va;
     bool cross_page;          /* the last instruction is for the interpreter to fetch */
     const uint8_t *next_page; /* the last instruction ends in this page */

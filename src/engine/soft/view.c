@@ -329,11 +329,32 @@ static struct code_page *code_slot(struct view *v, gva_t va)
     return &v->codes[h];
 }
 
-void view_codes_forget(struct soft_cpu *c, struct view *v)
+static void codes_clear(struct view *v)
 {
     memset(v->codes, 0, sizeof(v->codes));
     v->ncodes = 0;
+    view_links_end(v);
+}
+
+void view_codes_share(struct view *v)
+{
+    codes_clear(v);
+    v->code = BLOCK_OF_VIEW(0);
+}
+
+void view_codes_own(struct soft_cpu *c, struct view *v)
+{
+    codes_clear(v);
     v->code = BLOCK_OF_VIEW(atomic_fetch_add(&c->svm->view_owners, 1) + 1);
+}
+
+/* Something else is mapped where its blocks came from, or could not be seen to be. */
+static void codes_changed(struct soft_cpu *c, struct view *v)
+{
+    if (BLOCK_OWNER(v->code))
+        view_codes_own(c, v);
+    else
+        codes_clear(v);
 }
 
 /* Is the page still mapped there? Fetching is what it is for, so the page tables note that. */
@@ -349,12 +370,12 @@ void view_check_codes(struct soft_cpu *c, struct view *v, bool all)
 {
     for (unsigned i = 0; all && v->ncodes && i < CODE_SLOTS; i++)
         if (v->codes[i].va && !code_stays(c, &v->codes[i]))
-            view_codes_forget(c, v);
+            codes_changed(c, v);
     for (unsigned i = 0; !all && i < v->npending; i++) {
         const struct code_page *code = code_slot(v, v->pending[i]);
 
         if (code->va && !code_stays(c, code))
-            view_codes_forget(c, v);
+            codes_changed(c, v);
     }
 }
 
@@ -378,6 +399,7 @@ void view_off(struct soft_cpu *c, struct view *v, int time)
     }
     atomic_fetch_sub(&c->svm->view_runs, v->nruns);
     v->nregions = v->nchunks = v->nruns = v->npending = 0;
+    view_links_end(v);
     v->active = false;
     v->time = time;
     vs->nactive--;
@@ -487,7 +509,11 @@ bool view_note_code(struct soft_cpu *c, gva_t va, const uint8_t *page)
     if (!va)
         return false;
     if (v->ncodes == CODE_SLOTS / 2) { /* start over */
-        view_codes_forget(c, v);
+        codes_changed(c, v);
+        if (!BLOCK_OWNER(v->code)) {
+            view_links_begin(c, v);
+            return false;
+        }
         c->set->code = v->code;
         tlb_set_flush_jc(c, c->set);
         return false;
@@ -606,6 +632,8 @@ int views_init(struct soft_cpu *c, struct err *err)
     pthread_mutex_init(&c->views->lock, NULL);
     for (unsigned i = 0; i < MAX_VIEWS; i++)
         c->views->v[i].pgd = ~0ull;
+    if (view_links_init(c->views))
+        return err_set(err, -ENOMEM, "no memory for a virtual CPU");
     c->views->nowhere = reserve(); /* without it there are no views */
     for (unsigned i = 0; i < VIEW_TABLE; i++)
         c->view_table[i] = leads_to(i, c->views->nowhere);
@@ -619,6 +647,7 @@ void views_fini(struct soft_cpu *c)
     for (unsigned i = 0; i < MAX_VIEWS; i++)
         view_off(c, &c->views->v[i], 0);
     release(c->views->nowhere);
+    view_links_fini(c->views);
     pthread_mutex_destroy(&c->views->lock);
     free(c->views);
     c->views = NULL;

@@ -51,6 +51,20 @@ bool view_note_code(struct soft_cpu *c, gva_t va, const uint8_t *page);
 /* The page of code at an address of the present view, noted in the same way; NULL: none, or not to be used. */
 const uint8_t *view_code_page(struct soft_cpu *c, gva_t va);
 
+/* Where a jump of a placed block leads. */
+struct view_link {
+    const uint8_t *_Atomic code;
+};
+
+/* Link n was made, and leads to its stub. cache.lock is held. */
+void view_link_made(struct soft_vm *svm, uint32_t n, const uint8_t *stub);
+
+/* In the present view link n leads to `code`, the block at RIP, whose page is at `page`, unless that is to be seen anew. */
+void view_link_enter(struct soft_cpu *c, uint32_t n, const uint8_t *page, const uint8_t *code);
+
+/* The cache was flushed: all links are others. The FPU is parked. */
+void view_links_lost(struct soft_cpu *c);
+
 /* For tests: the present address space gets a view, and blocks of its own, now. */
 void view_force(struct soft_cpu *c);
 

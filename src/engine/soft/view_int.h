@@ -46,7 +46,10 @@ struct view {
     unsigned nregions, nchunks, nruns, npending;
     struct region regions[MAX_REGIONS];
     struct chunk *chunks[CHUNK_SLOTS];
-    block_key code; /* of its blocks */
+    block_key code;          /* of its blocks */
+    struct view_link *links; /* CACHE_LINKS of them; those that there are are valid */
+    _Atomic bool linked;     /* is set: under cache.lock */
+    bool links_stale;        /* they begin anew before it is used next */
     struct code_page codes[CODE_SLOTS];
     unsigned ncodes;
     gva_t pending[MAX_PENDING]; /* pages of INVLPG */
@@ -64,6 +67,17 @@ struct views {
     double then;         /* thread_ms at the last interrupt in user code */
     uint64_t finds_then; /* finds, as in soft_cpu.counters */
 };
+
+/* ---- view_link.c ---- */
+
+int view_links_init(struct views *vs);
+void view_links_fini(struct views *vs);
+
+/* Each link leads to its stub. Takes cache.lock, so views.lock may not be held. */
+void view_links_begin(struct soft_cpu *c, struct view *v);
+
+/* Links made from now on are not entered, and it may not be used before they begin anew. */
+void view_links_end(struct view *v);
 
 /* Called on the vCPU's own thread; those that change what is mapped with views.lock held, but for the last view_off. */
 
@@ -94,8 +108,9 @@ bool view_check_pending(struct soft_cpu *c, struct view *v);
  */
 void view_check_codes(struct soft_cpu *c, struct view *v, bool all);
 
-/* From now on it has blocks of its own, new ones. */
-void view_codes_forget(struct soft_cpu *c, struct view *v);
+/* From now on it has blocks of its own, new ones; or none. */
+void view_codes_own(struct soft_cpu *c, struct view *v);
+void view_codes_share(struct view *v);
 
 /* Unmap everything and give the regions back; view.time becomes `time`. Nothing if it is not active. */
 void view_off(struct soft_cpu *c, struct view *v, int time);

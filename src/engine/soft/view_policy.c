@@ -49,10 +49,9 @@ static void view_on(struct soft_cpu *c, struct view *v)
 
     v->nregions = 0;
     v->active = true;
-    v->code = BLOCK_OF_VIEW(0);
+    view_codes_share(v);
     v->own_time = TIME_OWN;
     v->finds = 0;
-    v->ncodes = 0;
     c->views->nactive++;
     c->counters.view_on++;
     if (!view_find_regions(c, v)) {
@@ -91,12 +90,11 @@ static void owning_review(struct soft_cpu *c, struct view *v)
         double made = (double)(c->counters.block_insn - v->own_insns) / INSNS_PER_MS;
 
         if (made > OWN_GRACE + (v->time - v->own_time) / 3) {
-            view_codes_forget(c, v);
-            v->code = BLOCK_OF_VIEW(0);
+            view_codes_share(v);
             v->own_time = 0;
         }
     } else if (v->time >= TIME_OWN && v->own_time && v->finds <= CALM_FINDS) {
-        view_codes_forget(c, v);
+        view_codes_own(c, v);
         v->own_time = v->time;
         v->own_insns = c->counters.block_insn;
     }
@@ -174,6 +172,7 @@ static struct view *enter_locked(struct soft_cpu *c, struct tlb_set *s)
         view_table_set(c, vs->now, false);
         view_table_set(c, v, true);
         vs->now = v;
+        c->links = v ? v->links : NULL;
     }
     if (v) {
         v->set = s;
@@ -203,12 +202,14 @@ void view_enter(struct soft_cpu *c)
     if (!vs->nactive && !s->code)
         return;
     if (v && s->code == code_of(c, v) && v->pgd == (c->st.cr3 & X86_CR3_PGD) && v->set == s &&
-        v->flushes == s->flushes && !v->npending && !v->faulted)
+        v->flushes == s->flushes && !v->npending && !v->faulted && !v->links_stale)
         return;
     soft_fpu_park(c);
     v = present_view(c);
     if (v)
         view_check_codes(c, v, v->set != s || v->flushes != s->flushes);
+    if (v && v->links_stale)
+        view_links_begin(c, v);
     pthread_mutex_lock(&vs->lock);
     v = enter_locked(c, s);
     pthread_mutex_unlock(&vs->lock);
@@ -227,7 +228,7 @@ void view_force(struct soft_cpu *c)
     if (!v->active) {
         v->pgd = c->st.cr3 & X86_CR3_PGD;
         view_on(c, v);
-        view_codes_forget(c, v);
+        view_codes_own(c, v);
     }
     pthread_mutex_unlock(&c->views->lock);
     view_enter(c);
