@@ -105,6 +105,7 @@ int cache_init(struct soft_vm *svm, struct err *err)
         return err_set(err, -ENOMEM, "no memory for the translation cache's tables");
     }
     glue_make(svm);
+    view_links_clear(k);
     return 0;
 }
 
@@ -419,7 +420,7 @@ void cache_flush_all(struct soft_cpu *c)
     memset(k->hash, 0, sizeof(*k->hash) << CACHE_HASH_BITS);
     memset(k->thunks, 0, CACHE_NTHUNKS * sizeof(*k->thunks));
     k->nblocks = k->nrecover = k->nexits = 0;
-    k->nlinks = 0;
+    view_links_clear(k);
     k->used = k->glue_end;
     k->cold_used = CACHE_COLD;
     atomic_fetch_add(&k->gen, 1);

@@ -160,6 +160,16 @@ struct glue {
     const uint8_t *interp;
 };
 
+/* A jump from a placed block to another page. What is known of it besides the stub is what it was to somebody. */
+struct link {
+    const uint8_t *stub;
+    const uint8_t *code;    /* where it led, or NULL */
+    uint32_t va_page, page; /* page numbers of that: guest-virtual, in guest memory */
+    uint32_t next;          /* number of another one that leads to such a page, or LINK_NONE */
+};
+#define LINK_NONE      (~0u)
+#define LINK_HASH_BITS 12
+
 struct thunk {
     uint64_t lo, hi; /* the instruction's bytes, its mode on top */
     const uint8_t *code;
@@ -184,11 +194,13 @@ struct cache {
     size_t nrecover, max_recover;
     struct exit_record *exits;
     size_t nexits, max_exits;
-    const uint8_t **links; /* where those of placed blocks lead to begin with: view_link.c */
+    struct link *links; /* of placed blocks: view_link.c */
     uint32_t nlinks;
-    _Atomic uint32_t kills;    /* blocks invalidated so far */
-    _Atomic uint32_t gen;      /* flushes so far */
-    _Atomic uint32_t flushing; /* vCPUs must stay out of translated code */
+    uint32_t
+        link_heads[1 << LINK_HASH_BITS]; /* numbers of the first ones by the page they lead to */
+    _Atomic uint32_t kills;              /* blocks invalidated so far */
+    _Atomic uint32_t gen;                /* flushes so far */
+    _Atomic uint32_t flushing;           /* vCPUs must stay out of translated code */
     uint64_t npages;
     struct glue glue;
     struct thunk *thunks;

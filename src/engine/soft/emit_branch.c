@@ -3,6 +3,8 @@
 /* Host code for transfers of control: linked branches, the jump cache, calls and returns. */
 #include "engine/soft/translate.h"
 
+#include "engine/soft/view.h"
+
 /* ---- Transfers of control -------------------------------------------------------------- */
 
 static uint32_t exit_arg(enum exit_kind kind, int64_t off)
@@ -46,7 +48,8 @@ static bool emit_linked(struct translation *t, int64_t target)
     if (k->nlinks == CACHE_LINKS)
         return false;
     emit_load(&t->e, T1, CPU_OFF(links));
-    emit_rm(&t->e, false, 0xff, 4, T1, INSN_NOREG, 1, (int32_t)(k->nlinks * sizeof(*k->links)));
+    emit_rm(&t->e, false, 0xff, 4, T1, INSN_NOREG, 1,
+            (int32_t)(k->nlinks * sizeof(struct view_link)));
     s = stub_add(t, STUB_LINK, NULL,
                  exit_arg(EXIT_LINK, target) | (t->flags == FLAGS_HOST ? 0 : EXIT_SITE_MEM));
     s->page = (int32_t)(target >> PAGE_SHIFT);

@@ -56,10 +56,16 @@ struct view_link {
     const uint8_t *_Atomic code;
 };
 
+/* There are no links. cache.lock is held. */
+void view_links_clear(struct cache *k);
+
 /* Link n was made, and leads to its stub. cache.lock is held. */
 void view_link_made(struct soft_vm *svm, uint32_t n, const uint8_t *stub);
 
-/* In the present view link n leads to `code`, the block at RIP, whose page is at `page`, unless that is to be seen anew. */
+/*
+ * In the present view link n leads to `code`, the block at RIP, whose page is at `page`; and so do those that are known
+ * to lead to the same page, if it is the first. The FPU is parked.
+ */
 void view_link_enter(struct soft_cpu *c, uint32_t n, const uint8_t *page, const uint8_t *code);
 
 /* The cache was flushed: all links are others. The FPU is parked. */

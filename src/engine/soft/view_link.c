@@ -40,9 +40,15 @@ static void set(struct view_link *l, const uint8_t *code)
     atomic_store_explicit(&l->code, code, memory_order_relaxed);
 }
 
+void view_links_clear(struct cache *k)
+{
+    k->nlinks = 0;
+    memset(k->link_heads, 0xff, sizeof(k->link_heads));
+}
+
 void view_link_made(struct soft_vm *svm, uint32_t n, const uint8_t *stub)
 {
-    svm->cache.links[n] = stub;
+    svm->cache.links[n] = (struct link){.stub = stub, .next = LINK_NONE};
     for (unsigned i = 0; i < svm->vm->cfg.cpus; i++) {
         struct views *vs = svm->cpus[i] ? svm->cpus[i]->views : NULL;
 
@@ -58,7 +64,7 @@ void view_links_begin(struct soft_cpu *c, struct view *v)
 
     pthread_mutex_lock(&k->lock);
     for (uint32_t i = 0; i < k->nlinks; i++)
-        set(&v->links[i], k->links[i]);
+        set(&v->links[i], k->links[i].stub);
     atomic_store(&v->linked, true);
     pthread_mutex_unlock(&k->lock);
     v->links_stale = false;
@@ -80,11 +86,47 @@ void view_links_lost(struct soft_cpu *c)
         view_links_begin(c, vs->now);
 }
 
+static uint32_t *head_of(struct cache *k, uint32_t va_page)
+{
+    return &k->link_heads[va_page * 0x9e3779b1u >> (32 - LINK_HASH_BITS)];
+}
+
+/* What link n leads to here, others who have the same pages there may take over. */
+static void note(struct cache *k, uint32_t n, uint32_t va_page, uint32_t page, const uint8_t *code)
+{
+    uint32_t *head = head_of(k, va_page);
+    struct link *l = &k->links[n];
+
+    if (l->code)
+        return;
+    *l = (struct link){l->stub, code, va_page, page, *head};
+    *head = n;
+}
+
+static void take_over(const struct cache *k, struct view *v, uint32_t first, uint32_t va_page,
+                      uint32_t page)
+{
+    for (uint32_t i = first; i != LINK_NONE; i = k->links[i].next)
+        if (k->links[i].va_page == va_page && k->links[i].page == page)
+            set(&v->links[i], k->links[i].code);
+}
+
 void view_link_enter(struct soft_cpu *c, uint32_t n, const uint8_t *page, const uint8_t *code)
 {
+    struct cache *k = &c->svm->cache;
     struct view *v = c->views->now;
+    uint32_t va_page = (uint32_t)(c->st.rip >> PAGE_SHIFT),
+             in_memory = (uint32_t)((size_t)(page - c->svm->vm->mem.map) >> PAGE_SHIFT);
+    unsigned had = v ? v->ncodes : 0;
 
-    if (!v || !view_note_code(c, c->st.rip & PAGE_MASK, page) || v->links_stale)
+    if (!v || !view_note_code(c, c->st.rip & PAGE_MASK, page))
         return;
-    set(&v->links[n], code);
+    pthread_mutex_lock(&k->lock);
+    if (atomic_load(&k->gen) == c->cache_gen) {
+        note(k, n, va_page, in_memory, code);
+        if (v->ncodes != had)
+            take_over(k, v, *head_of(k, va_page), va_page, in_memory);
+        set(&v->links[n], code);
+    }
+    pthread_mutex_unlock(&k->lock);
 }
