@@ -35,11 +35,10 @@ struct region {
 struct view {
     uint64_t pgd; /* the address space: CR3 without PCID */
     bool active;
-    double time;        /* see TIME_ON */
-    double own_time;    /* when it got blocks of its own, */
-    uint64_t own_insns; /* and how many instructions had been translated */
-    double placed; /* how much of its time, of late, was in code whose blocks are placed: 0 to 1 */
-    double finds;  /* of blocks to go on with, outside translated code, of late */
+    double time;             /* see TIME_ON */
+    double own_time;         /* when it got blocks of its own, */
+    uint64_t own_insns;      /* and how many instructions had been translated */
+    double finds;            /* of blocks to go on with, outside translated code, of late */
     unsigned events, recent; /* faults since the last tick, and before with less weight */
     uint64_t last_tick;
     const struct tlb_set *set; /* in step with this set as it was after so many flushes */

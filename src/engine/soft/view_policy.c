@@ -21,11 +21,9 @@
  * Calm: it runs code that it has run before, and not more than the jump cache holds. Programs that go on looking for
  * blocks, as compilers do, have too much code to make it all anew.
  */
-#define CALM_WINDOW 32   /* milliseconds that are looked back, about */
-#define CALM_FINDS  1000 /* blocks looked for in that time, at most */
-
-/* Placed blocks are nearly as good as its own, so those are not worth it if so much of the time is spent in such. */
-#define PLACED_LIMIT 0.5
+#define CALM_WINDOW 32 /* milliseconds that are looked back, about */
+#define CALM_FINDS                                                                                 \
+    400 /* blocks looked for in that time, at most; a compiler looks for over 1,000 */
 
 /* Blocks of its own are given up if to make them takes more than 20 ms and a third of the time they have been used. */
 #define INSNS_PER_MS 2500 /* translated, about */
@@ -96,8 +94,7 @@ static void owning_review(struct soft_cpu *c, struct view *v)
             view_codes_share(v);
             v->own_time = 0;
         }
-    } else if (v->time >= TIME_OWN && v->own_time && v->finds <= CALM_FINDS &&
-               v->placed < PLACED_LIMIT) {
+    } else if (v->time >= TIME_OWN && v->own_time && v->finds <= CALM_FINDS) {
         view_codes_own(c, v);
         v->own_time = v->time;
         v->own_insns = c->counters.block_insn;
@@ -134,11 +131,10 @@ void view_tick(struct soft_cpu *c)
     }
     if (v->pgd != pgd) {
         v->pgd = pgd;
-        v->time = v->placed = 0;
+        v->time = 0;
     }
     v->last_tick = ++vs->clock;
     v->time += time;
-    v->placed += ((c->st.rip < BLOCK_PLACES) - v->placed) * time / CALM_WINDOW;
     v->finds += (double)(c->counters.find - vs->finds_then) - v->finds * time / CALM_WINDOW;
     vs->finds_then = c->counters.find;
     if (v->active) {
