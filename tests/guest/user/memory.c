@@ -177,6 +177,60 @@ static void write_code(uint64_t *seed)
         fail("generated code", 0, 0, v);
 }
 
+/* Two pages of code in a file: one calls the next, which is one of two that each return something else. */
+#define CALLER  0x10000000ul /* where each process has it, a little further on in each thread */
+#define CALLEES 2u
+static int code_file = -1;
+
+static void make_code_file(void)
+{
+    static const uint8_t caller[] = {0xe8, 0xfb, 0x0f, 0, 0, 0xc3}; /* call to the next page; ret */
+    uint8_t callee[] = {0xb8, 0, 0, 0, 0, 0xc3};                    /* mov eax, number; ret */
+
+    code_file = memfd_create("code", 0);
+    if (pwrite(code_file, caller, sizeof(caller), 0) < 0)
+        exit(2);
+    for (unsigned i = 0; i < CALLEES; i++) {
+        callee[1] = (uint8_t)i;
+        if (pwrite(code_file, callee, sizeof(callee), (off_t)(i + 1) * PAGE) < 0)
+            exit(2);
+    }
+    if (ftruncate(code_file, (CALLEES + 1) * PAGE))
+        exit(2);
+}
+
+static void map_code(uint8_t *at, unsigned page)
+{
+    if (mmap(at, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, code_file,
+             (off_t)page * PAGE) == MAP_FAILED)
+        fail("mmap of code", page, 0, 0);
+}
+
+/* Code at the same address in all processes that calls what each has mapped for itself, and exchanges. */
+static void exchange_code(uintptr_t thread, uint64_t *seed)
+{
+    uint8_t *at = (uint8_t *)CALLER + (thread << 20);
+    unsigned callee = next(seed) % CALLEES;
+    int (*volatile fn)(void);
+
+    map_code(at, 0);
+    memcpy((void *)&fn, &at, sizeof(at));
+    for (unsigned i = 0; i < 6; i++) {
+        map_code(at + PAGE, 1 + callee);
+        for (unsigned k = 0; k < 100; k++)
+            if ((unsigned)fn() != callee)
+                fail("code exchanged", i, callee ^ 1, callee);
+        callee = (callee + next(seed)) % CALLEES;
+    }
+    munmap(at + PAGE, PAGE);
+    segv_expected = 1;
+    if (!sigsetjmp(on_segv, 1)) {
+        fn();
+        fail("no fault where code has been unmapped", 0, 0, 0);
+    }
+    segv_expected = 0;
+}
+
 /* The same page at two addresses. */
 static void share(uint64_t *seed)
 {
@@ -225,12 +279,12 @@ static void compute(struct area *a, uint64_t *seed, unsigned n)
     }
 }
 
-static void one_round(struct area *a, uint64_t *seed)
+static void one_round(struct area *a, uintptr_t thread, uint64_t *seed)
 {
     unsigned first = next(seed) % PAGES, n = 1 + next(seed) % 8;
 
     n = first + n > PAGES ? PAGES - first : n;
-    switch (next(seed) % 11) {
+    switch (next(seed) % 12) {
     case 0:
         unmap(a, first, n);
         if (!faults(a, first, 0))
@@ -265,6 +319,9 @@ static void one_round(struct area *a, uint64_t *seed)
     case 8:
         move(a, first);
         break;
+    case 9:
+        exchange_code(thread, seed);
+        break;
     default:
         compute(a, seed, 2000);
     }
@@ -281,7 +338,7 @@ static void *work(void *arg)
     remap(&a, 0, PAGES);
     compute(&a, &seed, 2000000);
     while (!atomic_load(&stop))
-        one_round(&a, &seed);
+        one_round(&a, (uintptr_t)arg, &seed);
     return NULL;
 }
 
@@ -295,6 +352,7 @@ int main(int argc, char **argv)
     int status, bad = 0;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
+    make_code_file();
     sigaction(SIGSEGV, &sa, NULL);
     for (unsigned i = 1; i < processes; i++)
         if (!fork()) {
