@@ -12,7 +12,8 @@
  *
  * Blocks that use a view are at first shared with other address spaces that have the same code. If user code goes on
  * running, the view gets blocks of its own, which know where they are: they contain addresses, and are linked across
- * pages. They are all forgotten when something else is mapped where one of them came from.
+ * pages. They are all forgotten when something else is mapped where one of them came from. Code below 4 GiB has shared
+ * blocks that know where they are (view_link.c).
  *
  * A view is a TLB, and is kept in step like one: INVLPG has the page looked up again, and a flush has all of them
  * compared with the page tables before user code runs next. Pages that hold translated code are not writable.
