@@ -123,6 +123,9 @@ int dt_guest_stress(void);
 void dt_guest_leave(void);
 /* What went on in views so far. */
 const struct soft_counters *dt_guest_counters(void);
+
+/* In the host addresses that views are in nothing is mapped but guards and guest memory; else it says what. */
+bool dt_guest_views_alone(void);
 void dt_guest_run(const struct dt_case *k, enum dt_way way, struct dt_result *res);
 /* The registers and memory of the vCPU, which is not running. */
 void dt_guest_state(struct dt_result *res);

@@ -6,11 +6,13 @@
 #include <sys/mman.h>
 
 #include "engine/soft/engine_soft.h"
+#include "engine/soft/fpu.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/view_int.h"
 
 #define REGION_SIZE  (1ull << VIEW_REGION_SHIFT)
 #define REGION_GUARD GIB(4) /* no displacement and no distance in a window reaches over it */
+#define SLOT_SIZE    (REGION_SIZE + 2 * REGION_GUARD)
 #define CHUNK_SHIFT  21
 #define MAX_CHUNKS   (CHUNK_SLOTS / 2)
 #define AROUND       16 /* pages looked at around one that is mapped */
@@ -24,18 +26,41 @@
 
 /* ---- Regions ---------------------------------------------------------------------------- */
 
-static uint8_t *reserve(void)
+/* 0: wherever the kernel likes. */
+static uint8_t *reserve_at(uintptr_t at)
 {
-    uint8_t *p = mmap(NULL, REGION_SIZE + 2 * REGION_GUARD, PROT_NONE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED_NOREPLACE : 0);
+    uint8_t *p = mmap((void *)at, SLOT_SIZE, PROT_NONE, flags, -1, 0);
 
-    return p == MAP_FAILED ? NULL : p + REGION_GUARD;
+    if (p == MAP_FAILED)
+        return NULL;
+    if (at ? (uintptr_t)p != at
+           : (uintptr_t)p + SLOT_SIZE > SLOTS_FROM && (uintptr_t)p < KERNEL_FROM) {
+        munmap(p, SLOT_SIZE);
+        return NULL;
+    }
+    return p + REGION_GUARD;
+}
+
+static uint8_t *reserve(const struct views *vs)
+{
+    bool slots = (uintptr_t)vs->nowhere >= KERNEL_FROM && !FPU_SANITIZED;
+    uint8_t *p = NULL;
+
+    for (uintptr_t at = SLOTS_FROM; slots && !p && at + SLOT_SIZE <= SLOTS_END; at += SLOT_SIZE)
+        p = reserve_at(at);
+    return p ? p : reserve_at(0);
+}
+
+static bool in_slot(const uint8_t *host)
+{
+    return (uintptr_t)host - SLOTS_FROM < SLOTS_END - SLOTS_FROM;
 }
 
 static void release(uint8_t *host)
 {
     if (host)
-        munmap(host - REGION_GUARD, REGION_SIZE + 2 * REGION_GUARD);
+        munmap(host - REGION_GUARD, SLOT_SIZE);
 }
 
 static uint64_t leads_to(unsigned idx, const uint8_t *host)
@@ -86,7 +111,7 @@ bool view_find_regions(struct soft_cpu *c, struct view *v)
         if (!(__atomic_load_n(&pml4[i], __ATOMIC_RELAXED) & 1) ||
             view_host(v, (gva_t)i << VIEW_REGION_SHIFT))
             continue;
-        if (v->nregions == MAX_REGIONS || !(r->host = reserve()))
+        if (v->nregions == MAX_REGIONS || !(r->host = reserve(c->views)))
             return found;
         r->idx = i;
         v->nregions++;
@@ -106,13 +131,19 @@ static struct chunk **chunk_slot(struct view *v, gva_t va)
     return &v->chunks[h];
 }
 
-/* By mmap, since it is called in a signal handler, too; zero bytes. */
-static struct chunk *chunk_new(void)
+/* By mmap, since it is called in a signal handler, too; zero bytes. In a slot its place is opened. */
+static struct chunk *chunk_new(uint8_t *host)
 {
     void *p = mmap(NULL, sizeof(struct chunk), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
                    -1, 0);
 
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED)
+        return NULL;
+    if (in_slot(host) && munmap(host, 1ull << CHUNK_SHIFT)) {
+        munmap(p, sizeof(struct chunk));
+        return NULL;
+    }
+    return p;
 }
 
 static void chunk_free(struct chunk *ch)
@@ -128,7 +159,7 @@ static struct chunk *chunk_get(struct view *v, gva_t va, bool create)
     va &= ~((1ull << CHUNK_SHIFT) - 1);
     slot = chunk_slot(v, va);
     if (!*slot && create && v->nchunks < MAX_CHUNKS) {
-        *slot = chunk_new();
+        *slot = chunk_new(view_host(v, va));
         if (*slot) {
             (*slot)->va = va;
             v->nchunks++;
@@ -186,10 +217,15 @@ static void entry_set(struct soft_cpu *c, struct chunk *ch, unsigned i, uint64_t
 
 static bool unmap_run(struct soft_cpu *c, struct view *v, struct chunk *ch, unsigned i, unsigned n)
 {
+    uint8_t *host = chunk_host(v, ch, i);
+    size_t len = (size_t)n << PAGE_SHIFT;
+
     for (unsigned k = 0; k < n; k++)
         entry_set(c, ch, i + k, 0);
-    return mmap(chunk_host(v, ch, i), (size_t)n << PAGE_SHIFT, PROT_NONE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+    if (in_slot(host))
+        return !munmap(host, len);
+    return mmap(host, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+                0) != MAP_FAILED;
 }
 
 /*
@@ -634,7 +670,7 @@ int views_init(struct soft_cpu *c, struct err *err)
         c->views->v[i].pgd = ~0ull;
     if (view_links_init(c->views))
         return err_set(err, -ENOMEM, "no memory for a virtual CPU");
-    c->views->nowhere = reserve(); /* without it there are no views */
+    c->views->nowhere = reserve_at(0); /* without it there are no views */
     for (unsigned i = 0; i < VIEW_TABLE; i++)
         c->view_table[i] = leads_to(i, c->views->nowhere);
     return 0;

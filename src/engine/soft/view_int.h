@@ -15,6 +15,31 @@
 #define MAX_PENDING 64
 #define CODE_SLOTS  16384
 
+/*
+ * To map a page in a hole of the host's address space costs a fifth less than in the middle of a reservation. So a
+ * region lies in a slot, if one is free: reserved like elsewhere, but with the 2 MiB of a chunk unmapped when the chunk
+ * is made. User code reaches all of a region, so nothing of the host's may ever come there:
+ *
+ * - To who asks for no address (mmap, mremap and shmat without one, so stacks of threads, libraries, heaps) Linux gives
+ *   the highest gap that is long enough below where it began when the program started: close to the stack, or with
+ *   "unlimited" stacks at a sixth of 2^47. If there is no such gap, and in the layout it calls legacy, it gives the
+ *   lowest above a third of 2^47, which is above the slots. Slots are used only if `nowhere` was put above them, so it
+ *   began above them, or comes there from below. Before it could come down to them all above would have to be full,
+ *   and 2 TiB from SLOTS_END on never are of views: what they are given there they give back.
+ * - The heap of brk grows up from the program, the stack down from the top, and neither beyond what is mapped, such as
+ *   a guard.
+ * - Who asks for an address gets it if all of it is free, and of a slot only chunks in use are. Nothing here asks
+ *   but within what it has already; the C library's malloc, for what follows its heaps; mimalloc, which may be
+ *   preloaded, from 2 to 30 TiB, which is below the slots.
+ * - A slot is taken only if nothing is mapped in it, by whichever vCPU or machine of the process, and its guards are
+ *   there until all of it is given back.
+ *
+ * Sanitizers keep things of theirs in such places: with them there are no slots.
+ */
+#define SLOTS_FROM  0x200000000000ull
+#define SLOTS_END   0x280000000000ull
+#define KERNEL_FROM 0x2a0000000000ull
+
 /* 2 MiB of the address space in which something is mapped. */
 struct chunk {
     gva_t va;
