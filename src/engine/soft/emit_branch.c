@@ -22,7 +22,10 @@ static void emit_chained(struct translation *t, int cc, int64_t target)
     unsigned at = ((uintptr_t)e->p + (cc < 0 ? 1 : 2)) & 7;
     uint8_t *site;
 
-    emit_nops(e, at > 4 ? 8 - at : 0);
+    for (; at > 4 && at < 8; at++)
+        emit_8(
+            e,
+            0x2e); /* a prefix without meaning, where a NOP would keep a CMP in front from being fused with it */
     if (cc < 0) {
         emit_8(e, 0xe9);
         emit_32(e, 0);

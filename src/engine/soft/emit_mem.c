@@ -119,16 +119,26 @@ struct stub *stub_add(struct translation *t, enum stub_kind kind, uint8_t *from,
     return s;
 }
 
-/* into = what leads from a guest address in the region of `addr` to its place in the view. EFLAGS are kept. */
+/* into = what leads from a guest address in the region of `addr` to its place in the view. EFLAGS are kept if wanted. */
 static void emit_region(struct translation *t, unsigned into, unsigned addr)
 {
     struct emit *e = &t->e;
 
-    emit_rorx(e, into, addr, VIEW_REGION_SHIFT);
-    emit_8(e, 0x45); /* movzx into, into's low byte */
-    emit_8(e, 0x0f);
-    emit_8(e, 0xb6);
-    emit_8(e, 0xc0 | (into & 7) << 3 | (into & 7));
+    if (t->flags == FLAGS_HOST && flags_wanted(t)) {
+        emit_rorx(e, into, addr, VIEW_REGION_SHIFT);
+        emit_8(e, 0x45); /* movzx into, into's low byte */
+        emit_8(e, 0x0f);
+        emit_8(e, 0xb6);
+        emit_8(e, 0xc0 | (into & 7) << 3 | (into & 7));
+    } else {
+        flags_keep(t);
+        if (into != addr)
+            emit_mov(e, into, addr);
+        emit_8(e, 0x49); /* shr into, VIEW_REGION_SHIFT */
+        emit_8(e, 0xc1);
+        emit_8(e, 0xe8 | (into & 7));
+        emit_8(e, VIEW_REGION_SHIFT);
+    }
     emit_8(e, 0x65); /* mov into, gs:[view_table + into * 8] */
     emit_8(e, 0x4e);
     emit_8(e, 0x8b);

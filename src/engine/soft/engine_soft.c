@@ -84,6 +84,34 @@ static void soft_vm_fini(struct vm *vm)
     vm->engine_data = NULL;
 }
 
+/* The structure ends with a page, and behind it nothing can be accessed that view_table would have there. */
+#define CPU_PAGES  ALIGN_UP(sizeof(struct soft_cpu), PAGE_SIZE)
+#define CPU_FAULTS ((size_t)(VIEW_TABLE_WHOLE - VIEW_TABLE) * sizeof(uint64_t))
+
+/* Zero bytes; NULL: no memory. */
+static struct soft_cpu *cpu_alloc(void)
+{
+    uint8_t *p = mmap(NULL, CPU_PAGES + CPU_FAULTS, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    _Static_assert(offsetof(struct soft_cpu, view_table) + VIEW_TABLE * sizeof(uint64_t) ==
+                       sizeof(struct soft_cpu),
+                   "the table goes on behind it");
+    if (p == MAP_FAILED)
+        return NULL;
+    if (mprotect(p, CPU_PAGES, PROT_READ | PROT_WRITE)) {
+        munmap(p, CPU_PAGES + CPU_FAULTS);
+        return NULL;
+    }
+    return (struct soft_cpu *)(void *)(p + CPU_PAGES - sizeof(struct soft_cpu));
+}
+
+static void cpu_free(struct soft_cpu *c)
+{
+    if (c)
+        munmap((uint8_t *)(c + 1) - CPU_PAGES, CPU_PAGES + CPU_FAULTS);
+}
+
 static void soft_vcpu_fini(struct vcpu *vcpu)
 {
     struct soft_cpu *c = vcpu->engine;
@@ -96,23 +124,22 @@ static void soft_vcpu_fini(struct vcpu *vcpu)
     signals_free(c);
     free(c->dcache);
     free((void *)c->jc_empty);
-    free(c);
+    cpu_free(c);
     vcpu->engine = NULL;
 }
 
 static int soft_vcpu_init(struct vcpu *vcpu, struct err *err)
 {
     struct soft_vm *svm = vcpu->vm->engine_data;
-    struct soft_cpu *c = aligned_alloc(64, ALIGN_UP(sizeof(*c), 64));
+    struct soft_cpu *c = cpu_alloc();
     struct jc_entry *empty = malloc(JC_TOTAL * sizeof(*empty));
     int r = -ENOMEM;
 
     if (!c || !empty) {
-        free(c);
+        cpu_free(c);
         free(empty);
         return err_set(err, r, "no memory for a virtual CPU");
     }
-    memset(c, 0, sizeof(*c));
     jc_table_clear(empty);
     c->jc_empty = empty;
     for (unsigned i = 0; i < RETURNS; i++)

@@ -31,6 +31,7 @@ struct tlb_entry {
 
 #define VIEW_REGION_SHIFT 39 /* view.h */
 #define VIEW_TABLE        256
+#define VIEW_TABLE_WHOLE  (1u << (64 - VIEW_REGION_SHIFT))
 
 #define TLB_ENTRIES   4096
 #define TLB_INDEX(va) (((va) >> PAGE_SHIFT) & (TLB_ENTRIES - 1))
@@ -198,9 +199,12 @@ struct soft_cpu {
         recheck[RECHECK_MAX];  /* pages whose write entry another vCPU took away: cache_recheck */
     _Atomic unsigned nrecheck; /* filled under cache.lock */
     struct views *views;       /* view.c */
-    uint64_t
-        view_table[VIEW_TABLE]; /* by bits 39..46 of a guest address: host minus guest address */
     uint8_t bounce[256] __attribute__((aligned(64)));
+    /*
+     * By bits 39 to 46 of a guest address: host minus guest address. The last member, since it goes on, as seen by
+     * translated code, with entries for all other values of bits 39 to 63, which fault.
+     */
+    uint64_t view_table[VIEW_TABLE];
 };
 
 /* ---- Exceptions ------------------------------------------------------- */
