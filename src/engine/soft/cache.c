@@ -277,14 +277,14 @@ static bool may_link(const struct cache *k, const uint8_t *from, const struct bl
                                 : b->phys >> PAGE_SHIFT == to->phys >> PAGE_SHIFT);
 }
 
-void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
+void cache_chain(struct soft_vm *svm, const uint8_t *site, uint32_t site_flags, struct block *to,
                  uint32_t gen)
 {
     struct cache *k = &svm->cache;
 
     pthread_mutex_lock(&k->lock);
     if (atomic_load(&k->gen) == gen && may_link(k, site, to)) {
-        const uint8_t *entry = site_mem ? to->entry_mem : to->entry_host;
+        const uint8_t *entry = block_entry(to, site_flags);
 
         /* Sites lie in one aligned quadword, so other vCPUs see the old or the new displacement. */
         host_store(k->rw + (site - k->rx), 4, (uint32_t)(entry - (site + 4)));

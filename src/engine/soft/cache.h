@@ -123,8 +123,9 @@ enum exit_kind {
     EXIT_KILLED,  /* go on at the offset: exit_site is the code of a block that has been killed */
     EXIT_RECORD,  /* as cache.exits[soft_cpu.exit_record] says */
 };
-#define EXIT_SITE_MEM (1u << 20) /* with CHAIN and LINK: the site leaves flags in lazy_flags */
-#define EXIT_BRANCH   (1u << 21) /* with RIP: the offset is that of the branch */
+#define EXIT_SITE_MEM  (1u << 20) /* with CHAIN and LINK: the site leaves flags in lazy_flags; */
+#define EXIT_SITE_DEAD (1u << 22) /* they are not needed where it leads */
+#define EXIT_BRANCH    (1u << 21) /* with RIP: the offset is that of the branch */
 
 /* In exit_record.arg, what is to be done there: leave with the flags in EFLAGS or in lazy_flags, or see first. */
 #define EXIT_WAY_SHIFT 24
@@ -244,8 +245,16 @@ static inline struct block *cache_find(struct cache *k, uint64_t phys, block_key
  */
 struct block *cache_make(struct soft_cpu *c, const uint8_t *page, unsigned off, block_key key);
 
+/* Where a branch enters a block that leaves the guest's flags as `site_flags` says: EXIT_SITE_*, or 0. */
+static inline const uint8_t *block_entry(const struct block *b, uint32_t site_flags)
+{
+    if (site_flags & EXIT_SITE_DEAD) /* what is shorter */
+        return b->entry_mem > b->entry_host ? b->entry_mem : b->entry_host;
+    return site_flags & EXIT_SITE_MEM ? b->entry_mem : b->entry_host;
+}
+
 /* Link the branch displacement at `site` (executable address) to `to`, if the cache is still of generation `gen`. */
-void cache_chain(struct soft_vm *svm, const uint8_t *site, bool site_mem, struct block *to,
+void cache_chain(struct soft_vm *svm, const uint8_t *site, uint32_t site_flags, struct block *to,
                  uint32_t gen);
 
 /* The same for a careful twin: an exit_record with EXIT_CAREFUL leads there from now on. */

@@ -12,6 +12,14 @@ static uint32_t exit_arg(enum exit_kind kind, int64_t off)
     return (uint32_t)kind << EXIT_KIND_SHIFT | (uint32_t)(off & EXIT_OFFSET);
 }
 
+static uint32_t site_flags(const struct translation *t)
+{
+    static const uint32_t as[] = {
+        [FLAGS_HOST] = 0, [FLAGS_MEM] = EXIT_SITE_MEM, [FLAGS_DEAD] = EXIT_SITE_DEAD};
+
+    return as[t->flags];
+}
+
 /*
  * A jump (cc < 0) or conditional jump whose displacement starts out at a stub that links it. The displacement lies in
  * one aligned quadword, so that it changes as a whole.
@@ -33,9 +41,8 @@ static void emit_chained(struct translation *t, int cc, int64_t target)
     } else {
         site = emit_jcc_fwd(e, (unsigned)cc);
     }
-    stub_add(t, STUB_CHAIN, site,
-             exit_arg(EXIT_CHAIN, target) | (t->flags == FLAGS_HOST ? 0 : EXIT_SITE_MEM))
-        ->page = (int32_t)(target >> PAGE_SHIFT);
+    stub_add(t, STUB_CHAIN, site, exit_arg(EXIT_CHAIN, target) | site_flags(t))->page =
+        (int32_t)(target >> PAGE_SHIFT);
 }
 
 /*
@@ -53,8 +60,7 @@ static bool emit_linked(struct translation *t, int64_t target)
     emit_load(&t->e, T1, CPU_OFF(links));
     emit_rm(&t->e, false, 0xff, 4, T1, INSN_NOREG, 1,
             (int32_t)(k->nlinks * sizeof(struct view_link)));
-    s = stub_add(t, STUB_LINK, NULL,
-                 exit_arg(EXIT_LINK, target) | (t->flags == FLAGS_HOST ? 0 : EXIT_SITE_MEM));
+    s = stub_add(t, STUB_LINK, NULL, exit_arg(EXIT_LINK, target) | site_flags(t));
     s->page = (int32_t)(target >> PAGE_SHIFT);
     s->link = k->nlinks++;
     return true;
@@ -204,6 +210,8 @@ static void emit_push_return(struct translation *t)
  * nothing to be linked to; the entry that is there stays then, and is still right. A view's own blocks do without: there
  * the jump cache seldom misses.
  *
+ * Who needs page_va sets it there in views, where placed blocks, which do not, are among those that return.
+ *
  * T0 holds the return address and is lost. Gives the displacement to patch to where that code is, or NULL.
  */
 static uint8_t *emit_call_note(struct translation *t, int64_t back)
@@ -234,6 +242,8 @@ static void emit_call_back(struct translation *t, uint8_t *code, int64_t back)
     if (!code)
         return;
     emit_patch(&t->e, code);
+    if (t->kind == BLOCK_DIRECT && !t->fixed)
+        emit_page_of_target(&t->e); /* T0 is the address returned to */
     t->flags = FLAGS_MEM;
     emit_chained(t, -1, back);
 }
@@ -262,7 +272,8 @@ static void emit_return(struct translation *t)
     emit_rm(e, true, 0x39, T0, T1, INSN_NOREG, 1, 0); /* cmp [T1], T0 */
     stub_add(t, STUB_RETURN, emit_jcc_fwd(e, 5), rip_arg(t));
     emit_ret_pop(e);
-    emit_page_of_target(e);
+    if (t->kind != BLOCK_DIRECT)
+        emit_page_of_target(e);
     emit_rm(e, false, 0xff, 4, T1, INSN_NOREG, 1, 8); /* jmp [T1 + 8] */
 }
 

@@ -400,7 +400,7 @@ static void after_code(struct soft_cpu *c)
     case EXIT_LINK:
         c->chain_site = c->exit_site;
         c->chain_link = kind == EXIT_LINK;
-        c->chain_mem = (arg & EXIT_SITE_MEM) != 0;
+        c->chain_flags = arg & (EXIT_SITE_MEM | EXIT_SITE_DEAD);
         break;
     case EXIT_KILLED:
         c->killed_code = c->exit_site;
@@ -492,9 +492,9 @@ static const uint8_t *code_at(struct soft_cpu *c, const uint8_t *page, uint64_t 
         soft_fpu_park(c);
         if (c->chain_link)
             view_link_enter(c, (uint32_t)(w->site - c->svm->cache.rx), page,
-                            c->chain_mem ? b->entry_mem : b->entry_host);
+                            block_entry(b, c->chain_flags));
         else
-            cache_chain(c->svm, w->site, c->chain_mem, b, c->cache_gen);
+            cache_chain(c->svm, w->site, c->chain_flags, b, c->cache_gen);
         c->counters.chain++;
     }
     if (!b->ninsn)

@@ -176,8 +176,8 @@ struct soft_cpu {
     const uint8_t *killed_code; /* block killed that the next one may replace, or NULL */
     bool careful;               /* the next block is to be the careful twin, */
     uint32_t careful_record;    /* and this exit_record to be linked to it */
-    bool chain_mem;             /* it leaves flags in lazy_flags, */
-    bool chain_link;            /* and is a link of the view's: EXIT_LINK */
+    uint32_t chain_flags;       /* EXIT_SITE_* of it */
+    bool chain_link;            /* it is a link of the view's: EXIT_LINK */
     uint8_t nmi_pending;        /* NMIs to take: up to two, one while another is served */
     uint8_t intr_waiting;       /* there may be an interrupt that IF or a shadow keeps out */
     bool no_translate;          /* interpret everything: for tests */
