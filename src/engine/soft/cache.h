@@ -27,7 +27,7 @@ struct insn;
  */
 #define CACHE_COLD          (CACHE_SIZE / 5 * 4)
 #define CACHE_HASH_BITS     18
-#define CACHE_LINKS         (CACHE_SIZE / 2560)
+#define CACHE_LINKS         (CACHE_SIZE / 640)
 #define CACHE_GRANULE_SHIFT 6 /* writes to a code page are told apart at 64 bytes */
 
 /*
@@ -169,7 +169,7 @@ struct link {
     uint32_t next;          /* number of another one that leads to such a page, or LINK_NONE */
 };
 #define LINK_NONE      (~0u)
-#define LINK_HASH_BITS 12
+#define LINK_HASH_BITS 14
 
 struct thunk {
     uint64_t lo, hi; /* the instruction's bytes, its mode on top */

@@ -435,7 +435,7 @@ void view_off(struct soft_cpu *c, struct view *v, int time)
     }
     atomic_fetch_sub(&c->svm->view_runs, v->nruns);
     v->nregions = v->nchunks = v->nruns = v->npending = 0;
-    view_links_end(v);
+    view_links_give_back(v);
     v->active = false;
     v->time = time;
     vs->nactive--;

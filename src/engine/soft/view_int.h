@@ -104,6 +104,9 @@ void view_links_begin(struct soft_cpu *c, struct view *v);
 /* Links made from now on are not entered, and it may not be used before they begin anew. */
 void view_links_end(struct view *v);
 
+/* The same, and it will not be used soon. */
+void view_links_give_back(struct view *v);
+
 /* Called on the vCPU's own thread; those that change what is mapped with views.lock held, but for the last view_off. */
 
 /* Have view_table lead to the view's regions, or nowhere. NULL: nothing is done. */

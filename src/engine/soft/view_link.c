@@ -76,6 +76,13 @@ void view_links_end(struct view *v)
     v->links_stale = true;
 }
 
+void view_links_give_back(struct view *v)
+{
+    view_links_end(v);
+    if (v->links)
+        madvise(v->links, TABLE_SIZE, MADV_DONTNEED);
+}
+
 void view_links_lost(struct soft_cpu *c)
 {
     struct views *vs = c->views;
@@ -97,8 +104,11 @@ static void note(struct cache *k, uint32_t n, uint32_t va_page, uint32_t page, c
     uint32_t *head = head_of(k, va_page);
     struct link *l = &k->links[n];
 
-    if (l->code)
+    if (l->code) { /* its page has come to lie elsewhere, or the block has been made anew */
+        l->page = page;
+        l->code = code;
         return;
+    }
     *l = (struct link){l->stub, code, va_page, page, *head};
     *head = n;
 }
