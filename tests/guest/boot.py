@@ -140,7 +140,7 @@ def read_map(path):
     for (start, size, name), (after, _, other) in zip(ranges, ranges[1:]):
         check(size > 0 and start + size <= after, f"{name} reaches into {other}")
     names = [name for *_, name in ranges]
-    known = r"glue|thunk|(soft|careful|direct|own):0x[0-9a-f]+(\.cold)?"
+    known = r"glue|thunk|(soft|careful|direct|placed|own):0x[0-9a-f]+(\.cold)?"
     check(all(re.fullmatch(known, name) for name in names), f"odd names in {path}")
     check(names.count("glue") == 1, f"{names.count('glue')} times glue")
     blocks = [name for name in names if re.fullmatch(r"\w+:0x[0-9a-f]+", name)]

@@ -84,6 +84,21 @@ static void soft_vm_fini(struct vm *vm)
     vm->engine_data = NULL;
 }
 
+/* The leak checker does not look into what mmap gave by itself. */
+#ifdef __has_feature
+#define LEAKS_CHECKED __has_feature(address_sanitizer)
+#elif defined(__SANITIZE_ADDRESS__)
+#define LEAKS_CHECKED 1
+#else
+#define LEAKS_CHECKED 0
+#endif
+#if LEAKS_CHECKED
+#include <sanitizer/lsan_interface.h>
+#else
+#define __lsan_register_root_region(p, len)   ((void)(p))
+#define __lsan_unregister_root_region(p, len) ((void)(p))
+#endif
+
 /* The structure ends with a page, and behind it nothing can be accessed that view_table would have there. */
 #define CPU_PAGES  ALIGN_UP(sizeof(struct soft_cpu), PAGE_SIZE)
 #define CPU_FAULTS ((size_t)(VIEW_TABLE_WHOLE - VIEW_TABLE) * sizeof(uint64_t))
@@ -103,13 +118,19 @@ static struct soft_cpu *cpu_alloc(void)
         munmap(p, CPU_PAGES + CPU_FAULTS);
         return NULL;
     }
+    __lsan_register_root_region(p, CPU_PAGES);
     return (struct soft_cpu *)(void *)(p + CPU_PAGES - sizeof(struct soft_cpu));
 }
 
 static void cpu_free(struct soft_cpu *c)
 {
-    if (c)
-        munmap((uint8_t *)(c + 1) - CPU_PAGES, CPU_PAGES + CPU_FAULTS);
+    uint8_t *p;
+
+    if (!c)
+        return;
+    p = (uint8_t *)(c + 1) - CPU_PAGES;
+    __lsan_unregister_root_region(p, CPU_PAGES);
+    munmap(p, CPU_PAGES + CPU_FAULTS);
 }
 
 static void soft_vcpu_fini(struct vcpu *vcpu)
