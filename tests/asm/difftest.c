@@ -75,14 +75,43 @@ static bool run_all(const struct dt_case *k)
     return true;
 }
 
+/*
+ * The generator has flags defined again behind instructions that leave some undefined. But a branch may lead into the
+ * middle of an instruction, where what is read as another one has nothing behind it.
+ */
+static const struct dt_case *stray_case;
+static bool stray_undefined;
+
+static bool stray_step(uint64_t rip)
+{
+    const struct dt_case *k = stray_case;
+    uint8_t code[DT_MAX_CODE + 16] = {0};
+    uint64_t off = rip - k->init.rip;
+
+    for (unsigned i = 0; i <= k->n; i++)
+        if (off == k->off[i])
+            return true;
+    if (off >= k->off[k->n])
+        return true; /* not in the case's code */
+    dt_code(k, code);
+    stray_undefined = dt_flags_of(code + off, 15).undefined != 0;
+    return !stray_undefined;
+}
+
+static bool strays_to_undefined_flags(const struct dt_case *k)
+{
+    stray_case = k;
+    stray_undefined = false;
+    return !k->mode32 && !k->smc && dt_guest_steps(k, stray_step) && stray_undefined;
+}
+
 static bool any_differs(const struct dt_case *k)
 {
-    if (left_bad)
-        return true;
-    for (unsigned w = 0; w < DT_WAYS; w++)
-        if (dt_differs(k, &host, &got[w], (enum dt_way)w, false))
-            return true;
-    return false;
+    bool differ = left_bad != 0;
+
+    for (unsigned w = 0; w < DT_WAYS && !differ; w++)
+        differ = dt_differs(k, &host, &got[w], (enum dt_way)w, false);
+    return differ && !strays_to_undefined_flags(k);
 }
 
 static bool fails(const struct dt_case *k)

@@ -112,7 +112,7 @@ static bool on_trap(void *context)
             continue;
         trap_remove(t);
         l.pending = t->rec;
-        if (BLOCK_OWNER(l.blocks[i]->key))
+        if (BLOCK_KNOWS_VA(l.blocks[i]->key))
             l.c->page_va = l.blocks[i]->va;
         l.c->exit_arg = (uint32_t)EXIT_NEXT << EXIT_KIND_SHIFT | t->rec->guest_off;
         regs[REG_RIP] = (greg_t)(t->rec->flags_begins ? glue->exit_host : glue->exit_mem);
