@@ -27,7 +27,7 @@ struct insn;
  */
 #define CACHE_COLD          (CACHE_SIZE / 5 * 4)
 #define CACHE_HASH_BITS     18
-#define CACHE_LINKS         (CACHE_SIZE / 640)
+#define CACHE_LINKS         (CACHE_SIZE / 640) /* beyond, the jump cache is looked in */
 #define CACHE_GRANULE_SHIFT 6 /* writes to a code page are told apart at 64 bytes */
 
 /*

@@ -137,7 +137,7 @@ struct soft_cpu {
     const struct view_link *links; /* of the present view: view_link.c */
     uint64_t window[8];            /* host minus guest address of the block's windows */
     uint64_t self;                 /* the host address of this structure */
-    const uint8_t *exit_site;      /* with EXIT_CHAIN: the displacement to link */
+    const uint8_t *exit_site;      /* with EXIT_CHAIN and EXIT_LINK: what to link */
     uint32_t exit_arg;             /* why translated code was left: cache.h */
     uint32_t exit_record;          /* with EXIT_RECORD and EXIT_MISS: which */
     uint64_t host_rsp;
